@@ -1,0 +1,54 @@
+# make help says what there is. Every target first completes the environment of the stack;
+# when nothing is to do, that takes a moment.
+
+STACK ?= onedl
+# The first Python on PATH that runs (a pyenv shim may not) and is supported.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+	2>/dev/null && echo $$p && break; done)
+
+ifeq ($(STACK),onedl)
+VENV := .venv
+else ifeq ($(STACK),openmmlab)
+VENV := .venv-openmmlab
+else
+$(error STACK is '$(STACK)'; allowed: onedl (the default) and openmmlab, e.g. make STACK=openmmlab test)
+endif
+
+# A PYTHON that was asked for replaces an environment made with another version.
+ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
+MATCH := --match-python
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint
+
+help:
+	@echo 'make setup     create or complete the environment ($(VENV))'
+	@echo 'make demo      set up, train on synthetic scenes, show the result'
+	@echo 'make test      set up, run the tests'
+	@echo 'make test-all  set up, run all tests of both stacks, slow ones too'
+	@echo 'make lint      set up, run ruff'
+	@echo
+	@echo 'STACK=onedl      the maintained forks of the mm packages (default, in .venv)'
+	@echo 'STACK=openmmlab  the official mm packages (in .venv-openmmlab)'
+	@echo 'PYTHON=...       Python 3.10-3.12 to create the environment with'
+
+setup:
+	@python="$(PYTHON)"; if [ -z "$$python" ]; then \
+		echo 'no Python 3.10, 3.11 or 3.12 on PATH. Install one (Debian: apt install' \
+		'python3.11-venv python3.11-dev) or name it: make PYTHON=/path/to/python3.11 setup'; \
+		exit 1; \
+	fi; "$$python" tools/setup_env.py --stack $(STACK) $(MATCH)
+
+demo: setup
+	$(VENV)/bin/python tools/demo.py
+
+test: setup
+	$(VENV)/bin/python -m pytest tests
+
+test-all: setup
+	$(VENV)/bin/python tools/test_all.py
+
+lint: setup
+	$(VENV)/bin/python -m ruff check .

@@ -1,0 +1,27 @@
+"""DualToken-ViT for the OpenMMLab toolboxes: backbone, configs and tools.
+
+Importing the package checks the installed stack, registers the models, and prepares the
+engine (hooks, safe loading of checkpoints).
+"""
+
+import sys
+
+from .version import __version__
+
+__all__ = ["__version__"]
+
+
+def _runs_doctor() -> bool:
+    """Whether this process is ``python -m mmdualtoken.doctor``."""
+    argv = list(getattr(sys, "orig_argv", ()))
+    return any(pair == ("-m", "mmdualtoken.doctor") for pair in zip(argv, argv[1:], strict=False))
+
+
+# ``python -m mmdualtoken.doctor`` imports this package before the doctor runs, and the doctor
+# must be able to say what is wrong where the stack is missing or does not fit.
+if not _runs_doctor():
+    from .stack import check_stack
+
+    check_stack()
+
+    from . import engine, models  # noqa: F401

@@ -1,0 +1,1 @@
+"""Data sets of the package; importing this module loads none of them."""

@@ -1,0 +1,300 @@
+"""``python -m mmdualtoken.doctor``: a table of everything the project needs.
+
+Each row says what was found, what is required, the verdict and the remedy. Exit status 1 if
+something is wrong. Runs with a bare Python too: then it says what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+import sysconfig
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from . import stack
+from .stack import FAIL, OK, WARN, Finding
+
+GIB = 2**30
+COLUMNS = ("component", "found", "required", "verdict", "remedy")
+
+
+def operators_missing() -> bool:
+    """Whether mmcv's operators still have to be compiled in this environment."""
+    mmcv = next(r for r in stack.REQUIREMENTS if r.name == "mmcv")
+    return not stack.find(mmcv)
+
+
+def cache_dir() -> Path:
+    """Where compiled mmcv wheels are kept: ``$MMDUALTOKEN_CACHE`` or the user's cache."""
+    base = os.environ.get("MMDUALTOKEN_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmdualtoken"
+
+
+def check_python() -> Finding:
+    """The running interpreter's version."""
+    low, end = stack.MIN_PYTHON, stack.END_PYTHON
+    found = ".".join(map(str, sys.version_info[:3]))
+    text = f">={low[0]}.{low[1]},<{end[0]}.{end[1]}"
+    if low <= sys.version_info[:2] < end:
+        return Finding("Python", found, text)
+    return Finding("Python", found, text, FAIL, "name another: make PYTHON=python3.11 setup")
+
+
+def _for_compiling(component: str, found: str | None, remedy: str) -> Finding:
+    """A row about something that only compiling mmcv's operators needs."""
+    required = "to compile mmcv's operators"
+    if found:
+        return Finding(component, found, required)
+    if not operators_missing():
+        return Finding(component, "missing", "not needed: mmcv is installed")
+    return Finding(component, "missing", required, FAIL, remedy)
+
+
+def check_compiler() -> Finding:
+    """A C++ compiler."""
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    return _for_compiling("C++ compiler", found, "install g++ (Debian: apt install g++)")
+
+
+def check_headers() -> Finding:
+    """Python's headers."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    package = f"python{sys.version_info[0]}.{sys.version_info[1]}-dev"
+    remedy = f"install Python's headers (Debian: apt install {package})"
+    return _for_compiling("Python headers", str(header) if header.is_file() else None, remedy)
+
+
+def check_venv() -> Finding:
+    """The standard modules that create a virtual environment."""
+    missing = [m for m in ("venv", "ensurepip") if importlib.util.find_spec(m) is None]
+    row = ("venv module", f"without {', '.join(missing)}" if missing else "present", "for make")
+    if not missing:
+        return Finding(*row)
+    # In an environment that exists, the modules have done their work.
+    verdict = WARN if sys.prefix != sys.base_prefix else FAIL
+    package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+    return Finding(*row, verdict, f"Debian: apt install {package}")
+
+
+def check_make() -> Finding:
+    """make, which the documented commands use."""
+    found = shutil.which("make")
+    if found:
+        return Finding("make", found, "for make setup, test, demo")
+    return Finding("make", "missing", "for make setup, test, demo", WARN, "install make")
+
+
+def check_cache() -> Finding:
+    """Free space and write permission where compiled wheels are kept."""
+    folder = existing = cache_dir()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    state = f"{free / GIB:.0f} GiB free" if os.access(existing, os.W_OK) else "not writable"
+    row = ("wheel cache", f"{folder}: {state}", "writable, 1 GiB")
+    if free >= GIB and state != "not writable":
+        return Finding(*row)
+    verdict = FAIL if operators_missing() else WARN
+    return Finding(*row, verdict, "set MMDUALTOKEN_CACHE to a folder on a disk with space")
+
+
+def check_disk() -> Finding:
+    """Free space for the environment; torch with its CUDA libraries takes 5 GiB."""
+    needed = 8 if stack.installed_version("torch") is None else 1
+    free = shutil.disk_usage(sys.prefix).free / GIB
+    row = ("disk space", f"{free:.0f} GiB free", f"{needed} GiB for the environment")
+    return Finding(*row) if free >= needed else Finding(*row, FAIL, "free some space")
+
+
+def check_import(name: str) -> Finding | None:
+    """A package imports, beside the others (the stack's rows judge its version)."""
+    if stack.installed_version(name) is None:
+        return None
+    module = importlib.import_module(name)
+    return Finding(f"{name} imports", module.__version__, f"import {name}")
+
+
+def check_opencv() -> Finding:
+    """OpenCV imports, and only one of its distributions is installed."""
+    name, required = "opencv", "import cv2"
+    dists = [d for d in ("opencv-python", "opencv-python-headless") if stack.installed_version(d)]
+    headless = "pip install opencv-python-headless"
+    try:
+        import cv2
+    except ImportError as error:
+        if "libGL" in str(error):
+            headless = f"pip uninstall -y opencv-python; {headless}"
+        return Finding(name, f"{', '.join(dists) or 'missing'}: {error}", required, FAIL, headless)
+    if len(dists) > 1:
+        remedy = f"they overwrite each other: pip uninstall -y {' '.join(dists)}; {headless}"
+        return Finding(name, " and ".join(dists), "one distribution", WARN, remedy)
+    return Finding(name, cv2.__version__, required)
+
+
+def check_setuptools() -> Finding:
+    """setuptools: mmengine 0.10.7 imports pkg_resources, which version 82 removed."""
+    found = stack.installed_version("setuptools")
+    if stack.installed_version("mmengine") is None:
+        return Finding("setuptools", found or "missing", "any")
+    row = ("setuptools", found or "missing", "<82 (mmengine imports pkg_resources)")
+    if found and stack.in_range(found, "0", "82"):
+        return Finding(*row)
+    return Finding(*row, FAIL, "pip install setuptools==80.9.0")
+
+
+def check_operators() -> Finding | None:
+    """mmcv's compiled operators load and compute."""
+    if operators_missing():
+        return None
+    import torch
+    from mmcv.ops import nms
+
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]])
+    kept = nms(boxes, torch.tensor([0.8, 0.9]), 0.5)[1].tolist()
+    row = ("mmcv operators", f"nms of two boxes kept {kept}", "nms keeps [1]")
+    return Finding(*row) if kept == [1] else Finding(*row, FAIL, stack.setup_command())
+
+
+def check_cuda() -> Finding | None:
+    """With a GPU, mmcv's operators must be built for it."""
+    if operators_missing():
+        return None
+    import torch
+    from mmcv.ops import get_compiling_cuda_version
+
+    built = get_compiling_cuda_version()
+    has_cuda = bool(re.match(r"\d", built))
+    if not torch.cuda.is_available():
+        found = f"no GPU; mmcv built {'for CUDA ' + built if has_cuda else 'for the CPU'}"
+        return Finding("CUDA", found, "GPU optional")
+    row = ("CUDA", f"{torch.cuda.get_device_name(0)}; mmcv CUDA: {built}", "mmcv built for CUDA")
+    remedy = "elsewhere, reinstall mmcv with FORCE_CUDA=1 and --no-cache-dir"
+    return Finding(*row) if has_cuda else Finding(*row, FAIL, f"{stack.setup_command()}; {remedy}")
+
+
+def check_pycocotools() -> Finding | None:
+    """pycocotools, which mmdet's metrics use."""
+    if all(stack.installed_version(d) is None for d in ("mmdet", "onedl-mmdetection")):
+        return None
+    import pycocotools.mask  # noqa: F401
+
+    return Finding("pycocotools", stack.installed_version("pycocotools") or "?", "for mmdet")
+
+
+def check_registration() -> Finding | None:
+    """The backbone is found by name."""
+    if any(f.verdict == FAIL for f in stack.survey()):
+        return None  # the rows above say why it cannot work
+    from mmengine.registry import MODELS
+
+    from . import engine, models  # noqa: F401
+
+    row = ("registration", f"{MODELS.get('DualTokenViT')}", "DualTokenViT in MODELS")
+    if MODELS.get("DualTokenViT") is not None:
+        return Finding(*row)
+    return Finding(*row, FAIL, "reinstall mmdualtoken")
+
+
+#: (component named if the check itself raises, check, remedy then)
+CHECKS = (
+    ("Python", check_python, ""),
+    ("make", check_make, ""),
+    ("venv module", check_venv, ""),
+    ("C++ compiler", check_compiler, ""),
+    ("Python headers", check_headers, ""),
+    ("disk space", check_disk, ""),
+    ("wheel cache", check_cache, "set MMDUALTOKEN_CACHE to a folder you can write to"),
+    ("versions", stack.survey, ""),
+    ("torch imports", partial(check_import, "torch"), "reinstall torch"),
+    (
+        "torchvision imports",
+        partial(check_import, "torchvision"),
+        "install the torchvision that matches this torch",
+    ),
+    ("opencv", check_opencv, "pip install opencv-python-headless"),
+    ("setuptools", check_setuptools, ""),
+    ("mmcv operators", check_operators, "compile mmcv again, for this torch"),
+    ("CUDA", check_cuda, ""),
+    ("pycocotools", check_pycocotools, "pip install pycocotools"),
+    ("registration", check_registration, ""),
+)
+
+
+def run_checks(checks=CHECKS) -> list:
+    """Run each check by itself: what one raises becomes its FAIL row."""
+    rows = []
+    for component, check, remedy in checks:
+        try:
+            # Some packages print while they are imported; --json must stay readable.
+            with contextlib.redirect_stdout(sys.stderr):
+                result = check()
+        except (Exception, SystemExit) as error:
+            lines = f"{type(error).__name__}: {error}".splitlines()
+            remedy = "; ".join(filter(None, [remedy, stack.setup_command()]))
+            result = Finding(component, lines[0][:200], "works", FAIL, remedy)
+        rows += result if isinstance(result, list) else [result] if result else []
+    return rows
+
+
+def as_text(rows: list) -> str:
+    """The table as plain columns, the remedy of a row on a line of its own."""
+    widths = [max(len(getattr(row, c)) for row in rows) for c in ("verdict", "component")]
+    lines = []
+    for row in rows:
+        head = f"{row.verdict:<{widths[0]}}  {row.component:<{widths[1]}}"
+        lines.append(f"{head}  found {row.found}; required {row.required}")
+        if row.remedy:
+            lines.append(f"{'':<{sum(widths) + 4}}remedy: {row.remedy}")
+    return "\n".join(lines)
+
+
+def print_table(rows: list) -> None:
+    """Print the table with rich where it is there and the terminal is wide enough."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        Console = None
+    if Console is None or not sys.stdout.isatty() or Console().width < 100:
+        print(as_text(rows))
+        return
+    colours = {OK: "green", WARN: "yellow", FAIL: "red"}
+    table = Table(*COLUMNS)
+    for row in rows:
+        cells = [getattr(row, column) for column in COLUMNS]
+        table.add_row(*(cell.replace("[", r"\[") for cell in cells), style=colours[row.verdict])
+    Console().print(table)
+
+
+def main(argv: list | None = None) -> int:
+    """Print the table; returns the exit status, 1 if a row says FAIL."""
+    parser = argparse.ArgumentParser(prog="python -m mmdualtoken.doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--problems", action="store_true", help="only rows that are not OK")
+    args = parser.parse_args(argv)
+    rows = run_checks()
+    failed = sum(row.verdict == FAIL for row in rows)
+    shown = [row for row in rows if row.verdict != OK] if args.problems else rows
+    if args.json:
+        print(json.dumps([asdict(row) for row in shown], indent=2))
+        return 1 if failed else 0
+    if shown:
+        print_table(shown)
+    print(f"{failed} of {len(rows)} checks failed." if failed else "Nothing is wrong.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

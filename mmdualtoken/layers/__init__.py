@@ -1,0 +1,32 @@
+"""Building blocks of DualToken-ViT. Image tokens are (B, H, W, C), global tokens (B, n, C)."""
+
+from .attention import CrossAttention, SelfAttention
+from .block import DualTokenBlock
+from .downsample import OneStepDownsample, StepwiseDownsample
+from .ffn import FFN, BiDimAttention
+from .local_encoder import ConvEncoder, WindowAttention
+from .merging import PatchMerging, TokenProjection
+from .stem import Stem
+from .token_mlp import TokenMixMLP, TokenMLP
+from .tokens import MSATokens, NormalTokens, NoTokens, PositionAwareTokens
+
+__all__ = [
+    "FFN",
+    "BiDimAttention",
+    "ConvEncoder",
+    "CrossAttention",
+    "DualTokenBlock",
+    "MSATokens",
+    "NoTokens",
+    "NormalTokens",
+    "OneStepDownsample",
+    "PatchMerging",
+    "PositionAwareTokens",
+    "SelfAttention",
+    "Stem",
+    "StepwiseDownsample",
+    "TokenMLP",
+    "TokenMixMLP",
+    "TokenProjection",
+    "WindowAttention",
+]

@@ -1,0 +1,53 @@
+"""The feed-forward network of a block and the bi-dimensional attention after it (LightViT's)."""
+
+import torch
+from torch import nn
+
+
+class FFN(nn.Module):
+    """Linear C -> rC, GELU, Linear rC -> C.
+
+    Args:
+        embed_dims: channels C.
+        ratio: hidden width r in multiples of C; 8 in stage 1, 4 in stages 2 and 3.
+    """
+
+    def __init__(self, embed_dims: int, ratio: float):
+        super().__init__()
+        hidden = int(embed_dims * ratio)
+        self.fc1 = nn.Linear(embed_dims, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, embed_dims)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., C) -> (..., C)."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class BiDimAttention(nn.Module):
+    """Gate the features per channel and per position: Z * sigmoid(Wc g) * sigmoid(ws [l, g]).
+
+    Y = LN(Z); g = GELU(Wg mean(Y)) over all positions; l = GELU(Wl Y).
+
+    Args:
+        embed_dims: channels C.
+        reduction: the gates work at C / reduction channels.
+    """
+
+    def __init__(self, embed_dims: int, reduction: int = 4):
+        super().__init__()
+        hidden = embed_dims // reduction
+        self.norm = nn.LayerNorm(embed_dims, eps=1e-5)
+        self.global_reduce = nn.Linear(embed_dims, hidden)  # Wg
+        self.local_reduce = nn.Linear(embed_dims, hidden)  # Wl
+        self.act = nn.GELU()
+        self.channel_gate = nn.Linear(hidden, embed_dims)  # Wc
+        self.position_gate = nn.Linear(2 * hidden, 1)  # ws
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        y = self.norm(z)
+        g = self.act(self.global_reduce(y.mean((1, 2), keepdim=True)))  # (B, 1, 1, C/4)
+        loc = self.act(self.local_reduce(y))  # (B, H, W, C/4)
+        position = self.position_gate(torch.cat([loc, g.expand_as(loc)], dim=-1))  # (B, H, W, 1)
+        return z * self.channel_gate(g).sigmoid() * position.sigmoid()

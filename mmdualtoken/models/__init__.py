@@ -1,0 +1,6 @@
+"""Models of DualToken-ViT, registered in MMEngine's root registry on import."""
+
+from .backbones import DualTokenViT
+from .necks import DualTokenClsNeck
+
+__all__ = ["DualTokenClsNeck", "DualTokenViT"]

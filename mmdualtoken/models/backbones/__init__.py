@@ -1,0 +1,5 @@
+"""Backbones."""
+
+from .dualtoken_vit import DualTokenViT
+
+__all__ = ["DualTokenViT"]

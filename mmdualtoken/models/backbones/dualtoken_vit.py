@@ -1,0 +1,358 @@
+"""DualToken-ViT (arXiv 2309.12424): the backbone."""
+
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.convnext import LayerNorm2d
+
+from ...layers import (
+    ConvEncoder,
+    DualTokenBlock,
+    MSATokens,
+    NormalTokens,
+    NoTokens,
+    OneStepDownsample,
+    PatchMerging,
+    PositionAwareTokens,
+    Stem,
+    StepwiseDownsample,
+    TokenMixMLP,
+    TokenMLP,
+    TokenProjection,
+    WindowAttention,
+)
+from ...layers.token_resize import resize_token_mix, resize_tokens
+
+TOKEN_MODULES = {
+    "position_aware": PositionAwareTokens,
+    "none": NoTokens,
+    "normal": NormalTokens,
+    "msa": MSATokens,
+}
+TOKEN_MLPS = {"mlp": TokenMLP, "mix": TokenMixMLP}
+LOCAL_ENCODERS = {"conv": ConvEncoder, "window": WindowAttention}
+DOWNSAMPLES = {"stepwise": StepwiseDownsample, "onestep": OneStepDownsample}
+
+
+def choose(argument: str, value: str | type, table: dict[str, type]) -> type:
+    """The class that `value` names in `table`, or `value` itself if it is a class."""
+    if isinstance(value, type):
+        return value
+    if value not in table:
+        raise ValueError(
+            f"DualTokenViT: {argument}={value!r} is unknown; allowed are {sorted(table)} or a class"
+        )
+    return table[value]
+
+
+class Stage(nn.Module):
+    """Patch merging (from the second stage on) and the stage's blocks.
+
+    Args:
+        merging: module that halves the resolution, nn.Identity in stage 1.
+        token_proj: module that brings the tokens to this stage's width, nn.Identity in stage 1.
+        blocks: the Dual Token blocks.
+        with_cp: recompute each block in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        merging: nn.Module,
+        token_proj: nn.Module,
+        blocks: Sequence[nn.Module],
+        with_cp: bool = False,
+    ):
+        super().__init__()
+        self.merging = merging
+        self.token_proj = token_proj
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor | None) -> tuple:
+        """(B, H, W, C), (B, n, C) -> (B, H', W', C'), (B, n, C')."""
+        x, tokens = self.merging(x), self.token_proj(tokens)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x, tokens = checkpoint(block, x, tokens, use_reentrant=False)
+            else:
+                x, tokens = block(x, tokens)
+        return x, tokens
+
+
+@MODELS.register_module()
+class DualTokenViT(BaseModule):
+    """DualToken-ViT with three stages at strides 8, 16 and 32 (paper: Sec. 2.3, Table 1).
+
+    Any input size works; the maps are ceil(H / stride) x ceil(W / stride). From whatever size, the
+    local features are interpolated to the grid of global tokens.
+
+    Args:
+        arch: 'tiny', 'small', or a dict of `embed_dims`, `depths`, `num_heads`, `ffn_ratios` (three
+            values each) and optionally `kernel_sizes` (Conv Encoder; None: no encoder, no
+            downsampling) and `down_convs` (M of the stepwise downsampling).
+        in_channels: channels of the image.
+        token_size: grid (h, w) of the global tokens; for `token_module` 'normal' and 'msa', whose
+            tokens form no grid, their number.
+        token_mlp: MLP on the tokens, 'mlp' (default) or 'mix' (Sec. 2.2), or a class.
+        token_module: 'position_aware' (default), or the ablations 'none', 'normal', 'msa'
+            (Tables 6 and 7), or a class.
+        local_encoder: 'conv' (default) or 'window' (Table 8), or a class.
+        downsample: 'stepwise' (default) or 'onestep' (Table 9), or a class.
+        alpha: weight of the global tokens in the fusion, 0.1 in the paper.
+        out_indices: stages whose maps are given out. Stages after the last are not built.
+        out_norm_cfg: norm of each map given out: LayerNorm over channels by default. Training a
+            detector from scratch needs BatchNorm: dict(type='BN') or dict(type='SyncBN').
+        drop_path_rate: of the last block; rises linearly from 0 over all blocks.
+        norm_eval: keep the stem's BatchNorm in eval mode during training, for fine-tuning a
+            pretrained backbone with few images per GPU. The output norms are not affected.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem, the tokens and stages 1..k.
+        with_cp: recompute blocks in the backward pass: less memory, more time.
+        init_cfg: MMEngine initialisation config, for instance
+            dict(type='Pretrained', checkpoint=FILE, prefix='backbone.').
+
+    Raises:
+        ValueError: an argument is out of range or unknown; the message says what is allowed.
+        TypeError: an argument is of the wrong type.
+    """
+
+    arch_settings = {
+        "tiny": dict(
+            embed_dims=(48, 96, 192), depths=(2, 6, 4), num_heads=(2, 4, 8), ffn_ratios=(8, 4, 4)
+        ),
+        "small": dict(
+            embed_dims=(64, 128, 256), depths=(2, 6, 6), num_heads=(2, 4, 8), ffn_ratios=(8, 4, 4)
+        ),
+    }
+    arch_defaults = dict(kernel_sizes=(5, 7, None), down_convs=(1, 0, 0))
+
+    def __init__(
+        self,
+        arch: str | dict = "small",
+        in_channels: int = 3,
+        token_size: tuple[int, int] | int = (7, 7),
+        token_mlp: str | type = "mlp",
+        token_module: str | type = "position_aware",
+        local_encoder: str | type = "conv",
+        downsample: str | type = "stepwise",
+        alpha: float = 0.1,
+        out_indices: Sequence[int] = (0, 1, 2),
+        out_norm_cfg: dict | None = dict(type="LN", eps=1e-6),  # noqa: B006 read, never changed
+        drop_path_rate: float = 0.0,
+        norm_eval: bool = False,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        self.arch = self._arch(arch)
+        self.token_module = choose("token_module", token_module, TOKEN_MODULES)
+        self.token_mlp = choose("token_mlp", token_mlp, TOKEN_MLPS)
+        self.local_encoder = choose("local_encoder", local_encoder, LOCAL_ENCODERS)
+        self.downsample = choose("downsample", downsample, DOWNSAMPLES)
+        self.token_size = self._token_size(token_size)
+        self.out_indices = self._out_indices(out_indices)
+        for name, value in (("alpha", alpha), ("drop_path_rate", drop_path_rate)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"DualTokenViT: {name}={value} is out of range; allowed is 0 to 1")
+        if frozen_stages not in range(-1, 4):
+            raise ValueError(f"DualTokenViT: frozen_stages={frozen_stages!r}; allowed is -1 to 3")
+        self.alpha = alpha
+        self.out_norm_cfg = out_norm_cfg
+        self.norm_eval = norm_eval
+        self.frozen_stages = frozen_stages
+
+        dims, depths = self.arch["embed_dims"], self.arch["depths"]
+        self.stem = Stem(in_channels, dims[0])
+        if self.token_module.uses_tokens:
+            self.global_tokens = nn.Parameter(torch.empty(1, *self.token_size, dims[0]))
+        else:
+            self.register_parameter("global_tokens", None)
+        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.stages = nn.ModuleList(
+            self._make_stage(i, rates[sum(depths[:i]) : sum(depths[: i + 1])], with_cp)
+            for i in range(self.out_indices[-1] + 1)
+        )
+        for i in self.out_indices:
+            self.add_module(f"norm{i}", self._output_norm(dims[i]))
+
+        self._register_load_state_dict_pre_hook(self._resize_loaded_tokens)
+        self._reset_parameters()
+        self._freeze()
+
+    @classmethod
+    def _arch(cls, arch: str | dict) -> dict:
+        """Settings of `arch`, complete and checked."""
+        if isinstance(arch, str):
+            if arch not in cls.arch_settings:
+                raise ValueError(
+                    f"DualTokenViT: arch={arch!r} is unknown; allowed are "
+                    f"{sorted(cls.arch_settings)} or a dict"
+                )
+            arch = cls.arch_settings[arch]
+        if not isinstance(arch, dict):
+            raise TypeError(f"DualTokenViT: arch={arch!r} must be a str or a dict")
+        required, known = set(cls.arch_settings["small"]), set(cls.arch_defaults)
+        if not required <= set(arch) <= required | known:
+            raise ValueError(
+                f"DualTokenViT: arch has the keys {sorted(arch)}; required are {sorted(required)}, "
+                f"optional {sorted(known)}"
+            )
+        arch = {**cls.arch_defaults, **arch}
+        for key, values in arch.items():
+            if len(values) != 3:
+                raise ValueError(f"DualTokenViT: arch[{key!r}]={values}; allowed are three values")
+        for dim, heads in zip(arch["embed_dims"], arch["num_heads"], strict=True):
+            if dim < 8 or dim % 4 or dim % heads:
+                raise ValueError(
+                    f"DualTokenViT: embed_dims {dim} with num_heads {heads}; allowed are multiples "
+                    "of 4 and of num_heads, from 8"
+                )
+        return arch
+
+    def _token_size(self, size: tuple[int, int] | int) -> tuple[int, int]:
+        """The shape of the tokens as (h, w); (1, n) for n tokens that form no grid."""
+        if not self.token_module.grid and isinstance(size, int):
+            size = (1, size)
+        if isinstance(size, int) or len(size) != 2 or not all(
+            isinstance(n, int) and n > 0 for n in size
+        ):
+            allowed = "a pair (h, w) of positive ints"
+            if not self.token_module.grid:
+                allowed = "a positive int, the number of tokens"
+            raise ValueError(f"DualTokenViT: token_size={size!r}; allowed is {allowed}")
+        return tuple(size)
+
+    @staticmethod
+    def _out_indices(indices: Sequence[int]) -> tuple[int, ...]:
+        if isinstance(indices, int):
+            indices = (indices,)
+        if not indices or sorted(set(indices)) != list(indices) or not set(indices) <= {0, 1, 2}:
+            raise ValueError(
+                f"DualTokenViT: out_indices={indices!r}; allowed are rising indices from (0, 1, 2)"
+            )
+        return tuple(indices)
+
+    def _make_stage(self, i: int, drop_path_rates: Sequence[float], with_cp: bool) -> Stage:
+        dims = self.arch["embed_dims"]
+        first, uses_tokens = i == 0, self.token_module.uses_tokens
+        return Stage(
+            merging=nn.Identity() if first else PatchMerging(dims[i - 1], dims[i]),
+            token_proj=(
+                TokenProjection(dims[i - 1], dims[i])
+                if uses_tokens and not first
+                else nn.Identity()
+            ),
+            blocks=[self._make_block(i, rate) for rate in drop_path_rates],
+            with_cp=with_cp,
+        )
+
+    def _make_block(self, i: int, drop_path_rate: float) -> DualTokenBlock:
+        dim, heads = self.arch["embed_dims"][i], self.arch["num_heads"][i]
+        kernel_size = self.arch["kernel_sizes"][i]
+        local_encoder = downsample = nn.Identity()
+        if kernel_size is not None:
+            local_encoder = self.local_encoder(dim, heads, kernel_size)
+            downsample = self.downsample(dim, self.arch["down_convs"][i])
+        token_module = self.token_module(
+            dim, heads, self.token_size, downsample, self.token_mlp, self.alpha
+        )
+        ratio = self.arch["ffn_ratios"][i]
+        return DualTokenBlock(dim, local_encoder, token_module, ratio, drop_path_rate)
+
+    def _output_norm(self, dim: int) -> nn.Module:
+        """Norm of a map (B, C, H, W)."""
+        cfg = self.out_norm_cfg
+        if cfg is None:
+            return nn.Identity()
+        if cfg["type"] == "LN":  # mmcv's LN normalises the last axes, not the channels of a map
+            return LayerNorm2d(dim, **{k: v for k, v in cfg.items() if k == "eps"})
+        return build_norm_layer(cfg, dim)[1]
+
+    def _reset_parameters(self) -> None:
+        """Linear and tokens trunc-normal 0.02, biases 0; convolutions and norms as torch has it."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.global_tokens is not None:
+            nn.init.trunc_normal_(self.global_tokens, std=0.02)
+
+    def init_weights(self) -> None:
+        """Apply `init_cfg`, and log once how the backbone starts."""
+        checkpoint_file = (self.init_cfg or {}).get("checkpoint")
+        start = f"starts from {checkpoint_file}" if checkpoint_file else (
+            "starts from scratch: random weights, no checkpoint is published (to start from a "
+            "classification checkpoint: tools/train.py --pretrained FILE)"
+        )
+        outputs = self.out_norm_cfg["type"] if self.out_norm_cfg else "no norm"
+        stem = "eval" if self.norm_eval else "train"
+        print_log(
+            f"DualTokenViT {start}; outputs normalised by {outputs}, stem BatchNorm in {stem} mode",
+            logger="current",
+        )
+        super().init_weights()
+
+    def _resize_loaded_tokens(self, state_dict: dict, prefix: str, *args) -> None:
+        """Before loading: bring a checkpoint's token grid to this model's."""
+        tokens = state_dict.get(f"{prefix}global_tokens")
+        if tokens is None or self.global_tokens is None or not self.token_module.grid:
+            return
+        old, new = tuple(tokens.shape[1:3]), self.token_size
+        if old == new:
+            return
+        state_dict[f"{prefix}global_tokens"] = resize_tokens(tokens, new)
+        suffix = "mlp.token_mix.weight"
+        for key in [k for k in state_dict if k.startswith(prefix) and k.endswith(suffix)]:
+            bias = key.removesuffix("weight") + "bias"
+            state_dict[key], state_dict[bias] = resize_token_mix(
+                state_dict[key], state_dict[bias], old, new
+            )
+        print_log(
+            f"DualTokenViT: checkpoint's token grid {old[0]}x{old[1]} resized to "
+            f"{new[0]}x{new[1]}",
+            logger="current",
+        )
+
+    def _frozen(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.stem, *self.stages[: self.frozen_stages]]
+
+    def _freeze(self) -> None:
+        for module in self._frozen():
+            module.requires_grad_(False)
+        if self.frozen_stages > 0 and self.global_tokens is not None:
+            self.global_tokens.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "DualTokenViT":
+        """Set the mode; frozen parts, and with `norm_eval` the stem's BatchNorm, stay in eval."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        if self.norm_eval:
+            for module in self.stem.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 3, H, W) -> maps (B, C_i, ceil(H / s_i), ceil(W / s_i)) of `out_indices`."""
+        x = self.stem(x)
+        tokens = self.global_tokens
+        if tokens is not None:
+            tokens = tokens.flatten(1, 2).expand(len(x), -1, -1)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            x, tokens = stage(x, tokens)
+            if i in self.out_indices:
+                norm = getattr(self, f"norm{i}")
+                outs.append(norm(x.permute(0, 3, 1, 2)))  # (B, H, W, C) -> (B, C, H, W)
+        return tuple(outs)

@@ -1,0 +1,235 @@
+"""Version ranges, the check on import, and the doctor."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmdualtoken
+from mmdualtoken import doctor, stack
+from mmdualtoken.stack import FAIL, OK, WARN
+
+ROOT = Path(__file__).resolve().parent.parent
+GOOD = {"torch": "2.11.0+cu130", "numpy": "2.2.6", "onedl-mmengine": "0.10.12"}
+GOOD["onedl-mmcv"] = "2.3.6"
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that exactly these distributions are installed."""
+
+    def pretend(dists):
+        def version(name):
+            if name not in dists:
+                raise stack.importlib.metadata.PackageNotFoundError(name)
+            return dists[name]
+
+        monkeypatch.setattr(stack.importlib.metadata, "version", version)
+        monkeypatch.setattr(stack, "source_version", lambda name: None)
+
+    return pretend
+
+
+def verdicts():
+    return {finding.component: finding.verdict for finding in stack.survey()}
+
+
+# --- version ranges
+
+
+@pytest.mark.parametrize(
+    ("version", "low", "end", "expected"),
+    [
+        ("2.1.0", "2.1.0", "2.2.0", True),
+        ("2.1.9", "2.1.0", "2.2.0", True),
+        ("2.2.0", "2.1.0", "2.2.0", False),
+        ("2.2.0rc1", "2.1.0", "2.2.0", False),
+        ("2.1.0rc1", "2.1.0", "2.2.0", False),
+        ("2.1", "2.1.0", "2.2.0", True),
+        ("0.10.7", "0.9", "1.0", True),
+        ("2.10.0+cu130", "2.9", None, True),
+        ("1.13.1", "2.1", None, False),
+        ("2.1.0.post1", "2.1.0", "2.2.0", True),
+    ],
+)
+def test_ranges(version, low, end, expected):
+    assert stack.in_range(version, low, end) is expected
+
+
+def test_a_version_that_is_none_is_named():
+    with pytest.raises(ValueError, match="not a version: 'main'"):
+        stack.version_key("main")
+
+
+def test_accepts_each_stack(installed):
+    installed(GOOD)
+    stack.check_stack()
+    assert verdicts()["mmdet"] == WARN  # optional
+    installed({"torch": "2.1.0", "numpy": "1.26.4", "mmengine": "0.10.7", "mmcv": "2.1.0"})
+    stack.check_stack()
+
+
+@pytest.mark.parametrize(
+    ("change", "found", "required", "remedy"),
+    [
+        ({"onedl-mmcv": None, "mmcv": "2.2.0"}, "mmcv 2.2.0", "mmcv >=2.1.0,<2.2.0", "mmcv==2.1.0"),
+        ({"onedl-mmcv": "2.2.0"}, "onedl-mmcv 2.2.0", ">=2.3.0,<3", "onedl-mmcv==2.3.6"),
+        ({"onedl-mmcv": None}, "mmcv: found missing", ">=2.3.0,<3", "--no-build-isolation"),
+        ({"onedl-mmcv": None, "mmcv-lite": "2.1.0"}, "mmcv-lite 2.1.0", "", "uninstall -y mmcv-l"),
+        ({"torch": "2.0.1"}, "torch 2.0.1", "torch >=2.1", "pip install torch==2.11.0"),
+        ({"torch": None}, "torch: found missing", "torch >=2.1", "make setup"),
+        ({"mmdet": "2.28.2"}, "mmdet 2.28.2", "mmdet >=3.3.0,<4", "mmdet==3.3.0"),
+        ({"onedl-mmpretrain": "2.0"}, "onedl-mmpretrain 2.0", ">=1.2.0,<2", "1.3.6"),
+    ],
+)
+def test_refuses_with_found_required_remedy(installed, change, found, required, remedy):
+    installed({k: v for k, v in {**GOOD, **change}.items() if v})
+    with pytest.raises(ImportError) as caught:
+        stack.check_stack()
+    for text in (found, required, remedy, "mmdualtoken.doctor"):
+        assert text in str(caught.value)
+
+
+def test_both_stacks_at_once(installed):
+    installed({**GOOD, "mmengine": "0.10.7"})
+    assert verdicts()["mmengine"] == FAIL
+    assert verdicts()["one stack only"] == FAIL
+    with pytest.raises(ImportError, match="pip uninstall -y onedl-mmengine mmengine"):
+        stack.check_stack()
+
+
+def test_two_families_in_different_packages_only_warn(installed):
+    installed({**GOOD, "mmdet": "3.3.0"})
+    assert verdicts()["one stack only"] == WARN
+    stack.check_stack()
+
+
+def test_remedies_stay_with_the_installed_family(installed):
+    installed({"torch": "2.11.0", "numpy": "2.2.6", "mmengine": "0.10.7"})
+    with pytest.raises(ImportError) as caught:
+        stack.check_stack()
+    assert "make STACK=openmmlab setup" in str(caught.value)
+    assert "--no-cache-dir mmcv==2.1.0" in str(caught.value)
+
+
+def test_finds_a_checkout_on_the_path(tmp_path, monkeypatch):
+    (tmp_path / "mmfoo").mkdir()
+    (tmp_path / "mmfoo" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "mmfoo" / "version.py").write_text("__version__: str = '2.0.1'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert stack.source_version("mmfoo") == "2.0.1"
+    assert stack.source_version("mmnothing") is None
+
+
+# --- importing
+
+
+def bare_python(code, *dists, tmp_path):
+    """Run code in a Python without site-packages, the named distributions faked."""
+    for dist in dists:
+        info = tmp_path / f"{dist}.dist-info"
+        info.mkdir()
+        name, version = dist.rsplit("-", 1)
+        info.joinpath("METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n{code}"
+    return subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+
+
+def test_import_without_a_stack(tmp_path):
+    done = bare_python("import mmdualtoken", tmp_path=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("ImportError: ") == 1
+    assert "torch: found missing; required torch >=2.1" in done.stderr
+    assert "remedy: in a clone: make setup" in done.stderr
+
+
+def test_import_with_mmcv_out_of_range(tmp_path):
+    dists = ("torch-2.11.0", "numpy-2.2.6", "mmengine-0.10.7", "mmcv-2.2.0")
+    done = bare_python("import mmdualtoken", *dists, tmp_path=tmp_path)
+    message = done.stderr.split("ImportError: ")[1]
+    assert "mmcv: found mmcv 2.2.0; required" in message
+    assert "pip install --no-build-isolation --no-cache-dir mmcv==2.1.0" in message
+    assert "torch:" not in message
+
+
+def test_import_again():
+    assert importlib.reload(mmdualtoken) is mmdualtoken
+    from mmengine.registry import MODELS
+
+    assert MODELS.get("DualTokenViT").__name__ == "DualTokenViT"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", mmdualtoken.__version__)
+
+
+def test_only_the_doctor_is_imported_unchecked(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mmdualtoken.doctor", "--json"])
+    assert mmdualtoken._runs_doctor()
+    monkeypatch.setattr(sys, "orig_argv", ["python", "mmdualtoken.doctor"])
+    assert not mmdualtoken._runs_doctor()
+
+
+# --- doctor
+
+
+def test_doctor_without_anything(tmp_path):
+    command = [sys.executable, "-S", "-m", "mmdualtoken.doctor"]
+    done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True)
+    rows = {row["component"]: row for row in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert set(rows["torch"]) == set(doctor.COLUMNS)
+    assert (rows["torch"]["found"], rows["torch"]["verdict"]) == ("missing", FAIL)
+    assert rows["mmdet"]["verdict"] == WARN
+    assert rows["Python"]["verdict"] == OK
+    assert "mmcv operators" not in rows  # nothing to look at yet
+    done = subprocess.run([*command, "--problems"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "FAIL  torch" in done.stdout and "checks failed." in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_doctor_here(capsys):
+    status = doctor.main(["--json"])
+    rows = {row["component"]: row for row in json.loads(capsys.readouterr().out)}
+    failed = [row for row in rows.values() if row["verdict"] == FAIL]
+    assert (status, failed) == (0, [])
+    assert rows["mmcv operators"]["found"] == "nms of two boxes kept [1]"
+    assert "DualTokenViT" in rows["registration"]["found"]
+
+
+def test_doctor_isolates_checks():
+    def broken():
+        raise RuntimeError("first line\nsecond line")
+
+    rows = doctor.run_checks(
+        [("a", broken, "do this"), ("b", doctor.check_python, ""), ("c", lambda: None, "")]
+    )
+    assert [(row.component, row.verdict) for row in rows] == [("a", FAIL), ("Python", OK)]
+    assert rows[0].found == "RuntimeError: first line"
+    assert rows[0].remedy.startswith("do this; in a clone: make ")
+
+
+def test_doctor_setuptools(installed):
+    installed({"mmengine": "0.10.7", "setuptools": "82.0.0"})
+    assert doctor.check_setuptools().verdict == FAIL
+    installed({"mmengine": "0.10.7", "setuptools": "80.9.0"})
+    assert doctor.check_setuptools().verdict == OK
+    installed({"onedl-mmengine": "0.10.12", "setuptools": "82.0.0"})
+    assert doctor.check_setuptools().verdict == OK
+
+
+def test_doctor_two_opencvs(installed):
+    installed({"opencv-python": "4.12.0.88", "opencv-python-headless": "4.12.0.88"})
+    row = doctor.check_opencv()
+    assert row.verdict == WARN
+    assert "pip uninstall -y opencv-python opencv-python-headless" in row.remedy
+
+
+def test_doctor_compiler_only_where_something_is_compiled(installed, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    installed({})
+    assert doctor.check_compiler().verdict == FAIL
+    installed({"onedl-mmcv": "2.3.6"})
+    assert doctor.check_compiler().verdict == OK

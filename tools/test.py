@@ -1,0 +1,115 @@
+"""Evaluate a checkpoint of a detector, segmentor or classifier, with mmdet's arguments."""
+
+import argparse
+from copy import deepcopy
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
+from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.preflight import check_data
+
+# Where a config has no tta_model of its own, as in the toolboxes' test.py.
+TTA_MODELS = {
+    "mmdet": dict(
+        type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
+    ),
+    "mmseg": dict(type="SegTTAModel"),
+    "mmpretrain": dict(type="AverageClsScoreTTA"),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to this file")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", help="save pictures of the predictions, in the run's folder")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds per shown picture")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    return parser.parse_args()
+
+
+def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
+    """Turn the toolbox's visualization hook on, whose arguments differ between the three."""
+    hook = cfg.default_hooks.get("visualization")
+    if hook is None:
+        raise InputError("--show, --show-dir: the config has no default_hooks.visualization.")
+    if cfg.get("default_scope") == "mmpretrain":
+        hook.update(enable=True, interval=1, show=args.show, wait_time=args.wait_time)
+        hook["out_dir"] = args.show_dir
+        return
+    hook.update(draw=True, show=args.show, wait_time=args.wait_time)
+    if args.show_dir and cfg.get("default_scope") == "mmseg":
+        cfg.visualizer["save_dir"] = args.show_dir
+    elif args.show_dir:
+        hook["test_out_dir"] = args.show_dir
+
+
+def set_tta(cfg: Config) -> None:
+    """Test with the config's tta_model and tta_pipeline, or with flips where it has none."""
+    scope = cfg.get("default_scope")
+    tta_model = cfg.get("tta_model") or TTA_MODELS[scope]
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    if "tta_pipeline" not in cfg:
+        pipeline = deepcopy(dataset.pipeline)
+        pack = pipeline[-1]
+        if scope == "mmdet":
+            pack["meta_keys"] = (*pack["meta_keys"], "flip", "flip_direction")
+        flips = [dict(type="RandomFlip", prob=p) for p in (1.0, 0.0)]
+        pipeline[-1] = dict(type="TestTimeAug", transforms=[flips, [pack]])
+        cfg.tta_pipeline = pipeline
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**tta_model, module=cfg.model)
+
+
+def dump_metric(cfg: Config, filename: str) -> DumpResults:
+    """The metric that writes predictions; mmdet's own encodes masks."""
+    if cfg.get("default_scope") == "mmdet":
+        from mmdet.evaluation import DumpDetResults
+
+        return DumpDetResults(out_file_path=filename)
+    return DumpResults(out_file_path=filename)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check what can be wrong before anything is loaded."""
+    if not Path(args.checkpoint).is_file():
+        raise InputError(
+            f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
+            "Training writes checkpoints to work_dirs/CONFIG; last_checkpoint there names the last."
+        )
+    if args.out and not args.out.endswith((".pkl", ".pickle")):
+        raise InputError(f"--out {args.out}: predictions are written as .pkl or .pickle.")
+    if args.out and Path(args.out).exists():
+        raise InputError(f"--out {args.out} exists already; name another file or move it away.")
+
+
+def main() -> None:
+    args = parse_args()
+    check_arguments(args)
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    check_data(cfg, "test_dataloader")
+    # The checkpoint replaces every weight: what the backbone would start from need not be there.
+    if cfg.model.get("backbone", {}).get("type") == "DualTokenViT":
+        cfg.model.backbone.init_cfg = None
+    if args.show or args.show_dir:
+        set_visualization(cfg, args)
+    if args.tta:
+        set_tta(cfg)
+    runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
+    if args.out:
+        runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
+    runner.test()
+
+
+if __name__ == "__main__":
+    run_tool(main)

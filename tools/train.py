@@ -1,0 +1,89 @@
+"""Train a detector, segmentor or classifier from a config, with mmdet's arguments."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
+from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.preflight import check_data
+from mmdualtoken.engine.pretrained import start_from_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="FILE",
+        help="go on from FILE, or without it from the work dir's last checkpoint",
+    )
+    parser.add_argument(
+        "--pretrained",
+        metavar="FILE",
+        help="start the backbone from this classification checkpoint instead of from scratch",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start anew in a work dir that holds checkpoints of an earlier run",
+    )
+    return parser.parse_args()
+
+
+def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
+    """Refuse to write over the checkpoints of an earlier run unless asked to."""
+    if args.resume or args.overwrite:
+        return
+    found = sorted(p.name for p in Path(cfg.work_dir).glob("*.pth"))
+    if found:
+        raise InputError(
+            f"Work dir {cfg.work_dir} holds checkpoints of an earlier run ({', '.join(found[:3])}"
+            f"{', ...' if len(found) > 3 else ''}). Go on with --resume, choose another with "
+            "--work-dir, or replace them with --overwrite."
+        )
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    """Write the arguments of training into the config."""
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise InputError(
+                "--auto-scale-lr: the config has no auto_scale_lr.base_batch_size; add "
+                "auto_scale_lr = dict(enable=True, base_batch_size=16), with the batch size that "
+                "its learning rate is meant for."
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == "auto" else args.resume
+        if cfg.load_from and not Path(cfg.load_from).is_file():
+            raise InputError(f"--resume {cfg.load_from}: the file does not exist.")
+    if args.pretrained:
+        start_from_checkpoint(cfg, args.pretrained)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    merge_args(cfg, args)
+    protect_work_dir(cfg, args)
+    check_data(cfg, "train_dataloader", "val_dataloader")
+    build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
+    build(cfg).train()
+
+
+if __name__ == "__main__":
+    run_tool(main)
