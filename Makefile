@@ -42,7 +42,7 @@ setup:
 	fi; "$$python" tools/setup_env.py --stack $(STACK) $(MATCH)
 
 demo: setup
-	$(VENV)/bin/python tools/demo.py
+	$(VENV)/bin/python tools/demo.py --work-dir work_dirs/demo-$(STACK)
 
 test: setup
 	$(VENV)/bin/python -m pytest tests

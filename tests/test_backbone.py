@@ -40,8 +40,6 @@ def maps(size, indices=(0, 1, 2)):
 @pytest.mark.parametrize("size", [(64, 64), (37, 53)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_values(variant, size):
-    if variant in BIG and size != (64, 64):
-        pytest.skip("the wide models differ from the narrow ones in width and depth only")
     settings = VARIANTS[variant]
     model, p = exact(build(**settings))
     image = rand(1 if variant in BIG else 2, 3, *size)
@@ -559,8 +557,23 @@ BAD = [
     (dict(alpha=float("nan")), ValueError, ["alpha", "nan", "0 to 1"]),
     (dict(drop_path_rate=-0.1), ValueError, ["drop_path_rate", "-0.1", "0 to 1"]),
     (dict(drop_path_rate=1.1), ValueError, ["drop_path_rate", "1.1", "0 to 1"]),
+    # The last block would always drop its branches, and scale what is left by 1 / 0.
+    (dict(drop_path_rate=1.0), ValueError, ["drop_path_rate", "1.0"]),
     (dict(frozen_stages=4), ValueError, ["frozen_stages", "4", "-1 to 3"]),
     (dict(frozen_stages=-2), ValueError, ["frozen_stages", "-2", "-1 to 3"]),
+    # Values of another type, and numbers that no layer can be built of.
+    (dict(alpha="high"), (TypeError, ValueError), ["alpha", "high"]),
+    (dict(drop_path_rate=None), (TypeError, ValueError), ["drop_path_rate", "None"]),
+    (dict(token_size=None), (TypeError, ValueError), ["token_size", "None"]),
+    (dict(out_indices=1.5), (TypeError, ValueError), ["out_indices", r"1\.5"]),
+    (dict(frozen_stages=1.0), (TypeError, ValueError), ["frozen_stages", r"1\.0"]),
+    (dict(token_mlp=["mlp"]), (TypeError, ValueError), ["token_mlp", r"\['mlp'\]"]),
+    (dict(arch={**NARROW, "depths": 3}), (TypeError, ValueError), ["arch", "depths", "3"]),
+    (dict(arch={**NARROW, "depths": (-1, 1, 1)}), ValueError, ["depths", "-1"]),
+    (dict(arch={**NARROW, "num_heads": (0, 2, 4)}), ValueError, ["num_heads", "0"]),
+    (dict(arch={**NARROW, "num_heads": (-2, 2, 4)}), ValueError, ["num_heads", "-2"]),
+    (dict(arch={**NARROW, "kernel_sizes": (4, 7, None)}), ValueError, ["kernel_sizes", "4"]),
+    (dict(arch={**NARROW, "down_convs": (-1, 0, 0)}), ValueError, ["down_convs", "-1"]),
 ]
 
 
@@ -568,7 +581,7 @@ BAD = [
 def test_wrong_settings(settings, error, parts):
     with pytest.raises(error) as caught:
         build(**settings)
-    for part in ["DualTokenViT", *parts]:
+    for part in ["DualTokenViT", *parts]:  # `match` searches; the parts are regular expressions
         assert caught.match(part)
 
 

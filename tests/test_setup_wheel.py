@@ -99,7 +99,7 @@ def test_build(tmp_path, monkeypatch, cuda):
     assert {"--no-cache-dir", "--no-build-isolation", "mmcv==2.1.0"} < set(seen["command"])
     environment = seen["environment"]
     assert environment["PATH"].startswith(str(tmp_path / "bin"))
-    assert environment["CFLAGS"] == "-g0" and int(environment["MAX_JOBS"]) >= 1
+    assert "-O3" in environment["CFLAGS"].split() and int(environment["MAX_JOBS"]) >= 1
     assert environment.get("FORCE_CUDA") == ("1" if cuda else None)
     assert environment.get("TORCH_CUDA_ARCH_LIST") == ("9.0;10.0" if cuda else None)
 

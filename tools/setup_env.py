@@ -178,13 +178,14 @@ class Environment:
 
     def surroundings(self) -> list:
         """What mmcv's operators depend on, as far as it can be seen without importing torch,
-        which takes seconds: torch's full version, and whether there is an NVIDIA device."""
+        which takes seconds: torch's full version, whether there is an NVIDIA device, and our
+        way of building."""
         version = Path(self.facts["purelib"], "torch", "version.py")
         text = version.read_text(encoding="utf-8") if version.is_file() else ""
         match = re.search(r"__version__ = '([^']+)'", text)
         gpu = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-        return [match[1] if match else None, gpu and not hidden]
+        return [match[1] if match else None, gpu and not hidden, mmcv_wheel.RECIPE]
 
     def package(self) -> None:
         """Install the clone itself, editable."""

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -56,6 +57,8 @@ def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Write the arguments of training into the config."""
     if args.amp:
+        if not torch.cuda.is_available():
+            raise InputError("--amp: mixed precision needs a GPU; none was found.")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if args.auto_scale_lr:

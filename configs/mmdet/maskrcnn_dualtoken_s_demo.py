@@ -30,9 +30,7 @@ train_dataloader = dict(
     sampler=dict(type="InfiniteSampler"),
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )
-val_dataloader = dict(
-    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline)
-)
+val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "annotations/instances_val2017.json")
 test_evaluator = val_evaluator
@@ -43,7 +41,5 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=iters // 10),
     dict(type="CosineAnnealingLR", by_epoch=False, begin=iters // 10, end=iters, eta_min=0),
 ]
-default_hooks = dict(
-    checkpoint=dict(by_epoch=False, interval=iters // 2), logger=dict(interval=20)
-)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=iters // 2), logger=dict(interval=20))
 log_processor = dict(by_epoch=False)

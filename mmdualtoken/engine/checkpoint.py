@@ -74,7 +74,7 @@ def load_file(filename: str, map_location: Any = None) -> Any:
     except (RuntimeError, EOFError, OSError) as error:
         raise InputError(
             f"Checkpoint {path} cannot be read ({str(error).splitlines()[0]}); it may be cut off or "
-            "not be a checkpoint. Use another one, for instance an earlier epoch of the same run."
+            "no checkpoint. Use another one, for instance an earlier epoch of the same run."
         ) from error
 
 

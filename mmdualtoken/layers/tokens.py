@@ -138,6 +138,4 @@ class MSATokens(NormalTokens):
 
     def gather(self, x_local: torch.Tensor) -> torch.Tensor:
         """X_ga = MHSA(X_ds): (B, H, W, C) -> (B, 49, C)."""
-        return self.aggregate(
-            resize_map(self.downsample(x_local), self.grid_size).flatten(1, 2)
-        )
+        return self.aggregate(resize_map(self.downsample(x_local), self.grid_size).flatten(1, 2))

@@ -220,8 +220,10 @@ class DualTokenViT(BaseModule):
         """The shape of the tokens as (h, w); (1, n) for n tokens that form no grid."""
         if not self.token_module.grid and isinstance(size, int):
             size = (1, size)
-        if isinstance(size, int) or len(size) != 2 or not all(
-            isinstance(n, int) and n > 0 for n in size
+        if (
+            isinstance(size, int)
+            or len(size) != 2
+            or not all(isinstance(n, int) and n > 0 for n in size)
         ):
             allowed = "a pair (h, w) of positive ints"
             if not self.token_module.grid:
@@ -288,9 +290,13 @@ class DualTokenViT(BaseModule):
     def init_weights(self) -> None:
         """Apply `init_cfg`, and log once how the backbone starts."""
         checkpoint_file = (self.init_cfg or {}).get("checkpoint")
-        start = f"starts from {checkpoint_file}" if checkpoint_file else (
-            "starts from scratch: random weights, no checkpoint is published (to start from a "
-            "classification checkpoint: tools/train.py --pretrained FILE)"
+        start = (
+            f"starts from {checkpoint_file}"
+            if checkpoint_file
+            else (
+                "starts from scratch: random weights, no checkpoint is published (to start from a "
+                "classification checkpoint: tools/train.py --pretrained FILE)"
+            )
         )
         outputs = self.out_norm_cfg["type"] if self.out_norm_cfg else "no norm"
         stem = "eval" if self.norm_eval else "train"
@@ -316,8 +322,7 @@ class DualTokenViT(BaseModule):
                 state_dict[key], state_dict[bias], old, new
             )
         print_log(
-            f"DualTokenViT: checkpoint's token grid {old[0]}x{old[1]} resized to "
-            f"{new[0]}x{new[1]}",
+            f"DualTokenViT: checkpoint's token grid {old[0]}x{old[1]} resized to {new[0]}x{new[1]}",
             logger="current",
         )
 

@@ -1,0 +1,30 @@
+"""Fixtures, and the rule that every skipped test names its reason."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Fail a test that is skipped without a reason."""
+    report = (yield).get_result()
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2]).removeprefix("Skipped:").strip()
+        if reason in ("", "unconditional skip"):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid}: skipped without a reason"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of small real data sets, named by MMDUALTOKEN_DATA."""
+    folder = os.environ.get("MMDUALTOKEN_DATA")
+    if not folder:
+        pytest.skip("MMDUALTOKEN_DATA is not set; it names a folder of small real data sets")
+    if not Path(folder).is_dir():
+        pytest.fail(f"MMDUALTOKEN_DATA={folder} is no folder")
+    return Path(folder)

@@ -1,0 +1,70 @@
+"""Parameters and multiply-accumulates of the paper's models, attention counted."""
+
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmdualtoken.engine.complexity import count_macs, count_parameters
+from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
+
+ROOT = Path(__file__).resolve().parent.parent
+R50 = Path(mmdet.__file__).parent / ".mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
+
+
+@pytest.mark.parametrize(
+    "settings, parameters, macs",
+    [
+        (dict(arch="small", token_mlp="mlp"), 11.85e6, 1.026e9),
+        (dict(arch="small", token_mlp="mix"), 11.39e6, 1.008e9),
+        (dict(arch="small", token_module="none"), 10.80e6, 0.975e9),
+        (dict(arch="tiny", token_mlp="mix"), 5.82e6, 0.522e9),
+    ],
+)
+def test_classifier(settings, parameters, macs):
+    backbone = DualTokenViT(out_indices=(2,), **settings).eval()
+    neck = DualTokenClsNeck(backbone.arch["embed_dims"][-1])
+    head = nn.Linear(1280, 1000)
+    model = nn.ModuleList([backbone, neck, head])
+    image = torch.zeros(1, 3, 224, 224)
+    assert count_parameters(model) == pytest.approx(parameters, rel=0.01)
+    assert count_macs(lambda: head(neck(backbone(image))[0])) == pytest.approx(macs, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "config, parameters, macs",
+    [
+        (ROOT / "configs/mmdet/maskrcnn_dualtoken_s_1x.py", 30.06e6, 190e9),
+        (R50, 44.4e6, 259e9),
+    ],
+    ids=["dualtoken_s", "r50"],
+)
+def test_mask_rcnn(config, parameters, macs):
+    """800x1280, 1000 box and 100 mask RoIs."""
+    from mmdet.registry import MODELS
+
+    cfg = Config.fromfile(config)
+    init_default_scope("mmdet")
+    model = MODELS.build(cfg.model).eval().to("meta")  # shapes are all that counting needs
+
+    def forward():
+        feats = model.neck(model.backbone(torch.empty(1, 3, 800, 1280, device="meta")))
+        model.rpn_head(feats)
+        model.roi_head.bbox_head(torch.empty(1000, 256, 7, 7, device="meta"))
+        model.roi_head.mask_head(torch.empty(100, 256, 14, 14, device="meta"))
+
+    assert count_parameters(model) == pytest.approx(parameters, rel=0.01)
+    assert count_macs(forward) == pytest.approx(macs, rel=0.01)
+
+
+def test_fused_and_plain_attention_count_the_same():
+    model = DualTokenViT("tiny").eval()
+    image = torch.zeros(1, 3, 64, 64)
+    fused = count_macs(model, image)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        plain = count_macs(model, image)
+    assert fused == plain > 0

@@ -1,0 +1,199 @@
+"""The necks against the plain reading of the formulas in `reference`."""
+
+import pytest
+import reference
+import torch
+from helpers import build, exact, rand, same
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmdualtoken.models import DualTokenClsNeck
+
+NO_MMDET = "DualTokenFPN builds on mmdet's FPN, which a classification-only installation lacks"
+CHANNELS = [16, 24, 32]
+SIZES = {
+    "64x64": [(8, 8), (4, 4), (2, 2)],
+    "37x53": [(5, 7), (3, 4), (2, 2)],  # odd sizes: the top-down maps are larger by less than 2
+    "8x8": [(1, 1), (1, 1), (1, 1)],
+}
+
+
+def feats(size, channels=CHANNELS, batch=2):
+    return tuple(rand(batch, c, *hw, seed=c) for c, hw in zip(channels, SIZES[size], strict=True))
+
+
+# ---------------------------------------------------------------- classification
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cls_neck(size):
+    neck, p = exact(DualTokenClsNeck(32, 40))
+    maps = feats(size)
+    outs = neck(maps)
+    assert isinstance(outs, tuple)
+    assert len(outs) == 1
+    assert outs[0].shape == (2, 40)
+    same(outs[0], reference.cls_neck(p, maps))
+
+
+def test_cls_neck_averages_after_the_activation():
+    """The mean over tokens comes last: an order with the mean first gives other values."""
+    neck, p = exact(DualTokenClsNeck(32, 40))
+    maps = feats("64x64")
+    first = reference.cls_neck(p, [maps[-1].mean((2, 3), keepdim=True)])
+    assert (neck(maps)[0] - first).abs().max() > 1e-3
+
+
+def test_cls_neck_reads_the_last_map_only_and_in_any_layout():
+    neck, _ = exact(DualTokenClsNeck(32, 40))
+    maps = feats("37x53")
+    expected = neck(maps)[0]
+    same(neck((maps[-1],))[0], expected)
+    same(neck((maps[-1].to(memory_format=torch.channels_last),))[0], expected)
+
+
+def test_cls_neck_on_the_backbone():
+    model, _ = exact(build(token_mlp="mix", out_indices=(2,)))
+    neck, p = exact(DualTokenClsNeck(32), seed=1)
+    maps = model(rand(2, 3, 64, 64))
+    out = neck(maps)[0]
+    assert out.shape == (2, 1280)  # the paper's width
+    same(out, reference.cls_neck(p, maps))
+
+
+def test_cls_neck_starts_and_learns():
+    torch.manual_seed(0)
+    neck = DualTokenClsNeck(64, 512)
+    assert neck.fc.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (neck.fc.bias == 0).all()
+    out, = neck((rand(2, 64, 3, 3, dtype=torch.float32),))
+    (out * rand(*out.shape, dtype=torch.float32)).sum().backward()
+    for name, value in neck.named_parameters():
+        assert (value.grad != 0).any(), name
+        assert value.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("package", ["mmengine", "mmpretrain"])
+def test_cls_neck_from_the_registries(package):
+    reason = f"{package} is one of the toolboxes, not a requirement"
+    registry = pytest.importorskip(f"{package}.registry", reason=reason).MODELS
+    neck = registry.build(dict(type="DualTokenClsNeck", in_channels=32, out_channels=40))
+    assert type(neck) is DualTokenClsNeck
+    assert neck.fc.weight.shape == (40, 32)
+
+
+# ---------------------------------------------------------------- FPN
+
+
+@pytest.fixture
+def fpn_class():
+    pytest.importorskip("mmdet", reason=NO_MMDET)
+    from mmdualtoken.models.necks import DualTokenFPN
+
+    return DualTokenFPN
+
+
+@pytest.mark.parametrize("num_outs", [4, 5, 6])
+@pytest.mark.parametrize("size", SIZES)
+def test_fpn(fpn_class, size, num_outs):
+    neck, p = exact(fpn_class(CHANNELS, 20, num_outs=num_outs))
+    maps = feats(size)
+    kept = [m.clone() for m in maps]
+    outs = neck(maps)
+    expected = reference.fpn(p, maps, num_outs)
+    assert isinstance(outs, tuple)
+    assert len(outs) == len(expected) == num_outs
+    for out, value in zip(outs, expected, strict=True):
+        same(out, value)
+    for m, before in zip(maps, kept, strict=True):
+        assert torch.equal(m, before)
+
+
+def test_fpn_levels_on_the_backbone(fpn_class):
+    model, _ = exact(build())
+    neck, _ = exact(fpn_class(CHANNELS))
+    outs = neck(model(rand(1, 3, 128, 192)))
+    assert [o.shape for o in outs] == [
+        (1, 256, 128 // s, 192 // s) for s in (4, 8, 16, 32, 64)]
+
+
+def test_fpn_needs_no_three_maps(fpn_class):
+    neck, p = exact(fpn_class([16, 24], 20, num_outs=3))
+    maps = feats("37x53")[:2]
+    for out, value in zip(neck(maps), reference.fpn(p, maps, 3), strict=True):
+        same(out, value)
+
+
+def test_fpn_is_linear_without_norm_and_activation(fpn_class):
+    neck, _ = exact(fpn_class(CHANNELS, 20))
+    maps = feats("64x64")
+    zero = neck([torch.zeros_like(m) for m in maps])
+    once, twice = neck(maps), neck([2 * m for m in maps])
+    for a, b, c in zip(zero, once, twice, strict=True):
+        same(c - a, 2 * (b - a))
+
+
+@pytest.mark.parametrize("setting", ["norm_cfg", "act_cfg"])
+def test_fpn_with_norm_and_activation(fpn_class, setting):
+    cfg = dict(norm_cfg=dict(type="BN"), act_cfg=dict(type="ReLU"))[setting]
+    neck = fpn_class(CHANNELS, 20, **{setting: cfg})
+    kind = dict(norm_cfg=nn.BatchNorm2d, act_cfg=nn.ReLU)[setting]
+    convs = [*neck.lateral_convs, *neck.fpn_convs, neck.finest_conv]
+    assert len(convs) == 7
+    assert all(any(isinstance(m, kind) for m in conv.modules()) for conv in convs)
+    if setting == "act_cfg":
+        outs = neck(feats_float("64x64"))
+        assert all(o.min() == 0 for o in outs)  # the output convolutions end with it
+
+
+def feats_float(size):
+    return tuple(m.float() for m in feats(size))
+
+
+def test_every_parameter_of_the_fpn_gets_a_gradient(fpn_class):
+    neck, _ = exact(fpn_class(CHANNELS, 20))
+    outs = neck(feats("64x64"))
+    sum((o * rand(*o.shape, seed=i)).sum() for i, o in enumerate(outs)).backward()
+    for name, value in neck.named_parameters():
+        assert value.grad.isfinite().all(), name
+        assert (value.grad != 0).all(), name
+
+
+def test_fpn_starts_with_xavier(fpn_class):
+    torch.manual_seed(0)
+    neck = fpn_class(CHANNELS, 64)
+    neck.init_weights()
+    for name, module in neck.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            area = module.kernel_size[0] * module.kernel_size[1]
+            bound = (6 / (area * (module.in_channels + module.out_channels))) ** 0.5
+            assert module.weight.abs().max() <= bound, name
+            assert module.weight.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.1), name
+            assert (module.bias == 0).all(), name
+
+
+@pytest.mark.parametrize("num_outs", [0, 1, 3])
+def test_fpn_with_too_few_outputs(fpn_class, num_outs):
+    with pytest.raises(ValueError, match=rf"DualTokenFPN: num_outs={num_outs} .*>= 4"):
+        fpn_class(CHANNELS, 20, num_outs=num_outs)
+
+
+@pytest.mark.parametrize(
+    "channels", [[16, 24, 40], [24, 16, 32], [16, 24], [16, 24, 32, 48]])
+def test_fpn_on_maps_of_other_channels(fpn_class, channels):
+    neck = fpn_class(CHANNELS, 20)
+    maps = [torch.zeros(1, c, 4, 4) for c in channels]
+    with pytest.raises(ValueError) as caught:
+        neck(maps)
+    for part in ("DualTokenFPN", str(channels), "in_channels", str(CHANNELS)):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["mmengine", "mmdet"])
+def test_fpn_from_the_registries(fpn_class, package):
+    registry = MODELS if package == "mmengine" else pytest.importorskip(
+        f"{package}.registry", reason=NO_MMDET).MODELS
+    neck = registry.build(
+        dict(type="DualTokenFPN", in_channels=CHANNELS, out_channels=20, num_outs=5))
+    assert type(neck) is fpn_class
+    assert len(neck(feats_float("64x64"))) == 5

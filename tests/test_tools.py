@@ -1,0 +1,304 @@
+"""tools/train.py and tools/test.py for the three toolboxes, and what they say to bad input."""
+
+import json
+import os
+import pickle
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "tests" / "configs"
+DETECTOR = str(CONFIGS / "maskrcnn_narrow.py")
+TASKS = {
+    "detection": (DETECTOR, "coco/bbox_mAP_50"),
+    "segmentation": (str(CONFIGS / "fcn_narrow.py"), "mIoU"),
+    "classification": (str(CONFIGS / "classifier_narrow.py"), "accuracy/top1"),
+}
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A folder with data/scenes, data/ade and data/imagenet, small."""
+    root = tmp_path_factory.mktemp("project")
+    size = dict(num_train=8, num_val=6, size_range=(96, 128))
+    write_coco(root / "data/scenes", **size)
+    write_ade20k(root / "data/ade", **size)
+    write_imagenet(root / "data/imagenet", **size)
+    return root
+
+
+@pytest.fixture
+def project(scenes, tmp_path, monkeypatch):
+    """An empty working directory with the data in it; not the project's own folder."""
+    (tmp_path / "data").symlink_to(scenes / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tool(monkeypatch, capfd):
+    """Run a tool in this process: tool('train', ...) -> (exit status, what it printed)."""
+
+    def call(name, *args):
+        monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, args)])
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code or 0
+        printed = capfd.readouterr()
+        return status, printed.out + printed.err
+
+    return call
+
+
+def metrics_of(work_dir):
+    (file,) = work_dir.glob("*/*.json")
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_train_then_test(task, project, tool):
+    config, metric = TASKS[task]
+    status, printed = tool("train", config)
+    assert status == 0
+    assert "DualTokenViT starts from scratch" in printed
+    norm = "LN" if task == "classification" else "BN"
+    assert f"outputs normalised by {norm}, stem BatchNorm in train mode" in printed
+    work_dir = project / "work_dirs" / Path(config).stem
+    checkpoint = Path((work_dir / "last_checkpoint").read_text())
+
+    pictures = ["--show-dir", "pictures", "--out", "predictions.pkl"]
+    status, printed = tool("test", config, checkpoint, "--work-dir", "eval", *pictures)
+    assert status == 0
+    assert "starts from" not in printed
+    value = metrics_of(project / "eval")[metric]
+    assert 0 <= value <= 100
+    assert len(pickle.loads((project / "predictions.pkl").read_bytes())) == 6
+    assert len([p for p in project.rglob("*.png") if "data" not in p.parts]) == 6
+
+
+def test_tta(project, tool):
+    assert tool("train", DETECTOR)[0] == 0
+    checkpoint = next((project / "work_dirs").rglob("iter_2.pth"))
+    assert tool("test", DETECTOR, checkpoint, "--work-dir", "eval", "--tta")[0] == 0
+    assert 0 <= metrics_of(project / "eval")["coco/segm_mAP"] <= 1
+
+
+def test_resume_continues(project, tool):
+    assert tool("train", DETECTOR, "--work-dir", "run")[0] == 0
+    options = ["--cfg-options", "train_cfg.max_iters=4"]
+    status, printed = tool("train", DETECTOR, "--work-dir", "run", "--resume", *options)
+    assert status == 0
+    assert "resumed epoch: 0, iter: 2" in printed
+    assert re.search(r"Iter\(train\) +\[4/4\]", printed)
+    assert not re.search(r"Iter\(train\) +\[1/4\]", printed)
+    assert (project / "run" / "iter_4.pth").exists()
+
+
+def test_checkpoint_loads_with_weights_only(project, tool):
+    """Histories of losses in the checkpoint need no unrestricted unpickling."""
+    assert tool("train", DETECTOR, "--work-dir", "run")[0] == 0
+    checkpoint = torch.load(project / "run" / "iter_2.pth", weights_only=True)
+    history = checkpoint["message_hub"]["log_scalars"]["train/loss"]
+    assert len(history.data[0]) == 2 and history.current() > 0
+
+
+class Hostile:
+    """Pickles as a call of a shell command."""
+
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("argument", ["test", "--resume", "--pretrained", "load_from"])
+def test_hostile_checkpoint_is_refused(argument, project, tool):
+    torch.save(dict(state_dict={}, payload=Hostile()), "hostile.pth")
+    if argument == "test":
+        status, printed = tool("test", DETECTOR, "hostile.pth")
+    elif argument == "load_from":
+        status, printed = tool("train", DETECTOR, "--cfg-options", "load_from=hostile.pth")
+    else:
+        status, printed = tool("train", DETECTOR, argument, "hostile.pth")
+    assert status == 2
+    assert "hostile.pth was refused" in printed and "Traceback" not in printed
+    assert not Path("executed").exists()
+
+
+def test_getattr_in_a_checkpoint_is_refused(project, tool):
+    """HistoryBuffer's methods come as getattr; nothing else may come that way."""
+
+    class Attribute:
+        def __reduce__(self):
+            return getattr, (torch.Tensor, "tofile")
+
+    torch.save(dict(state_dict={}, payload=Attribute()), "attribute.pth")
+    status, printed = tool("test", DETECTOR, "attribute.pth")
+    assert status == 2 and "attribute.pth was refused" in printed
+
+
+def test_truncated_checkpoint(project, tool):
+    assert tool("train", DETECTOR, "--work-dir", "run")[0] == 0
+    content = (project / "run" / "iter_2.pth").read_bytes()
+    Path("cut.pth").write_bytes(content[: len(content) // 2])
+    status, printed = tool("test", DETECTOR, "cut.pth")
+    assert status == 2 and "cut.pth cannot be read" in printed
+
+
+def test_earlier_run_is_not_overwritten(project, tool):
+    assert tool("train", DETECTOR, "--work-dir", "run")[0] == 0
+    before = (project / "run" / "iter_2.pth").read_bytes()
+    status, printed = tool("train", DETECTOR, "--work-dir", "run")
+    assert status == 2
+    assert "iter_2.pth" in printed and "--resume" in printed and "--overwrite" in printed
+    assert (project / "run" / "iter_2.pth").read_bytes() == before
+    assert tool("train", DETECTOR, "--work-dir", "run", "--overwrite")[0] == 0
+
+
+def test_pretrained(project, tool):
+    """A classifier's weights start the detector, with LayerNorm outputs and BN in eval mode."""
+    classifier, _ = TASKS["classification"]
+    assert tool("train", classifier, "--work-dir", "cls")[0] == 0
+    mlp = ["--cfg-options", "optim_wrapper.optimizer.lr=0.0"]
+    checkpoint = project / "cls" / "epoch_1.pth"
+    args = ["--work-dir", "det", "--pretrained", checkpoint, *mlp]
+    status, printed = tool("train", DETECTOR, *args)
+    assert status == 0
+    assert f"starts from {checkpoint}" in printed
+    assert "outputs normalised by LN, stem BatchNorm in eval mode" in printed
+    source = torch.load(checkpoint, weights_only=True)["state_dict"]
+    trained = torch.load(project / "det" / "iter_2.pth", weights_only=True)["state_dict"]
+    shared = [k for k in source if k.startswith("backbone.")]
+    assert len(shared) > 50
+    for key in shared:
+        torch.testing.assert_close(trained[key], source[key])
+
+
+def test_pretrained_needs_our_backbone(project, tool):
+    Path("weights.pth").touch()
+    options = ["--cfg-options", "model.backbone.type=ResNet"]
+    status, printed = tool("train", DETECTOR, "--pretrained", "weights.pth", *options)
+    assert status == 2 and "'ResNet'" in printed
+    status, printed = tool("train", DETECTOR, "--pretrained", "nowhere.pth")
+    assert status == 2 and "nowhere.pth: the file does not exist" in printed
+
+
+def test_auto_scale_lr(project, tool):
+    status, printed = tool("train", DETECTOR, "--auto-scale-lr")
+    assert status == 0
+    lr = re.search(r"base_lr: (\S+)", printed)[1]
+    assert float(lr) == pytest.approx(4e-4 * 2 / 16)  # batch 2 of a recipe for 16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
+def test_amp_without_gpu(project, tool):
+    status, printed = tool("train", DETECTOR, "--amp")
+    assert status == 2 and "--amp" in printed and "GPU" in printed
+
+
+# Bad input: one paragraph with path and remedy, exit status 2, no traceback.
+
+
+def own_copy(project):
+    """Replace the shared data by a copy that the test may break."""
+    source = (project / "data").resolve()
+    (project / "data").unlink()
+    shutil.copytree(source / "scenes", project / "data" / "scenes")
+    return project / "data" / "scenes"
+
+
+def test_missing_data(tmp_path, monkeypatch, tool):
+    monkeypatch.chdir(tmp_path)
+    options = ["--cfg-options", "train_dataloader.dataset.data_root=nowhere/"]
+    status, printed = tool("train", DETECTOR, *options)
+    assert status == 2
+    assert "nowhere/annotations/instances_train2017.json does not exist" in printed
+    assert "nowhere/train2017/*.jpg" in printed and "ln -s" in printed
+
+
+@pytest.mark.parametrize(
+    "task, option, folder",
+    [
+        ("segmentation", "train_dataloader.dataset.data_root=nowhere/", "nowhere/images/training"),
+        ("classification", "val_dataloader.dataset.data_root=nowhere/", "nowhere/val"),
+    ],
+)
+def test_missing_folder(task, option, folder, project, tool):
+    status, printed = tool("train", TASKS[task][0], "--cfg-options", option)
+    assert status == 2 and f"{folder} does not exist" in printed
+
+
+def test_missing_image(project, tool):
+    data = own_copy(project)
+    (data / "train2017" / "000000000001.jpg").unlink()
+    status, printed = tool("train", DETECTOR)
+    assert status == 2 and "train2017/000000000001.jpg" in printed
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"images": [', "is not valid JSON"),
+        ('{"images": [], "annotations": []}', "lacks or has empty"),
+        ("[]", "lacks or has empty"),
+    ],
+)
+def test_broken_annotations(content, message, project, tool):
+    data = own_copy(project)
+    file = data / "annotations" / "instances_train2017.json"
+    file.write_text(content)
+    status, printed = tool("train", DETECTOR)
+    assert status == 2
+    assert message in printed and "data/scenes/annotations/instances_train2017.json" in printed
+
+
+def test_other_classes(project, tool):
+    options = ["--cfg-options", "train_dataloader.dataset.metainfo.classes=('cat','dog')"]
+    status, printed = tool("train", DETECTOR, *options)
+    assert status == 2 and "'cat'" in printed and "'disc'" in printed and "num_classes" in printed
+
+
+def test_unknown_config_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, ROOT / "tools" / "train.py", "configs/mmdet/maskrcnn_dualtoken.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "maskrcnn_dualtoken_s_1x.py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["nowhere.pth"], "nowhere.pth does not exist"),
+        (["there.pth", "--out", "results.json"], ".pkl"),
+        (["there.pth", "--out", "taken.pkl"], "taken.pkl exists already"),
+    ],
+)
+def test_bad_arguments_of_test(args, message, project, tool):
+    Path("there.pth").touch()
+    Path("taken.pkl").touch()
+    status, printed = tool("test", DETECTOR, *args)
+    assert status == 2 and message in printed
+
+
+@pytest.mark.slow
+def test_two_processes(project):
+    """torchrun's launcher on the CPU: both spellings of the local rank, two ranks, one model."""
+    command = [ROOT / "tools" / "dist_train.sh", DETECTOR, "2", "--work-dir", "run"]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--local-rank", "0"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Distributed training: True" in done.stdout + done.stderr
+    assert (project / "run" / "iter_2.pth").exists()

@@ -1,0 +1,88 @@
+"""The whole job on generated scenes: make the data, train, evaluate, draw the predictions.
+
+Prints each command before it runs it. What is finished is skipped when run again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = "configs/mmdet/maskrcnn_dualtoken_s_demo.py"
+LAST = "iter_400.pth"
+
+
+def run(*args: str) -> None:
+    """Print a command of this project, then run it; its failure ends the demo."""
+    print("\n$ python " + " ".join(args), flush=True)
+    status = subprocess.run([sys.executable, *args], cwd=ROOT).returncode
+    if status:
+        print(f"\nThe command above ended with status {status}. Once its cause is removed, run")
+        print("`make demo` again: finished steps are skipped, training goes on where it stopped.")
+        sys.exit(status)
+
+
+def train(work_dir: Path) -> None:
+    """Train, go on with a training that was interrupted, or skip a finished one."""
+    if (ROOT / work_dir / LAST).exists():
+        print(f"\n{work_dir / LAST} is there: training is done. To train again, move it away.")
+        return
+    resume = ["--resume"] if (ROOT / work_dir / "last_checkpoint").exists() else []
+    run("tools/train.py", CONFIG, "--work-dir", str(work_dir), *resume)
+
+
+def test(work_dir: Path) -> Path:
+    """Evaluate and draw, unless done; returns the folder of this evaluation."""
+    folder = ROOT / work_dir / "test"
+    done = [f for f in sorted(folder.glob("*")) if (f / f"{f.name}.json").is_file()]
+    if not done:
+        checkpoint = str(work_dir / LAST)
+        run(
+            *("tools/test.py", CONFIG, checkpoint, "--work-dir", str(work_dir / "test")),
+            *("--show-dir", "pictures"),
+        )
+        done = [f for f in sorted(folder.glob("*")) if (f / f"{f.name}.json").is_file()]
+    return done[-1]
+
+
+def contact_sheet(pictures: list[Path], out: Path, columns: int = 2, height: int = 240) -> None:
+    """Paste pictures into rows of `columns`, each scaled to `height` pixels."""
+    images = []
+    for path in pictures:
+        image = Image.open(path).convert("RGB")
+        images.append(image.resize((round(image.width * height / image.height), height)))
+    width = max(image.width for image in images)
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + 8), rows * (height + 8)), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * (width + 8), i // columns * (height + 8)))
+    sheet.save(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work-dir", default="work_dirs/demo", help="below the project")
+    work_dir = Path(parser.parse_args().work_dir)
+
+    run("tools/make_scenes.py", "data/scenes")
+    train(work_dir)
+    results = test(work_dir)
+
+    metrics = json.loads((results / f"{results.name}.json").read_text())
+    sheet = ROOT / work_dir / "predictions.png"
+    contact_sheet(sorted((results / "pictures").glob("*.png"))[:12], sheet)
+    print("\nOn 100 unseen scenes (COCO evaluation):")
+    for name, key in (("box", "bbox"), ("mask", "segm")):
+        ap, ap50 = (metrics[f"coco/{key}_mAP{suffix}"] for suffix in ("", "_50"))
+        print(f"  {name:4s}  AP {ap:.3f}  AP50 {ap50:.3f}")
+    print(f"Ground truth (left) beside predictions (right): {os.path.relpath(sheet)}")
+    print(f"All pictures: {os.path.relpath(results / 'pictures')}")
+
+
+if __name__ == "__main__":
+    main()

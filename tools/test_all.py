@@ -1,0 +1,83 @@
+"""Run every test, slow ones too, on both stacks, and write the outcome to docs/tested.md."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENVS = {"onedl": ".venv", "openmmlab": ".venv-openmmlab"}
+VERSIONS = """
+import importlib, json, platform
+names = ("torch", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
+found = {n: importlib.import_module(n).__version__ for n in names}
+print(json.dumps({"python": platform.python_version(), **found}))
+"""
+
+
+def run(*command: str | Path) -> int:
+    """Print a command and run it in the clone; returns its exit status."""
+    print("$", *command, flush=True)
+    return subprocess.run([str(part) for part in command], cwd=ROOT).returncode
+
+
+def counts(report: Path) -> dict[str, int]:
+    """Passed, failed and skipped tests of a JUnit report, and the seconds they took."""
+    suite = ET.parse(report).getroot().find("testsuite")
+    failed = int(suite.get("failures")) + int(suite.get("errors"))
+    skipped = int(suite.get("skipped"))
+    passed = int(suite.get("tests")) - failed - skipped
+    reasons = sorted({s.get("message", "") for s in suite.iter("skipped")})
+    return dict(passed=passed, failed=failed, skipped=skipped, reasons=reasons)
+
+
+def test_stack(stack: str, folder: Path) -> dict:
+    """Set one stack up and run all tests on it."""
+    python = ROOT / VENVS[stack] / "bin" / "python"
+    if run("make", f"STACK={stack}", "setup"):
+        return dict(stack=stack, versions={}, passed=0, failed=1, skipped=0, reasons=["set-up"])
+    report = folder / f"{stack}.xml"
+    run(python, "-m", "pytest", "tests", "-m", "", "-q", f"--junitxml={report}")
+    printed = subprocess.run([str(python), "-c", VERSIONS], capture_output=True, text=True).stdout
+    return dict(stack=stack, versions=json.loads(printed.splitlines()[-1]), **counts(report))
+
+
+def describe(results: list[dict]) -> str:
+    """The outcome as Markdown."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    lines = [
+        "# Last full test run",
+        "",
+        f"`make test-all` on {datetime.date.today()}, commit {commit}: every test, slow ones too.",
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores.",
+        "",
+    ]
+    names = [n for n in results[0]["versions"]]
+    lines += [f"| stack | passed | failed | skipped | {' | '.join(names)} |"]
+    lines += ["|---" * (4 + len(names)) + "|"]
+    for r in results:
+        cells = [r["stack"], r["passed"], r["failed"], r["skipped"], *r["versions"].values()]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    for r in results:
+        lines += [f"- {r['stack']}, skipped: {reason}" for reason in r["reasons"]]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        results = [test_stack(stack, Path(folder)) for stack in VENVS]
+    text = describe(results)
+    (ROOT / "docs" / "tested.md").write_text(text, encoding="utf-8")
+    print(text)
+    return int(any(r["failed"] or not r["passed"] for r in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
