@@ -33,10 +33,10 @@ VARIANTS = {
     "window": dict(token_mlp="mix", local_encoder="window"),
     "onestep": dict(token_mlp="mix", downsample="onestep"),
     "window-onestep-msa": dict(
-        local_encoder="window", downsample="onestep", token_module="msa", token_size=5),
+        local_encoder="window", downsample="onestep", token_module="msa", token_size=5
+    ),
     "no-encoder-anywhere": dict(arch=dict(NARROW, kernel_sizes=(None, None, None))),
-    "encoder-everywhere": dict(
-        arch=dict(NARROW, kernel_sizes=(3, 5, 7), down_convs=(2, 1, 0))),
+    "encoder-everywhere": dict(arch=dict(NARROW, kernel_sizes=(3, 5, 7), down_convs=(2, 1, 0))),
     "out-first": dict(out_indices=(0,)),
     "out-last": dict(out_indices=(2,)),
     "out-two": dict(out_indices=(0, 1), token_mlp="mix"),
@@ -72,8 +72,13 @@ def randomise(module, seed=0):
         for part in module.modules():
             if isinstance(part, _BatchNorm):
                 part.running_mean.copy_(0.2 * normal(part.running_mean))
-                part.running_var.copy_(1 + 0.5 * torch.rand(
-                    part.running_var.shape, generator=generator, dtype=part.running_var.dtype))
+                part.running_var.copy_(
+                    1
+                    + 0.5
+                    * torch.rand(
+                        part.running_var.shape, generator=generator, dtype=part.running_var.dtype
+                    )
+                )
     return module
 
 
@@ -111,10 +116,15 @@ def run_reference(p, image, **settings):
     convs = arch.get("down_convs", (1, 0, 0))
     norm = settings.pop("out_norm_cfg", dict(type="LN"))
     return reference.backbone(
-        p, image, depths=arch["depths"], num_heads=arch["num_heads"],
+        p,
+        image,
+        depths=arch["depths"],
+        num_heads=arch["num_heads"],
         has_encoder=[k is not None for k in kernels],
         down_convs=[None if k is None else m for k, m in zip(kernels, convs, strict=True)],
-        norm=norm and norm["type"], **settings)
+        norm=norm and norm["type"],
+        **settings,
+    )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ HEAD_EPS, NORM_EPS = 1e-5, 1e-6  # stem, merging, BiDim, neck; LN1, LN2, LN(G), 
 def sub(p, prefix):
     """The parameters below `prefix`, without it."""
     prefix += "."
-    return {name[len(prefix):]: value for name, value in p.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: value for name, value in p.items() if name.startswith(prefix)}
 
 
 # ---------------------------------------------------------------- elementary operations
@@ -61,14 +61,18 @@ def conv(p, x, stride=1):
     b, c, height, width = x.shape
     border = k // 2
     canvas = x.new_zeros(b, c, height + 2 * border, width + 2 * border)
-    canvas[:, :, border:border + height, border:border + width] = x
+    canvas[:, :, border : border + height, border : border + width] = x
     out_h, out_w = (height - 1) // stride + 1, (width - 1) // stride + 1
     depthwise = weight.shape[1] == 1 and c > 1
     y = x.new_zeros(b, weight.shape[0], out_h, out_w)
     for dy in range(k):
         for dx in range(k):
-            tap = canvas[:, :, dy:dy + (out_h - 1) * stride + 1:stride,
-                         dx:dx + (out_w - 1) * stride + 1:stride]
+            tap = canvas[
+                :,
+                :,
+                dy : dy + (out_h - 1) * stride + 1 : stride,
+                dx : dx + (out_w - 1) * stride + 1 : stride,
+            ]
             if depthwise:
                 y = y + tap * weight[:, 0, dy, dx][:, None, None]
             else:
@@ -87,9 +91,15 @@ def to_bhwc(x):
 def pool(x, reduce):
     """2x2 cells, those at odd borders with fewer pixels, each reduced over its real pixels."""
     height, width = x.shape[1:3]
-    return torch.stack([
-        torch.stack([reduce(x[:, i:i + 2, j:j + 2].flatten(1, 2)) for j in range(0, width, 2)], 1)
-        for i in range(0, height, 2)], 1)
+    return torch.stack(
+        [
+            torch.stack(
+                [reduce(x[:, i : i + 2, j : j + 2].flatten(1, 2)) for j in range(0, width, 2)], 1
+            )
+            for i in range(0, height, 2)
+        ],
+        1,
+    )
 
 
 def avg_pool(x):
@@ -153,8 +163,8 @@ def space_to_depth(x):
         cells = []
         for j in range(0, width, 2):
             cell = x.new_zeros(b, 2, 2, c)
-            real = x[:, i:i + 2, j:j + 2]
-            cell[:, :real.shape[1], :real.shape[2]] = real
+            real = x[:, i : i + 2, j : j + 2]
+            cell[:, : real.shape[1], : real.shape[2]] = real
             cells.append(cell.reshape(b, 4 * c))
         rows.append(torch.stack(cells, 1))
     return torch.stack(rows, 1)
@@ -181,17 +191,20 @@ def window_attention(p, x, num_heads, side=7):
     y = x.new_zeros(x.shape)
     for i in range(0, x.shape[1], side):
         for j in range(0, x.shape[2], side):
-            window = x[:, i:i + side, j:j + side]
+            window = x[:, i : i + side, j : j + side]
             b, height, width, _ = window.shape
             cells = [(r, s) for r in range(height) for s in range(width)]
-            index = torch.tensor([
-                [(qr - kr + side - 1) * (2 * side - 1) + qs - ks + side - 1 for kr, ks in cells]
-                for qr, qs in cells])
+            index = torch.tensor(
+                [
+                    [(qr - kr + side - 1) * (2 * side - 1) + qs - ks + side - 1 for kr, ks in cells]
+                    for qr, qs in cells
+                ]
+            )
             bias = p["relative_position_bias_table"][index].permute(2, 0, 1)
             qkv = linear(sub(p, "qkv"), window.reshape(b, height * width, c))
-            out = attention(qkv[..., :c], qkv[..., c:2 * c], qkv[..., 2 * c:], num_heads, bias)
+            out = attention(qkv[..., :c], qkv[..., c : 2 * c], qkv[..., 2 * c :], num_heads, bias)
             out = linear(sub(p, "proj"), out)
-            y[:, i:i + side, j:j + side] = out.reshape(b, height, width, c)
+            y[:, i : i + side, j : j + side] = out.reshape(b, height, width, c)
     return y
 
 
@@ -205,7 +218,7 @@ def stepwise_downsample(p, x, num_convs):
 def self_attention(p, x, num_heads):
     c = x.shape[-1]
     qkv = linear(sub(p, "qkv"), x)
-    return attention(qkv[..., :c], qkv[..., c:2 * c], qkv[..., 2 * c:], num_heads)
+    return attention(qkv[..., :c], qkv[..., c : 2 * c], qkv[..., 2 * c :], num_heads)
 
 
 def cross_attention(p, x, context, num_heads):
@@ -233,8 +246,11 @@ def bidim(p, z):
     g = gelu(linear(sub(p, "global_reduce"), mean))
     local = gelu(linear(sub(p, "local_reduce"), y))
     both = torch.cat([local, g.expand(local.shape)], -1)
-    return (z * sigmoid(linear(sub(p, "channel_gate"), g))
-            * sigmoid(linear(sub(p, "position_gate"), both)))
+    return (
+        z
+        * sigmoid(linear(sub(p, "channel_gate"), g))
+        * sigmoid(linear(sub(p, "position_gate"), both))
+    )
 
 
 # ---------------------------------------------------------------- block
@@ -249,9 +265,22 @@ def aggregate(p, x_local, num_heads, grid, downsample, num_convs):
     return self_attention(sub(p, "aggregate"), x_local.flatten(1, 2), num_heads)
 
 
-def token_module(p, x, x_local, tokens, *, kind="position_aware", num_heads, grid=(7, 7),
-                 downsample="stepwise", num_convs=None, mlp="mlp", alpha=0.1):
+def token_module(
+    p,
+    x,
+    x_local,
+    tokens,
+    *,
+    kind="position_aware",
+    num_heads,
+    grid=(7, 7),
+    downsample="stepwise",
+    num_convs=None,
+    mlp="mlp",
+    alpha=0.1,
+):
     """X_global and the tokens for the next block, by the kind of global tokens."""
+
     def gathered():
         return aggregate(p, x_local, num_heads, grid, downsample, num_convs)
 
@@ -267,7 +296,8 @@ def token_module(p, x, x_local, tokens, *, kind="position_aware", num_heads, gri
         read = {"normal": lambda: x_local.flatten(1, 2), "msa": gathered}[kind]()
         normed = layer_norm(sub(p, "norm"), tokens, NORM_EPS)
         source = new = linear(
-            sub(p, "proj"), cross_attention(sub(p, "fuse"), normed, read, num_heads))
+            sub(p, "proj"), cross_attention(sub(p, "fuse"), normed, read, num_heads)
+        )
     x_global = cross_attention(sub(p, "broadcast"), x.flatten(1, 2), source, num_heads)
     return x_global.reshape(x.shape), None if new is None else tokens + new
 
@@ -282,7 +312,8 @@ def block(p, x, tokens, *, num_heads, encoder="conv", **settings):
     else:
         x_local = window_attention(sub(p, "local_encoder"), normed, num_heads)
     x_global, tokens = token_module(
-        sub(p, "token_module"), normed, x_local, tokens, num_heads=num_heads, **settings)
+        sub(p, "token_module"), normed, x_local, tokens, num_heads=num_heads, **settings
+    )
     x = x + linear(sub(p, "proj"), x_local + x_global)
     y = ffn(sub(p, "ffn"), layer_norm(sub(p, "norm2"), x, NORM_EPS))
     return x + bidim(sub(p, "bidim"), y), tokens
@@ -291,10 +322,23 @@ def block(p, x, tokens, *, num_heads, encoder="conv", **settings):
 # ---------------------------------------------------------------- models
 
 
-def backbone(p, image, *, depths, num_heads, down_convs=(1, 0, None), has_encoder=(1, 1, 0),
-             token_size=(7, 7), token_mlp="mlp", token_module="position_aware",
-             local_encoder="conv", downsample="stepwise", alpha=0.1, out_indices=(0, 1, 2),
-             norm="LN"):
+def backbone(
+    p,
+    image,
+    *,
+    depths,
+    num_heads,
+    down_convs=(1, 0, None),
+    has_encoder=(1, 1, 0),
+    token_size=(7, 7),
+    token_mlp="mlp",
+    token_module="position_aware",
+    local_encoder="conv",
+    downsample="stepwise",
+    alpha=0.1,
+    out_indices=(0, 1, 2),
+    norm="LN",
+):
     """Image (B, 3, H, W) -> maps (B, C_i, H_i, W_i), BatchNorms in eval mode."""
     x = stem(sub(p, "stem"), image)
     tokens = None
@@ -309,10 +353,18 @@ def backbone(p, image, *, depths, num_heads, down_convs=(1, 0, None), has_encode
                 tokens = token_projection(sub(stage, "token_proj"), tokens)
         for j in range(depths[i]):
             x, tokens = block(
-                sub(stage, f"blocks.{j}"), x, tokens, num_heads=num_heads[i],
-                encoder=local_encoder if has_encoder[i] else None, kind=token_module,
-                grid=token_size, downsample=downsample, num_convs=down_convs[i], mlp=token_mlp,
-                alpha=alpha)
+                sub(stage, f"blocks.{j}"),
+                x,
+                tokens,
+                num_heads=num_heads[i],
+                encoder=local_encoder if has_encoder[i] else None,
+                kind=token_module,
+                grid=token_size,
+                downsample=downsample,
+                num_convs=down_convs[i],
+                mlp=token_mlp,
+                alpha=alpha,
+            )
         if i in out_indices:
             y = x
             if norm == "LN":
@@ -349,8 +401,8 @@ def fpn(p, feats, num_outs=5):
     tops = [conv(sub(p, f"lateral_convs.{i}.conv"), x) for i, x in enumerate(feats)]
     for i in range(len(feats) - 1, 0, -1):
         tops[i - 1] = tops[i - 1] + nearest(tops[i], tops[i - 1].shape[2:])
-    finest = double_by_transposed_conv(sub(p, "upsample_conv"), tops[0])
-    outs = [conv(sub(p, "finest_conv.conv"), finest)]
+    finest = double_by_transposed_conv(sub(p, "finest.0"), tops[0])
+    outs = [conv(sub(p, "finest.1.conv"), finest)]
     outs += [conv(sub(p, f"fpn_convs.{i}.conv"), x) for i, x in enumerate(tops)]
     while len(outs) < num_outs:
         outs.append(outs[-1][:, :, ::2, ::2])

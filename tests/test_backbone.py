@@ -65,14 +65,16 @@ def test_values_in_float32():
 
 
 @pytest.mark.parametrize(
-    "size", [(8, 8), (16, 24), (31, 33), (64, 64), (1, 1), (97, 8), (8, 131), (56, 112)])
+    "size", [(8, 8), (16, 24), (31, 33), (64, 64), (1, 1), (97, 8), (8, 131), (56, 112)]
+)
 def test_any_input_size(size):
     model, p = exact(build())
     image = rand(1, 3, *size)
     with torch.no_grad():
         outs = model(image)
     assert [o.shape for o in outs] == [
-        (1, c, *hw) for c, hw in zip((16, 24, 32), maps(size), strict=True)]
+        (1, c, *hw) for c, hw in zip((16, 24, 32), maps(size), strict=True)
+    ]
     for out, value in zip(outs, run_reference(p, image), strict=True):
         same(out, value)
 
@@ -118,8 +120,8 @@ def test_images_of_a_batch_are_independent(variant):
     with torch.no_grad():
         together = model(image)
         for i in range(3):
-            for out, value in zip(model(image[i:i + 1]), together, strict=True):
-                same(out, value[i:i + 1])
+            for out, value in zip(model(image[i : i + 1]), together, strict=True):
+                same(out, value[i : i + 1])
 
 
 def test_the_input_is_left_as_it_is():
@@ -139,9 +141,14 @@ def test_channels_of_the_image():
 
 @pytest.mark.parametrize(
     ("setting", "name", "value"),
-    [("token_mlp", "mlp", "TokenMLP"), ("token_mlp", "mix", "TokenMixMLP"),
-     ("token_module", "none", "NoTokens"), ("local_encoder", "window", "WindowAttention"),
-     ("downsample", "onestep", "OneStepDownsample")])
+    [
+        ("token_mlp", "mlp", "TokenMLP"),
+        ("token_mlp", "mix", "TokenMixMLP"),
+        ("token_module", "none", "NoTokens"),
+        ("local_encoder", "window", "WindowAttention"),
+        ("downsample", "onestep", "OneStepDownsample"),
+    ],
+)
 def test_a_class_does_what_its_name_does(setting, name, value):
     layers = importlib.import_module("mmdualtoken.layers")
     named, p = exact(build(**{setting: name}))
@@ -165,7 +172,7 @@ def _attention_without_collapse(model):
         for name, value in model.named_parameters():
             c = value.shape[-1]
             if name.endswith("aggregate.qkv.weight"):
-                value[:2 * c] += 4 * torch.eye(c).repeat(2, 1)
+                value[: 2 * c] += 4 * torch.eye(c).repeat(2, 1)
             elif name.endswith("fuse.q.weight"):
                 value *= 4
             elif name.endswith("fuse.kv.weight"):
@@ -243,8 +250,7 @@ def test_gradients_reach_the_tokens_and_the_image_from_every_map():
 # ---------------------------------------------------------------- outputs and their norms
 
 
-@pytest.mark.parametrize(
-    "indices", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2), [0, 2]])
+@pytest.mark.parametrize("indices", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2), [0, 2]])
 def test_only_needed_parts_are_built(indices):
     full = params(build())
     model = build(out_indices=indices)
@@ -332,8 +338,10 @@ def test_without_norm_eval_the_stem_norms_follow_the_batch():
     image = rand(2, 3, 32, 32)
     difference = model(image)[0] - run_reference(p, image)[0]
     assert difference.abs().max() > 1e-3
-    assert all((m.running_mean != p[f"stem.convs.{i}.running_mean"]).all()
-               for m, i in zip(_stem_norms(model), (1, 4, 7, 10), strict=True))
+    assert all(
+        (m.running_mean != p[f"stem.convs.{i}.running_mean"]).all()
+        for m, i in zip(_stem_norms(model), (1, 4, 7, 10), strict=True)
+    )
 
 
 @pytest.mark.parametrize("frozen", [-1, 0, 1, 2, 3])
@@ -368,7 +376,9 @@ def test_frozen_stages(variant, frozen):
 def test_frozen_stages_beyond_those_built():
     model = build(frozen_stages=3, out_indices=(0,))
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {
-        "norm0.weight", "norm0.bias"}
+        "norm0.weight",
+        "norm0.bias",
+    }
 
 
 @pytest.mark.parametrize("variant", ["mix", "none", "msa", "window"])
@@ -379,8 +389,11 @@ def test_with_cp_gives_the_same_gradients(variant):
     calls = []
     for model in (plain, saving):
         count = [0]
-        hook = [b.register_forward_pre_hook(lambda *_, n=count: n.__setitem__(0, n[0] + 1))
-                for stage in model.stages for b in stage.blocks]
+        hook = [
+            b.register_forward_pre_hook(lambda *_, n=count: n.__setitem__(0, n[0] + 1))
+            for stage in model.stages
+            for b in stage.blocks
+        ]
         outs = model(rand(2, 3, 40, 40))
         sum((o * rand(*o.shape)).sum() for o in outs).backward()
         calls.append(count[0])
@@ -407,8 +420,11 @@ def test_with_cp_draws_the_same_drop_path_again():
 
 
 def _drop_rates(model):
-    return [block.drop_path.drop_prob if isinstance(block.drop_path, DropPath) else 0.0
-            for stage in model.stages for block in stage.blocks]
+    return [
+        block.drop_path.drop_prob if isinstance(block.drop_path, DropPath) else 0.0
+        for stage in model.stages
+        for block in stage.blocks
+    ]
 
 
 @pytest.mark.parametrize("arch", [NARROW, "tiny", "small"])
@@ -421,7 +437,8 @@ def test_drop_path_rises_linearly_from_zero(arch):
 
 def test_drop_path_of_a_part_is_that_of_the_whole():
     assert _drop_rates(build(drop_path_rate=0.4, out_indices=(1,))) == pytest.approx(
-        [0, 0.1, 0.2], abs=1e-7)
+        [0, 0.1, 0.2], abs=1e-7
+    )
 
 
 def test_drop_path_only_in_training():
@@ -528,17 +545,32 @@ BAD = [
     (dict(arch={**NARROW, "depth": (1, 1, 1)}), ValueError, ["arch", "depth", "depths"]),
     (dict(arch=dict(embed_dims=(16, 24, 32))), ValueError, ["arch", "embed_dims", "num_heads"]),
     (dict(arch={**NARROW, "depths": (1, 2)}), ValueError, ["arch", "depths", r"\(1, 2\)", "three"]),
-    (dict(arch={**NARROW, "embed_dims": (16, 24, 32, 64)}), ValueError,
-     ["arch", "embed_dims", "64", "three"]),
-    (dict(arch={**NARROW, "down_convs": (1,)}), ValueError,
-     ["arch", "down_convs", r"\(1,\)", "three"]),
-    (dict(arch={**NARROW, "num_heads": (2, 5, 4)}), ValueError,
-     ["embed_dims", "24", "num_heads", "5", "multiple"]),
-    (dict(arch={**NARROW, "embed_dims": (18, 24, 32)}), ValueError,
-     ["embed_dims", "18", "multiple", "4"]),
+    (
+        dict(arch={**NARROW, "embed_dims": (16, 24, 32, 64)}),
+        ValueError,
+        ["arch", "embed_dims", "64", "three"],
+    ),
+    (
+        dict(arch={**NARROW, "down_convs": (1,)}),
+        ValueError,
+        ["arch", "down_convs", r"\(1,\)", "three"],
+    ),
+    (
+        dict(arch={**NARROW, "num_heads": (2, 5, 4)}),
+        ValueError,
+        ["embed_dims", "24", "num_heads", "5", "multiple"],
+    ),
+    (
+        dict(arch={**NARROW, "embed_dims": (18, 24, 32)}),
+        ValueError,
+        ["embed_dims", "18", "multiple", "4"],
+    ),
     (dict(token_mlp="max"), ValueError, ["token_mlp", "max", "mix", "mlp"]),
-    (dict(token_module="global"), ValueError,
-     ["token_module", "global", "position_aware", "none", "normal", "msa"]),
+    (
+        dict(token_module="global"),
+        ValueError,
+        ["token_module", "global", "position_aware", "none", "normal", "msa"],
+    ),
     (dict(local_encoder="convnext"), ValueError, ["local_encoder", "convnext", "conv", "window"]),
     (dict(downsample="once"), ValueError, ["downsample", "once", "stepwise", "onestep"]),
     (dict(token_size=7), ValueError, ["token_size", "7", "pair"]),
@@ -614,7 +646,7 @@ def test_initial_weights():
             assert (module.bias == 0).all(), name
     weights = torch.cat(weights) / 0.02
     # Normal: kurtosis 3 (uniform 1.8), 4.55 % beyond two deviations; none far out.
-    assert (weights ** 4).mean().item() == pytest.approx(3, rel=0.02)
+    assert (weights**4).mean().item() == pytest.approx(3, rel=0.02)
     assert (weights.abs() > 2).double().mean().item() == pytest.approx(0.0455, rel=0.03)
     assert weights.abs().max() < 7
     assert model.global_tokens.shape == (1, 7, 7, 48)
@@ -632,7 +664,7 @@ def test_convolutions_start_as_torch_has_them():
     for conv in convs:
         bound = conv.weight[0].numel() ** -0.5  # Kaiming uniform with a = sqrt(5)
         assert conv.weight.abs().max() <= bound
-        assert conv.weight.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.15)
+        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.15)
         if conv.bias is not None:
             assert 0 < conv.bias.abs().max() <= bound
 

@@ -161,13 +161,23 @@ def test_window_attention_of_another_window():
 def test_window_attention_in_one_window_is_torchs_attention():
     layer, p = exact(WindowAttention(12, 3, 5, window_size=4))
     mha = nn.MultiheadAttention(12, 3, batch_first=True).double()
-    mha.load_state_dict({
-        "in_proj_weight": p["qkv.weight"], "in_proj_bias": p["qkv.bias"],
-        "out_proj.weight": p["proj.weight"], "out_proj.bias": p["proj.bias"]})
+    mha.load_state_dict(
+        {
+            "in_proj_weight": p["qkv.weight"],
+            "in_proj_bias": p["qkv.bias"],
+            "out_proj.weight": p["proj.weight"],
+            "out_proj.bias": p["proj.bias"],
+        }
+    )
     cells = [(i, j) for i in range(4) for j in range(4)]
-    bias = torch.stack([
-        torch.stack([p["relative_position_bias_table"][(a - c + 3) * 7 + b - d + 3]
-                     for c, d in cells]) for a, b in cells]).permute(2, 0, 1)  # heads, 16, 16
+    bias = torch.stack(
+        [
+            torch.stack(
+                [p["relative_position_bias_table"][(a - c + 3) * 7 + b - d + 3] for c, d in cells]
+            )
+            for a, b in cells
+        ]
+    ).permute(2, 0, 1)  # heads, 16, 16
     x = rand(2, 4, 4, 12)
     tokens = x.flatten(1, 2)
     out, _ = mha(tokens, tokens, tokens, attn_mask=bias.repeat(2, 1, 1))
@@ -275,9 +285,14 @@ def _torch_attention(weight, bias, num_heads, x, context):
     """torch's attention with the identity for its output projection, which the layers lack."""
     dim = x.shape[-1]
     mha = nn.MultiheadAttention(dim, num_heads, batch_first=True).double()
-    mha.load_state_dict({
-        "in_proj_weight": weight, "in_proj_bias": bias,
-        "out_proj.weight": torch.eye(dim), "out_proj.bias": torch.zeros(dim)})
+    mha.load_state_dict(
+        {
+            "in_proj_weight": weight,
+            "in_proj_bias": bias,
+            "out_proj.weight": torch.eye(dim),
+            "out_proj.bias": torch.zeros(dim),
+        }
+    )
     return mha(x, context, context)[0].detach()
 
 
@@ -330,7 +345,9 @@ def test_bidim_gates_by_channel_and_by_position():
 # ---------------------------------------------------------------- token modules and the block
 
 KINDS = {
-    "position_aware": PositionAwareTokens, "none": NoTokens, "normal": NormalTokens,
+    "position_aware": PositionAwareTokens,
+    "none": NoTokens,
+    "normal": NormalTokens,
     "msa": MSATokens,
 }
 
@@ -346,7 +363,8 @@ def test_token_module(kind, num_convs, size):
     tokens = None if kind == "none" else rand(2, grid[0] * grid[1], 12, seed=2)
     x_global, passed = module(x, x_local, tokens)
     expected, expected_tokens = reference.token_module(
-        p, x, x_local, tokens, kind=kind, num_heads=3, grid=grid, num_convs=num_convs)
+        p, x, x_local, tokens, kind=kind, num_heads=3, grid=grid, num_convs=num_convs
+    )
     same(x_global, expected)
     if kind == "none":
         assert passed is None
@@ -366,14 +384,20 @@ def test_alpha_weighs_the_global_tokens(mlp, alpha):
     same(x_global, expected)
     same(passed, expected_tokens)
     if alpha in (0, 1):  # then only one of the two sources is in the result
-        changed, _ = module(x, x_local + 1 if alpha else x_local, tokens * 2 + rand(2, 15, 12)
-                            if not alpha else tokens)
+        changed, _ = module(
+            x,
+            x_local + 1 if alpha else x_local,
+            tokens * 2 + rand(2, 15, 12) if not alpha else tokens,
+        )
         same(changed, x_global)
 
 
 def _block(encoder, kind, num_convs, drop_path_rate=0.0):
-    local = {"conv": lambda: ConvEncoder(12, 3, 5), "window": lambda: WindowAttention(12, 3, 5),
-             None: nn.Identity}[encoder]()
+    local = {
+        "conv": lambda: ConvEncoder(12, 3, 5),
+        "window": lambda: WindowAttention(12, 3, 5),
+        None: nn.Identity,
+    }[encoder]()
     down = nn.Identity() if encoder is None else StepwiseDownsample(12, num_convs)
     grid = (7, 7) if kind in ("position_aware", "none") else (1, 8)
     module = KINDS[kind](12, 3, grid, down, TokenMixMLP, 0.1)
@@ -391,8 +415,15 @@ def test_block(encoder, kind, size):
     tokens = None if tokens is None else tokens.expand(2, -1, -1)
     out, passed = block(x, tokens)
     expected, expected_tokens = reference.block(
-        p, x, tokens, num_heads=3, encoder=encoder, kind=kind, mlp="mix",
-        num_convs=None if encoder is None else 1)
+        p,
+        x,
+        tokens,
+        num_heads=3,
+        encoder=encoder,
+        kind=kind,
+        mlp="mix",
+        num_convs=None if encoder is None else 1,
+    )
     same(out, expected)
     if tokens is not None:
         same(passed, expected_tokens)
@@ -408,18 +439,24 @@ def test_drop_path_drops_each_branch_of_each_sample_by_itself():
         normed = reference.layer_norm(reference.sub(p, "norm1"), x[:1], 1e-6)
         x_local = reference.conv_encoder(reference.sub(p, "local_encoder"), normed)
         x_global, _ = reference.token_module(
-            reference.sub(p, "token_module"), normed, x_local, tokens, num_heads=3, num_convs=1,
-            mlp="mix")
+            reference.sub(p, "token_module"),
+            normed,
+            x_local,
+            tokens,
+            num_heads=3,
+            num_convs=1,
+            mlp="mix",
+        )
         first = reference.linear(reference.sub(p, "proj"), x_local + x_global)
         choices = []
         for scale in (0, 2):
             y = x[:1] + scale * first
             z = reference.layer_norm(reference.sub(p, "norm2"), y, 1e-6)
-            z = reference.bidim(reference.sub(p, "bidim"), reference.ffn(
-                reference.sub(p, "ffn"), z))
+            z = reference.bidim(
+                reference.sub(p, "bidim"), reference.ffn(reference.sub(p, "ffn"), z)
+            )
             choices += [y, y + 2 * z]
-    drawn = [[torch.allclose(sample, choice[0], atol=1e-9) for choice in choices]
-             for sample in out]
+    drawn = [[torch.allclose(sample, choice[0], atol=1e-9) for choice in choices] for sample in out]
     assert all(sum(row) == 1 for row in drawn)
     assert all(any(row[i] for row in drawn) for i in range(4))
 
@@ -445,7 +482,8 @@ def test_resize_token_mix(old, new):
     n = old[0] * old[1]
     weight, bias = rand(n, n), rand(n, seed=1)
     expected = reference.resize_checkpoint(
-        {"a.token_mix.weight": weight, "a.token_mix.bias": bias}, old, new)
+        {"a.token_mix.weight": weight, "a.token_mix.bias": bias}, old, new
+    )
     new_weight, new_bias = resize_token_mix(weight, bias, old, new)
     same(new_weight, expected["a.token_mix.weight"])
     same(new_bias, expected["a.token_mix.bias"])

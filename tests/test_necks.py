@@ -66,7 +66,7 @@ def test_cls_neck_starts_and_learns():
     neck = DualTokenClsNeck(64, 512)
     assert neck.fc.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert (neck.fc.bias == 0).all()
-    out, = neck((rand(2, 64, 3, 3, dtype=torch.float32),))
+    (out,) = neck((rand(2, 64, 3, 3, dtype=torch.float32),))
     (out * rand(*out.shape, dtype=torch.float32)).sum().backward()
     for name, value in neck.named_parameters():
         assert (value.grad != 0).any(), name
@@ -113,8 +113,7 @@ def test_fpn_levels_on_the_backbone(fpn_class):
     model, _ = exact(build())
     neck, _ = exact(fpn_class(CHANNELS))
     outs = neck(model(rand(1, 3, 128, 192)))
-    assert [o.shape for o in outs] == [
-        (1, 256, 128 // s, 192 // s) for s in (4, 8, 16, 32, 64)]
+    assert [o.shape for o in outs] == [(1, 256, 128 // s, 192 // s) for s in (4, 8, 16, 32, 64)]
 
 
 def test_fpn_needs_no_three_maps(fpn_class):
@@ -138,7 +137,7 @@ def test_fpn_with_norm_and_activation(fpn_class, setting):
     cfg = dict(norm_cfg=dict(type="BN"), act_cfg=dict(type="ReLU"))[setting]
     neck = fpn_class(CHANNELS, 20, **{setting: cfg})
     kind = dict(norm_cfg=nn.BatchNorm2d, act_cfg=nn.ReLU)[setting]
-    convs = [*neck.lateral_convs, *neck.fpn_convs, neck.finest_conv]
+    convs = [*neck.lateral_convs, *neck.fpn_convs, neck.finest[1]]
     assert len(convs) == 7
     assert all(any(isinstance(m, kind) for m in conv.modules()) for conv in convs)
     if setting == "act_cfg":
@@ -168,7 +167,7 @@ def test_fpn_starts_with_xavier(fpn_class):
             area = module.kernel_size[0] * module.kernel_size[1]
             bound = (6 / (area * (module.in_channels + module.out_channels))) ** 0.5
             assert module.weight.abs().max() <= bound, name
-            assert module.weight.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.1), name
+            assert module.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1), name
             assert (module.bias == 0).all(), name
 
 
@@ -178,8 +177,7 @@ def test_fpn_with_too_few_outputs(fpn_class, num_outs):
         fpn_class(CHANNELS, 20, num_outs=num_outs)
 
 
-@pytest.mark.parametrize(
-    "channels", [[16, 24, 40], [24, 16, 32], [16, 24], [16, 24, 32, 48]])
+@pytest.mark.parametrize("channels", [[16, 24, 40], [24, 16, 32], [16, 24], [16, 24, 32, 48]])
 def test_fpn_on_maps_of_other_channels(fpn_class, channels):
     neck = fpn_class(CHANNELS, 20)
     maps = [torch.zeros(1, c, 4, 4) for c in channels]
@@ -191,9 +189,13 @@ def test_fpn_on_maps_of_other_channels(fpn_class, channels):
 
 @pytest.mark.parametrize("package", ["mmengine", "mmdet"])
 def test_fpn_from_the_registries(fpn_class, package):
-    registry = MODELS if package == "mmengine" else pytest.importorskip(
-        f"{package}.registry", reason=NO_MMDET).MODELS
+    registry = (
+        MODELS
+        if package == "mmengine"
+        else pytest.importorskip(f"{package}.registry", reason=NO_MMDET).MODELS
+    )
     neck = registry.build(
-        dict(type="DualTokenFPN", in_channels=CHANNELS, out_channels=20, num_outs=5))
+        dict(type="DualTokenFPN", in_channels=CHANNELS, out_channels=20, num_outs=5)
+    )
     assert type(neck) is fpn_class
     assert len(neck(feats_float("64x64"))) == 5

@@ -73,8 +73,8 @@ def load_file(filename: str, map_location: Any = None) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise InputError(
-            f"Checkpoint {path} cannot be read ({str(error).splitlines()[0]}); it may be cut off or "
-            "no checkpoint. Use another one, for instance an earlier epoch of the same run."
+            f"Checkpoint {path} cannot be read ({str(error).splitlines()[0]}): it is cut off or no "
+            "checkpoint. Use another one, for instance an earlier epoch of the same run."
         ) from error
 
 

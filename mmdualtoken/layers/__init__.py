@@ -1,7 +1,7 @@
 """Building blocks of DualToken-ViT. Image tokens are (B, H, W, C), global tokens (B, n, C)."""
 
 from .attention import CrossAttention, SelfAttention
-from .block import DualTokenBlock
+from .block import DualTokenBlock, Stage
 from .downsample import OneStepDownsample, StepwiseDownsample
 from .ffn import FFN, BiDimAttention
 from .local_encoder import ConvEncoder, WindowAttention
@@ -23,6 +23,7 @@ __all__ = [
     "PatchMerging",
     "PositionAwareTokens",
     "SelfAttention",
+    "Stage",
     "Stem",
     "StepwiseDownsample",
     "TokenMLP",

@@ -1,8 +1,11 @@
-"""The Dual Token block (Fig. 2): local and global information, fused."""
+"""The Dual Token block (Fig. 2), which fuses local and global information, and stages of it."""
+
+from collections.abc import Sequence
 
 import torch
 from mmcv.cnn.bricks import DropPath
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .ffn import FFN, BiDimAttention
 
@@ -45,4 +48,38 @@ class DualTokenBlock(nn.Module):
         x_global, tokens = self.token_module(x_hat, x_local, tokens)
         x = x + self.drop_path(self.proj(x_local + x_global))
         x = x + self.drop_path(self.bidim(self.ffn(self.norm2(x))))
+        return x, tokens
+
+
+class Stage(nn.Module):
+    """Patch merging (from the second stage on) and the stage's blocks.
+
+    Args:
+        merging: module that halves the resolution, nn.Identity in stage 1.
+        token_proj: module that brings the tokens to this stage's width, nn.Identity in stage 1.
+        blocks: the Dual Token blocks.
+        with_cp: recompute each block in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        merging: nn.Module,
+        token_proj: nn.Module,
+        blocks: Sequence[nn.Module],
+        with_cp: bool = False,
+    ):
+        super().__init__()
+        self.merging = merging
+        self.token_proj = token_proj
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor | None) -> tuple:
+        """(B, H, W, C), (B, n, C) -> (B, H', W', C'), (B, n, C')."""
+        x, tokens = self.merging(x), self.token_proj(tokens)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x, tokens = checkpoint(block, x, tokens, use_reentrant=False)
+            else:
+                x, tokens = block(x, tokens)
         return x, tokens

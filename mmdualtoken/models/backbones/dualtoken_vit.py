@@ -9,7 +9,6 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import LayerNorm2d
 
 from ...layers import (
@@ -21,6 +20,7 @@ from ...layers import (
     OneStepDownsample,
     PatchMerging,
     PositionAwareTokens,
+    Stage,
     Stem,
     StepwiseDownsample,
     TokenMixMLP,
@@ -29,6 +29,16 @@ from ...layers import (
     WindowAttention,
 )
 from ...layers.token_resize import resize_token_mix, resize_tokens
+from .arguments import (
+    check_arch,
+    check_bool,
+    check_frozen_stages,
+    check_out_indices,
+    check_out_norm_cfg,
+    check_rate,
+    check_token_size,
+    choose,
+)
 
 TOKEN_MODULES = {
     "position_aware": PositionAwareTokens,
@@ -39,51 +49,6 @@ TOKEN_MODULES = {
 TOKEN_MLPS = {"mlp": TokenMLP, "mix": TokenMixMLP}
 LOCAL_ENCODERS = {"conv": ConvEncoder, "window": WindowAttention}
 DOWNSAMPLES = {"stepwise": StepwiseDownsample, "onestep": OneStepDownsample}
-
-
-def choose(argument: str, value: str | type, table: dict[str, type]) -> type:
-    """The class that `value` names in `table`, or `value` itself if it is a class."""
-    if isinstance(value, type):
-        return value
-    if value not in table:
-        raise ValueError(
-            f"DualTokenViT: {argument}={value!r} is unknown; allowed are {sorted(table)} or a class"
-        )
-    return table[value]
-
-
-class Stage(nn.Module):
-    """Patch merging (from the second stage on) and the stage's blocks.
-
-    Args:
-        merging: module that halves the resolution, nn.Identity in stage 1.
-        token_proj: module that brings the tokens to this stage's width, nn.Identity in stage 1.
-        blocks: the Dual Token blocks.
-        with_cp: recompute each block in the backward pass to save memory.
-    """
-
-    def __init__(
-        self,
-        merging: nn.Module,
-        token_proj: nn.Module,
-        blocks: Sequence[nn.Module],
-        with_cp: bool = False,
-    ):
-        super().__init__()
-        self.merging = merging
-        self.token_proj = token_proj
-        self.blocks = nn.ModuleList(blocks)
-        self.with_cp = with_cp
-
-    def forward(self, x: torch.Tensor, tokens: torch.Tensor | None) -> tuple:
-        """(B, H, W, C), (B, n, C) -> (B, H', W', C'), (B, n, C')."""
-        x, tokens = self.merging(x), self.token_proj(tokens)
-        for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x, tokens = checkpoint(block, x, tokens, use_reentrant=False)
-            else:
-                x, tokens = block(x, tokens)
-        return x, tokens
 
 
 @MODELS.register_module()
@@ -151,22 +116,19 @@ class DualTokenViT(BaseModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
-        self.arch = self._arch(arch)
+        self.arch = check_arch(arch, self.arch_settings, self.arch_defaults)
         self.token_module = choose("token_module", token_module, TOKEN_MODULES)
         self.token_mlp = choose("token_mlp", token_mlp, TOKEN_MLPS)
         self.local_encoder = choose("local_encoder", local_encoder, LOCAL_ENCODERS)
         self.downsample = choose("downsample", downsample, DOWNSAMPLES)
-        self.token_size = self._token_size(token_size)
-        self.out_indices = self._out_indices(out_indices)
-        for name, value in (("alpha", alpha), ("drop_path_rate", drop_path_rate)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"DualTokenViT: {name}={value} is out of range; allowed is 0 to 1")
-        if frozen_stages not in range(-1, 4):
-            raise ValueError(f"DualTokenViT: frozen_stages={frozen_stages!r}; allowed is -1 to 3")
-        self.alpha = alpha
-        self.out_norm_cfg = out_norm_cfg
-        self.norm_eval = norm_eval
-        self.frozen_stages = frozen_stages
+        self.token_size = check_token_size(token_size, self.token_module.grid)
+        self.out_indices = check_out_indices(out_indices)
+        self.alpha = check_rate("alpha", alpha)
+        self.out_norm_cfg = check_out_norm_cfg(out_norm_cfg)
+        self.norm_eval = check_bool("norm_eval", norm_eval)
+        self.frozen_stages = check_frozen_stages(frozen_stages)
+        self.with_cp = check_bool("with_cp", with_cp)
+        check_rate("drop_path_rate", drop_path_rate, below_one=True)
 
         dims, depths = self.arch["embed_dims"], self.arch["depths"]
         self.stem = Stem(in_channels, dims[0])
@@ -176,7 +138,7 @@ class DualTokenViT(BaseModule):
             self.register_parameter("global_tokens", None)
         rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
         self.stages = nn.ModuleList(
-            self._make_stage(i, rates[sum(depths[:i]) : sum(depths[: i + 1])], with_cp)
+            self._make_stage(i, rates[sum(depths[:i]) : sum(depths[: i + 1])])
             for i in range(self.out_indices[-1] + 1)
         )
         for i in self.out_indices:
@@ -186,62 +148,7 @@ class DualTokenViT(BaseModule):
         self._reset_parameters()
         self._freeze()
 
-    @classmethod
-    def _arch(cls, arch: str | dict) -> dict:
-        """Settings of `arch`, complete and checked."""
-        if isinstance(arch, str):
-            if arch not in cls.arch_settings:
-                raise ValueError(
-                    f"DualTokenViT: arch={arch!r} is unknown; allowed are "
-                    f"{sorted(cls.arch_settings)} or a dict"
-                )
-            arch = cls.arch_settings[arch]
-        if not isinstance(arch, dict):
-            raise TypeError(f"DualTokenViT: arch={arch!r} must be a str or a dict")
-        required, known = set(cls.arch_settings["small"]), set(cls.arch_defaults)
-        if not required <= set(arch) <= required | known:
-            raise ValueError(
-                f"DualTokenViT: arch has the keys {sorted(arch)}; required are {sorted(required)}, "
-                f"optional {sorted(known)}"
-            )
-        arch = {**cls.arch_defaults, **arch}
-        for key, values in arch.items():
-            if len(values) != 3:
-                raise ValueError(f"DualTokenViT: arch[{key!r}]={values}; allowed are three values")
-        for dim, heads in zip(arch["embed_dims"], arch["num_heads"], strict=True):
-            if dim < 8 or dim % 4 or dim % heads:
-                raise ValueError(
-                    f"DualTokenViT: embed_dims {dim} with num_heads {heads}; allowed are multiples "
-                    "of 4 and of num_heads, from 8"
-                )
-        return arch
-
-    def _token_size(self, size: tuple[int, int] | int) -> tuple[int, int]:
-        """The shape of the tokens as (h, w); (1, n) for n tokens that form no grid."""
-        if not self.token_module.grid and isinstance(size, int):
-            size = (1, size)
-        if (
-            isinstance(size, int)
-            or len(size) != 2
-            or not all(isinstance(n, int) and n > 0 for n in size)
-        ):
-            allowed = "a pair (h, w) of positive ints"
-            if not self.token_module.grid:
-                allowed = "a positive int, the number of tokens"
-            raise ValueError(f"DualTokenViT: token_size={size!r}; allowed is {allowed}")
-        return tuple(size)
-
-    @staticmethod
-    def _out_indices(indices: Sequence[int]) -> tuple[int, ...]:
-        if isinstance(indices, int):
-            indices = (indices,)
-        if not indices or sorted(set(indices)) != list(indices) or not set(indices) <= {0, 1, 2}:
-            raise ValueError(
-                f"DualTokenViT: out_indices={indices!r}; allowed are rising indices from (0, 1, 2)"
-            )
-        return tuple(indices)
-
-    def _make_stage(self, i: int, drop_path_rates: Sequence[float], with_cp: bool) -> Stage:
+    def _make_stage(self, i: int, drop_path_rates: Sequence[float]) -> Stage:
         dims = self.arch["embed_dims"]
         first, uses_tokens = i == 0, self.token_module.uses_tokens
         return Stage(
@@ -252,7 +159,7 @@ class DualTokenViT(BaseModule):
                 else nn.Identity()
             ),
             blocks=[self._make_block(i, rate) for rate in drop_path_rates],
-            with_cp=with_cp,
+            with_cp=self.with_cp,
         )
 
     def _make_block(self, i: int, drop_path_rate: float) -> DualTokenBlock:

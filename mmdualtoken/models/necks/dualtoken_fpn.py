@@ -60,9 +60,13 @@ class DualTokenFPN(FPN):
             init_cfg=init_cfg
             or [dict(type="Xavier", layer=layer, distribution="uniform") for layer in layers],
         )
-        self.upsample_conv = nn.ConvTranspose2d(out_channels, out_channels, 2, stride=2)
-        self.finest_conv = ConvModule(
-            out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg
+        # In a container: a ConvModule that is a direct child would initialise itself afterwards,
+        # over what init_cfg says.
+        self.finest = nn.Sequential(
+            nn.ConvTranspose2d(out_channels, out_channels, 2, stride=2),
+            ConvModule(
+                out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg
+            ),
         )
 
     def _check(self, feats: tuple[torch.Tensor, ...]) -> None:
@@ -81,7 +85,7 @@ class DualTokenFPN(FPN):
         for i in range(len(maps) - 1, 0, -1):
             size = maps[i - 1].shape[2:]
             maps[i - 1] = maps[i - 1] + F.interpolate(maps[i], size=size, mode="nearest")
-        outs = [self.finest_conv(self.upsample_conv(maps[0]))]
+        outs = [self.finest(maps[0])]
         outs += [conv(m) for conv, m in zip(self.fpn_convs, maps, strict=True)]
         while len(outs) < self.num_outs + 1:
             outs.append(F.max_pool2d(outs[-1], 1, stride=2))
