@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Narrow models at 64 pixels: threads cost more than they give, on a busy machine twenty times.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,10 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdualtoken.models import DualTokenViT
 
-# These models are so small that threads cost more than they give: on a busy machine a test with
-# two threads takes up to twenty times as long as with one.
-torch.set_num_threads(1)
-
 # Three different widths and head counts, more than one block where tokens are handed on.
 NARROW = dict(embed_dims=(16, 24, 32), depths=(1, 2, 2), num_heads=(2, 2, 4), ffn_ratios=(8, 4, 4))
 TINY = dict(embed_dims=(48, 96, 192), depths=(2, 6, 4), num_heads=(2, 4, 8), ffn_ratios=(8, 4, 4))

@@ -3,11 +3,11 @@
 import pytest
 import reference
 import torch
-from helpers import build, exact, rand, same
+from helpers import NARROW, build, exact, rand, same
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmdualtoken.models import DualTokenClsNeck
+from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
 
 NO_MMDET = "DualTokenFPN builds on mmdet's FPN, which a classification-only installation lacks"
 CHANNELS = [16, 24, 32]
@@ -199,3 +199,22 @@ def test_fpn_from_the_registries(fpn_class, package):
     )
     assert type(neck) is fpn_class
     assert len(neck(feats_float("64x64"))) == 5
+
+
+@pytest.mark.parametrize("norm", ["LN", "BN"])
+def test_roi_align_reads_the_maps_right(fpn_class, norm):
+    """mmcv's RoIAlign takes memory for (B, C, H, W) without looking: maps must be laid out so."""
+    from mmcv.ops import RoIAlign
+
+    torch.manual_seed(0)
+    model = DualTokenViT(NARROW, out_norm_cfg=dict(type=norm)).train()
+    neck = fpn_class(in_channels=list(NARROW["embed_dims"]), out_channels=8, num_outs=5)
+    boxes = torch.tensor([[0.0, 8.0, 4.0, 40.0, 60.0], [1.0, 0.0, 0.0, 30.0, 20.0]])
+    image = torch.rand(2, 3, 64, 96)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        maps = model(image.to(memory_format=layout))
+        assert all(m.is_contiguous() for m in maps)
+        for out, stride in zip(neck(maps), (4, 8, 16, 32, 64), strict=True):
+            align = RoIAlign(7, spatial_scale=1 / stride, sampling_ratio=0)
+            values = torch.tensor(out.tolist())  # the values alone, in a plain layout
+            torch.testing.assert_close(align(out, boxes), align(values, boxes))

@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/mmdet/maskrcnn_dualtoken_s_demo.py"
-LAST = "iter_400.pth"
+LAST = "iter_300.pth"
 
 
 def run(*args: str) -> None:
@@ -75,7 +75,7 @@ def main() -> None:
 
     metrics = json.loads((results / f"{results.name}.json").read_text())
     sheet = ROOT / work_dir / "predictions.png"
-    contact_sheet(sorted((results / "pictures").glob("*.png"))[:12], sheet)
+    contact_sheet(sorted((results / "pictures").iterdir())[:12], sheet)
     print("\nOn 100 unseen scenes (COCO evaluation):")
     for name, key in (("box", "bbox"), ("mask", "segm")):
         ap, ap50 = (metrics[f"coco/{key}_mAP{suffix}"] for suffix in ("", "_50"))

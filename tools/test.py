@@ -54,6 +54,11 @@ def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
 def set_tta(cfg: Config) -> None:
     """Test with the config's tta_model and tta_pipeline, or with flips where it has none."""
     scope = cfg.get("default_scope")
+    if scope == "mmdet" and cfg.model.get("roi_head", {}).get("mask_head"):
+        raise InputError(
+            "--tta: mmdet has no rule for merging masks of augmented images. Test without --tta, "
+            "or boxes alone: --cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox"
+        )
     tta_model = cfg.get("tta_model") or TTA_MODELS[scope]
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:

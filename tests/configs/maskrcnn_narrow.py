@@ -2,7 +2,13 @@
 
 _base_ = "../../configs/mmdet/maskrcnn_dualtoken_s_demo.py"
 
-arch = dict(embed_dims=(16, 16, 16), depths=(1, 1, 1), num_heads=(2, 2, 2), ffn_ratios=(2, 2, 2))
+arch = dict(
+    _delete_=True,  # the name of an arch in the base
+    embed_dims=(16, 16, 16),
+    depths=(1, 1, 1),
+    num_heads=(2, 2, 2),
+    ffn_ratios=(2, 2, 2),
+)
 model = dict(
     backbone=dict(arch=arch),
     neck=dict(in_channels=[16, 16, 16], out_channels=16),

@@ -265,6 +265,8 @@ class DualTokenViT(BaseModule):
         for i, stage in enumerate(self.stages):
             x, tokens = stage(x, tokens)
             if i in self.out_indices:
-                norm = getattr(self, f"norm{i}")
-                outs.append(norm(x.permute(0, 3, 1, 2)))  # (B, H, W, C) -> (B, C, H, W)
+                out = getattr(self, f"norm{i}")(x.permute(0, 3, 1, 2))  # (B, C, H, W)
+                # In memory too: mmcv's RoIAlign reads its input as if it were, and would
+                # silently take channels-last maps for others.
+                outs.append(out.contiguous())
         return tuple(outs)

@@ -1,0 +1,75 @@
+"""What the README says can be done as it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+
+
+def test_length():
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)]+)\)", README))))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+COMMANDS = [
+    line.split("#")[0].split()
+    for language, block in BLOCKS
+    if language == "bash"
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_name_what_exists(command):
+    """Make targets, files of ours and flags of our tools."""
+    if command[0] == "make":
+        assert re.search(rf"^{command[-1]}:", (ROOT / "Makefile").read_text(), re.M)
+        return
+    for word in command:
+        if word.startswith(("tools/", "configs/")):
+            assert (ROOT / word).exists()
+    tools = [w for w in command if w.startswith("tools/")]
+    if not tools:
+        return
+    name = tools[0].removeprefix("tools/dist_").removeprefix("tools/").split(".")[0]
+    sources = [ROOT / "tools" / f"{name}.py", ROOT / "mmdualtoken" / "engine" / "cli.py"]
+    source = "".join(p.read_text() for p in sources)
+    for flag in (w for w in command if w.startswith("--")):
+        assert f'"{flag}"' in source
+
+
+def python_block(beginning):
+    (block,) = [b for language, b in BLOCKS if language == "python" and beginning in b]
+    return block
+
+
+def test_inheritance_example(tmp_path):
+    text = python_block("my_project").replace("/path/to/mmdualtoken", str(ROOT))
+    (tmp_path / "config.py").write_text(text)
+    cfg = Config.fromfile(tmp_path / "config.py")
+    assert cfg.model.backbone.arch == "small"
+    assert cfg.model.roi_head.mask_head.num_classes == 3
+    assert cfg.train_dataloader.dataset.ann_file == "train.json"
+    assert cfg.test_dataloader.dataset.metainfo.classes == ("red", "white", "platelet")
+    assert cfg.test_evaluator.ann_file == "data/cells/val.json"
+
+
+def test_backbone_example(capsys):
+    text = python_block("DualTokenViT(")
+    exec(text, {})  # noqa: S102
+    assert capsys.readouterr().out.strip() == text.rsplit("# ", 1)[1].strip()
+
+
+def test_model_table():
+    """The table's figures are those that test_budget.py measures, rounded."""
+    assert "| 11.39 M | 1.01 G | 30.1 M, 190 G |" in README
+    assert "| 5.82 M | 0.52 G |" in README
