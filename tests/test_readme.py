@@ -59,8 +59,8 @@ def test_inheritance_example(tmp_path):
     assert cfg.model.backbone.arch == "small"
     assert cfg.model.roi_head.mask_head.num_classes == 3
     assert cfg.train_dataloader.dataset.ann_file == "train.json"
-    assert cfg.test_dataloader.dataset.metainfo.classes == ("red", "white", "platelet")
-    assert cfg.test_evaluator.ann_file == "data/cells/val.json"
+    assert cfg.test_dataloader.dataset.metainfo.classes == ("car", "truck", "bus")
+    assert cfg.test_evaluator.ann_file == "data/vehicles/val.json"
 
 
 def test_backbone_example(capsys):

@@ -286,6 +286,36 @@ def test_other_classes(project, tool):
     assert status == 2 and "'cat'" in printed and "'disc'" in printed and "num_classes" in printed
 
 
+def test_number_of_classes(project, tool):
+    options = ["--cfg-options", "model.roi_head.bbox_head.num_classes=80"]
+    status, printed = tool("train", DETECTOR, *options)
+    assert status == 2 and "6 classes" in printed and "num_classes=80" in printed
+
+
+def test_boxes_without_masks(project, tool):
+    data = own_copy(project)
+    file = data / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    file.write_text(json.dumps(content))
+    status, printed = tool("train", DETECTOR)
+    assert status == 2 and "boxes only" in printed and "with_mask" in printed
+
+
+def test_some_classes_missing(project, tool):
+    """mmdet would shift the labels; the user is warned."""
+    data = own_copy(project)
+    file = data / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    (star,) = [c["id"] for c in content["categories"] if c["name"] == "star"]
+    content["categories"] = [c for c in content["categories"] if c["id"] != star]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != star]
+    file.write_text(json.dumps(content))
+    status, printed = tool("train", DETECTOR)
+    assert status == 0 and "lacks 1 of the config's 6 classes (['star']" in printed
+
+
 def test_unknown_config_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, ROOT / "tools" / "train.py", "configs/mmdet/maskrcnn_dualtoken.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -1,10 +1,12 @@
 """Checks of a config's data before anything is built, with messages that say what to do."""
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 
 from .cli import PROJECT_ROOT
 from .errors import InputError
@@ -88,7 +90,13 @@ def _check_coco(cfg: Config, dataset: ConfigDict, path: Path) -> None:
             f"Annotation file {path} lacks or has empty {missing}; a COCO annotation file has the "
             f"lists {list(keys)}."
         )
-    _check_classes(dataset, path, [c["name"] for c in content["categories"]])
+    _check_classes(cfg, dataset, path, [c["name"] for c in content["categories"]])
+    needs_masks = any(step.get("with_mask") for step in dataset.get("pipeline", ()))
+    if needs_masks and not any(a.get("segmentation") for a in content["annotations"]):
+        raise InputError(
+            f"Annotation file {path} has boxes only (no 'segmentation'), but the config trains "
+            "masks (LoadAnnotations with_mask=True). Use a config without a mask head."
+        )
     prefix = dataset.get("data_prefix", {}).get("img", "")
     folder = Path(dataset.get("data_root") or "") / prefix
     image = folder / content["images"][0]["file_name"]
@@ -96,18 +104,39 @@ def _check_coco(cfg: Config, dataset: ConfigDict, path: Path) -> None:
         _fail(cfg, dataset, f"Image {image}, named in {path}, does not exist")
 
 
-def _check_classes(dataset: ConfigDict, path: Path, names: list[str]) -> None:
-    classes = (dataset.get("metainfo") or {}).get("classes")
-    if classes is None:
+def _check_classes(cfg: Config, dataset: ConfigDict, path: Path, names: list[str]) -> None:
+    """Compare the classes of the config, of its heads, and of the annotation file."""
+    own = (dataset.get("metainfo") or {}).get("classes")
+    if own is None:
         from mmdet.registry import DATASETS
 
         metainfo = getattr(DATASETS.get(dataset["type"]), "METAINFO", {})
-        classes = metainfo.get("classes")
-    if classes and not set(classes) & set(names):
+        classes = metainfo.get("classes", ())
+    else:
+        classes = own
+        head = cfg.model.get("roi_head", cfg.model).get("bbox_head", {})
+        count = head.get("num_classes", len(own)) if isinstance(head, dict) else len(own)
+        if count != len(own):
+            raise InputError(
+                f"The data set of {path} has {len(own)} classes by metainfo.classes {list(own)}, "
+                f"the model's bbox_head has num_classes={count}. Set num_classes of every head "
+                f"(bbox_head, mask_head) to {len(own)}."
+            )
+    missing = [c for c in classes if c not in names]
+    if classes and len(missing) == len(classes):
         raise InputError(
             f"No class of the config occurs in {path}: the config has {list(classes)[:8]}, the "
             f"file has {names[:8]}. Set metainfo=dict(classes=(...)) of the data sets, and "
             "num_classes of the heads, to your own classes."
+        )
+    if missing:
+        # mmdet numbers the classes that it finds, so that later ones move up.
+        print_log(
+            f"{path} lacks {len(missing)} of the config's {len(classes)} classes ({missing[:3]}"
+            "...): classes after a missing one get other labels than in the config. Set "
+            "metainfo=dict(classes=(...)) to those of the file.",
+            logger="current",
+            level=logging.WARNING,
         )
 
 
