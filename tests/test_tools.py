@@ -215,7 +215,7 @@ def test_auto_scale_lr(project, tool):
     status, printed = tool("train", DETECTOR, "--auto-scale-lr")
     assert status == 0
     lr = re.search(r" lr: (\S+)", printed)[1]
-    assert float(lr) == pytest.approx(2e-4 * 2 / 16)  # batch 2 of a recipe for 16
+    assert float(lr) == pytest.approx(4e-4 * 2 / 16)  # batch 2 of a recipe for 16
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
@@ -289,7 +289,7 @@ def test_other_classes(project, tool):
 def test_number_of_classes(project, tool):
     options = ["--cfg-options", "model.roi_head.bbox_head.num_classes=80"]
     status, printed = tool("train", DETECTOR, *options)
-    assert status == 2 and "6 classes" in printed and "num_classes=80" in printed
+    assert status == 2 and "4 classes" in printed and "num_classes=80" in printed
 
 
 def test_boxes_without_masks(project, tool):
@@ -313,7 +313,7 @@ def test_some_classes_missing(project, tool):
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] != star]
     file.write_text(json.dumps(content))
     status, printed = tool("train", DETECTOR)
-    assert status == 0 and "lacks 1 of the config's 6 classes (['star']" in printed
+    assert status == 0 and "lacks 1 of the config's 4 classes (['star']" in printed
 
 
 def test_unknown_config_in_a_process_of_its_own(tmp_path):

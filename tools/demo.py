@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/mmdet/maskrcnn_dualtoken_s_demo.py"
-LAST = "iter_300.pth"
+LAST = "iter_560.pth"
 
 
 def run(*args: str) -> None:

@@ -1,7 +1,8 @@
 """Synthetic scenes of textured shapes, drawn together with the mask of each object.
 
 A scene is fixed by (seed, split, index) and the size range, so a longer set starts with the
-images of a shorter one. The class of an object is its shape; colour and texture say nothing.
+images of a shorter one. Shape and kind of surface tell the class of an object; colour, scale and
+direction of the surface say nothing.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,16 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-CLASSES = ("disc", "square", "triangle", "star", "cross", "crescent")
-CATEGORY_IDS = (1, 2, 3, 5, 7, 8)  # with gaps, as in COCO
+CLASSES = ("disc", "square", "triangle", "star")
+CATEGORY_IDS = (1, 2, 3, 5)  # with a gap, as in COCO
+PATTERNS = ("noise", "speckle", "gradient", "stripes", "checker")
+# As things in photos, each class has a surface of its own beside its shape.
+SURFACES = dict(disc="gradient", square="checker", triangle="stripes", star="speckle")
 SPLITS = ("train", "val")
 # Probability and diameter in px. Most shapes fill about half of their bounding box.
-DIAMETERS = ((0.2, 18, 38), (0.5, 44, 96), (0.3, 112, 160))
+DIAMETERS = ((0.2, 20, 38), (0.5, 48, 96), (0.3, 108, 160))
 MIN_VISIBLE, MIN_AREA = 0.25, 40
-VERSION = 1  # raise it when the drawing changes: older sets are then no longer taken for equal
+VERSION = 2  # raise it when the drawing changes: older sets are then no longer taken for equal
 
 
 @dataclass
@@ -46,37 +50,21 @@ class _Item(NamedTuple):
 
 def _outline(name: str, rng: np.random.Generator) -> np.ndarray:
     """Return the (N, 2) outline of a shape, about 2 units across and centred on its box."""
-
-    def polar(angles: np.ndarray, radii: Any = 1.0) -> np.ndarray:
-        return np.stack([np.cos(angles), np.sin(angles)], 1) * np.reshape(radii, (-1, 1))
-
-    if name == "crescent":
-        inner, offset = rng.uniform(0.75, 0.85), rng.uniform(0.45, 0.6)
-        x = (1 - inner**2 + offset**2) / (2 * offset)  # where the two circles meet
-        outer_end, inner_end = np.arccos(x), np.arctan2(np.sqrt(1 - x**2), x - offset)
-        outer = polar(np.linspace(outer_end, 2 * np.pi - outer_end, 48))
-        inner_arc = polar(np.linspace(2 * np.pi - inner_end, inner_end, 48), inner)
-        points = np.concatenate([outer, inner_arc[1:-1] + (offset, 0)])
-    elif name == "cross":
-        arm = rng.uniform(0.26, 0.38)
-        quarter = np.array([(1, -arm), (1, arm), (arm, arm)])
-        turn = np.array([(0, 1), (-1, 0)])  # row vectors, by 90 degrees
-        points = np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
-    else:
-        corners = {"disc": 64, "square": 4, "triangle": 3, "star": 10}[name]
-        radii = np.ones(corners)
-        if name == "star":
-            radii[1::2] = rng.uniform(0.4, 0.5)
-        points = polar(2 * np.pi * np.arange(corners) / corners + np.pi / 4, radii)
+    corners = {"disc": 64, "square": 4, "triangle": 3, "star": 10}[name]
+    radii = np.ones(corners)
+    if name == "star":
+        radii[1::2] = rng.uniform(0.4, 0.5)
+    angles = 2 * np.pi * np.arange(corners) / corners + np.pi / 4
+    points = np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
     return points - (points.min(0) + points.max(0)) / 2
 
 
 def _polygon(
     name: str, rng: np.random.Generator, centre: Sequence[float], diameter: float
 ) -> np.ndarray:
-    """Return the (N, 2) polygon in px of a shape with random aspect and rotation."""
+    """Return the (N, 2) polygon in px of a shape with random aspect, turned by up to 30 degrees."""
     outline = _outline(name, rng) * (1, rng.uniform(0.7, 1)) * diameter / 2
-    cos, sin = np.cos(angle := rng.uniform(0, 2 * np.pi)), np.sin(angle)
+    cos, sin = np.cos(angle := rng.uniform(-1, 1) * np.pi / 6), np.sin(angle)
     return outline @ np.array([(cos, sin), (-sin, cos)]) + centre
 
 
@@ -138,14 +126,13 @@ def _plan(
     return items
 
 
-def _pattern(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Return a float32 (height, width) pattern of a random kind, in about [-1, 1]."""
-    kind = rng.integers(5)
-    if kind == 0:  # smoothed noise at several scales
+def _pattern(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
+    """Return a float32 (height, width) pattern, one of PATTERNS, in about [-1, 1]."""
+    if kind == "noise":  # smoothed, at several scales
         grids = [rng.uniform(-1, 1, (n, n)).astype(np.float32) for n in (3, 6, 12, 24, 48)]
         layers = [cv2.resize(g, (width, height), interpolation=cv2.INTER_CUBIC) for g in grids]
         return sum(layer * 0.7**k for k, layer in enumerate(layers)) / 1.5
-    if kind == 1:  # speckle
+    if kind == "speckle":
         noise = rng.standard_normal((height, width), dtype=np.float32)
         noise = cv2.GaussianBlur(noise, (0, 0), sigma := rng.uniform(0.8, 2.5))
         return np.tanh(noise * np.float32(4 * sigma))
@@ -156,25 +143,30 @@ def _pattern(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         np.float32(cos) * x + np.float32(sin) * y,
         np.float32(cos) * y - np.float32(sin) * x,
     )
-    if kind == 2:  # gradient
+    if kind == "gradient":
         return along * np.float32(2 / np.hypot(height, width))
     rate = np.float32(2 * np.pi / (rng.uniform(0.06, 0.3) * max(height, width)))
     sharpness = np.float32(rng.uniform(1, 4))
     waves = np.sin(along * rate)
-    if kind == 4:  # checker; kind 3 is stripes
+    if kind == "checker":
         waves = waves * np.sin(across * rate)
     return np.tanh(waves * sharpness)
 
 
 def _texture(
-    rng: np.random.Generator, height: int, width: int, colour: np.ndarray, spread: float
+    rng: np.random.Generator,
+    kind: str,
+    height: int,
+    width: int,
+    colour: np.ndarray,
+    spread: float,
 ) -> np.ndarray:
     """Return float32 (height, width, 3): `colour` varied by a pattern of about `spread`."""
     direction = rng.normal(0, spread, 3).astype(np.float32)
-    return _pattern(rng, height, width)[..., None] * direction + colour.astype(np.float32)
+    return _pattern(rng, kind, height, width)[..., None] * direction + colour.astype(np.float32)
 
 
-def _paint(image: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> None:
+def _paint(image: np.ndarray, alpha: np.ndarray, kind: str, rng: np.random.Generator) -> None:
     """Blend one textured, shaded shape into `image` (float32 RGB) where `alpha` (uint8) is set."""
     x, y, width, height = cv2.boundingRect(alpha)
     if not width:  # wholly outside of the image
@@ -182,8 +174,8 @@ def _paint(image: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> No
     crop, weight = image[y : y + height, x : x + width], alpha[y : y + height, x : x + width, None]
     colours = rng.uniform(15, 240, (10, 3))
     contrasts = np.linalg.norm(colours - crop.mean((0, 1)), axis=1)
-    colour = colours[_first_reaching(contrasts, rng.uniform(55, 120))]
-    paint = _texture(rng, height, width, colour, rng.uniform(8, 32))
+    colour = colours[_first_reaching(contrasts, rng.uniform(80, 140))]
+    paint = _texture(rng, kind, height, width, colour, rng.uniform(20, 40))
     slope_x, slope_y = rng.uniform(-0.2, 0.2, 2)
     shade = (
         1
@@ -195,8 +187,9 @@ def _paint(image: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> No
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Return a textured ground, float32 (height, width, 3) RGB in about [0, 255]."""
-    image = _texture(rng, height, width, rng.uniform(40, 215, 3), rng.uniform(12, 32))
-    return image + _texture(rng, height, width, np.zeros(3), rng.uniform(5, 15))
+    kinds = rng.choice(PATTERNS, 2)
+    image = _texture(rng, kinds[0], height, width, rng.uniform(40, 215, 3), rng.uniform(8, 20))
+    return image + _texture(rng, kinds[1], height, width, np.zeros(3), rng.uniform(3, 8))
 
 
 def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -277,9 +270,9 @@ def render_scene(
     kept = [k for k in range(len(items)) if seen[k] >= max(MIN_AREA, MIN_VISIBLE * full[k])]
     items, alphas = [items[k] for k in kept], [alphas[k] for k in kept]
     image = _background(rng, *size[::-1])
-    for parts in alphas:
+    for item, parts in zip(items, alphas, strict=True):
         for alpha in parts:
-            _paint(image, alpha, rng)
+            _paint(image, alpha, SURFACES[CLASSES[item.label]], rng)
     masks = _visible(alphas) if alphas else []
     pairs = zip(items, masks, strict=True)
     objects = [SceneObject(item.label, mask, item.iscrowd) for item, mask in pairs]

@@ -8,8 +8,8 @@ model = dict(
     type="ImageClassifier",
     backbone=dict(type="DualTokenViT", arch=arch, token_mlp="mix", out_indices=(2,)),
     neck=dict(type="DualTokenClsNeck", in_channels=16, out_channels=32),
-    head=dict(type="LinearClsHead", num_classes=6, in_channels=32),
-    data_preprocessor=dict(num_classes=6, mean=[128.0] * 3, std=[64.0] * 3, to_rgb=True),
+    head=dict(type="LinearClsHead", num_classes=4, in_channels=32),
+    data_preprocessor=dict(num_classes=4, mean=[128.0] * 3, std=[64.0] * 3, to_rgb=True),
 )
 
 pipeline = [

@@ -16,7 +16,7 @@ model = dict(
         in_index=2,
         channels=16,
         num_convs=1,
-        num_classes=7,
+        num_classes=5,
         norm_cfg=dict(type="BN"),
         loss_decode=dict(type="CrossEntropyLoss"),
     ),
@@ -24,11 +24,11 @@ model = dict(
     test_cfg=dict(mode="whole"),
 )
 
-classes = ("background", "disc", "square", "triangle", "star", "cross", "crescent")
+classes = ("background", "disc", "square", "triangle", "star")
 dataset = dict(
     type="BaseSegDataset",
     data_root="data/ade/",
-    metainfo=dict(classes=classes, palette=[[40 * i, 0, 0] for i in range(7)]),
+    metainfo=dict(classes=classes, palette=[[40 * i, 0, 0] for i in range(5)]),
     reduce_zero_label=True,
 )
 load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", reduce_zero_label=True)]
