@@ -31,4 +31,4 @@ def real_data() -> Path:
         pytest.skip("MMDUALTOKEN_DATA is not set; it names a folder of small real data sets")
     if not Path(folder).is_dir():
         pytest.fail(f"MMDUALTOKEN_DATA={folder} is no folder")
-    return Path(folder)
+    return Path(folder).resolve()  # tests change the working directory

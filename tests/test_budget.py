@@ -39,9 +39,10 @@ def test_classifier(settings, parameters, macs):
     "config, parameters, macs",
     [
         (ROOT / "configs/mmdet/maskrcnn_dualtoken_s_1x.py", 30.06e6, 190e9),
+        (ROOT / "configs/mmdet/maskrcnn_dualtoken_t_1x.py", 24.5e6, 182e9),
         (R50, 44.4e6, 259e9),
     ],
-    ids=["dualtoken_s", "r50"],
+    ids=["dualtoken_s", "dualtoken_t", "r50"],
 )
 def test_mask_rcnn(config, parameters, macs):
     """800x1280, 1000 box and 100 mask RoIs."""

@@ -30,7 +30,8 @@ def run(*args: str) -> None:
 def train(work_dir: Path) -> None:
     """Train, go on with a training that was interrupted, or skip a finished one."""
     if (ROOT / work_dir / LAST).exists():
-        print(f"\n{work_dir / LAST} is there: training is done. To train again, move it away.")
+        print(f"\n{work_dir / LAST} is there: training is done.")
+        print(f"To train again, move the folder {work_dir} away.")
         return
     resume = ["--resume"] if (ROOT / work_dir / "last_checkpoint").exists() else []
     run("tools/train.py", CONFIG, "--work-dir", str(work_dir), *resume)

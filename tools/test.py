@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
-    parser.add_argument("--show-dir", help="save pictures of the predictions, in the run's folder")
+    parser.add_argument("--show-dir", help="save pictures of the predictions, below the work dir")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds per shown picture")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     return parser.parse_args()
@@ -37,16 +37,16 @@ def parse_args() -> argparse.Namespace:
 
 def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
     """Turn the toolbox's visualization hook on, whose arguments differ between the three."""
-    hook = cfg.default_hooks.get("visualization")
+    hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise InputError("--show, --show-dir: the config has no default_hooks.visualization.")
     if cfg.get("default_scope") == "mmpretrain":
         hook.update(enable=True, interval=1, show=args.show, wait_time=args.wait_time)
-        hook["out_dir"] = args.show_dir
+        hook["out_dir"] = args.show_dir and str(Path(cfg.work_dir) / args.show_dir)
         return
     hook.update(draw=True, show=args.show, wait_time=args.wait_time)
     if args.show_dir and cfg.get("default_scope") == "mmseg":
-        cfg.visualizer["save_dir"] = args.show_dir
+        cfg.visualizer["save_dir"] = str(Path(cfg.work_dir) / args.show_dir)
     elif args.show_dir:
         hook["test_out_dir"] = args.show_dir
 
@@ -59,7 +59,9 @@ def set_tta(cfg: Config) -> None:
             "--tta: mmdet has no rule for merging masks of augmented images. Test without --tta, "
             "or boxes alone: --cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox"
         )
-    tta_model = cfg.get("tta_model") or TTA_MODELS[scope]
+    tta_model = cfg.get("tta_model") or TTA_MODELS.get(scope)
+    if tta_model is None:
+        raise InputError(f"--tta: the config has no tta_model, and default_scope is {scope!r}.")
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset["dataset"]
@@ -67,7 +69,8 @@ def set_tta(cfg: Config) -> None:
         pipeline = deepcopy(dataset.pipeline)
         pack = pipeline[-1]
         if scope == "mmdet":
-            pack["meta_keys"] = (*pack["meta_keys"], "flip", "flip_direction")
+            keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+            pack["meta_keys"] = (*pack.get("meta_keys", keys), "flip", "flip_direction")
         flips = [dict(type="RandomFlip", prob=p) for p in (1.0, 0.0)]
         pipeline[-1] = dict(type="TestTimeAug", transforms=[flips, [pack]])
         cfg.tta_pipeline = pipeline
@@ -86,7 +89,7 @@ def dump_metric(cfg: Config, filename: str) -> DumpResults:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Check what can be wrong before anything is loaded."""
-    if not Path(args.checkpoint).is_file():
+    if "://" not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise InputError(
             f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
             "Training writes checkpoints to work_dirs/CONFIG; last_checkpoint there names the last."
@@ -101,11 +104,11 @@ def main() -> None:
     args = parse_args()
     check_arguments(args)
     cfg = load_config(args)
+    if args.work_dir is None:  # not over the config that training left in its own
+        cfg.work_dir = str(Path(cfg.work_dir) / "test")
     cfg.load_from = args.checkpoint
+    cfg.resume = False
     check_data(cfg, "test_dataloader")
-    # The checkpoint replaces every weight: what the backbone would start from need not be there.
-    if cfg.model.get("backbone", {}).get("type") == "DualTokenViT":
-        cfg.model.backbone.init_cfg = None
     if args.show or args.show_dir:
         set_visualization(cfg, args)
     if args.tta:

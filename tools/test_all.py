@@ -27,7 +27,7 @@ def run(*command: str | Path) -> int:
 
 
 def counts(report: Path) -> dict[str, int]:
-    """Passed, failed and skipped tests of a JUnit report, and the seconds they took."""
+    """Passed, failed and skipped tests of a JUnit report, and the reasons of the skipped."""
     suite = ET.parse(report).getroot().find("testsuite")
     failed = int(suite.get("failures")) + int(suite.get("errors"))
     skipped = int(suite.get("skipped"))
@@ -59,7 +59,7 @@ def describe(results: list[dict]) -> str:
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores.",
         "",
     ]
-    names = [n for n in results[0]["versions"]]
+    names = list(max((r["versions"] for r in results), key=len))
     lines += [f"| stack | passed | failed | skipped | {' | '.join(names)} |"]
     lines += ["|---" * (4 + len(names)) + "|"]
     for r in results:

@@ -43,10 +43,13 @@ def parse_args() -> argparse.Namespace:
 
 def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     """Refuse to write over the checkpoints of an earlier run unless asked to."""
-    if args.resume or args.overwrite:
-        return
-    found = sorted(p.name for p in Path(cfg.work_dir).glob("*.pth"))
-    if found:
+    work_dir = Path(cfg.work_dir)
+    found = sorted(p.name for p in work_dir.glob("*.pth"))
+    if args.resume == "auto":
+        continues = (work_dir / "last_checkpoint").is_file()  # else it would start anew
+    else:
+        continues = args.resume and Path(args.resume).resolve().parent == work_dir.resolve()
+    if found and not continues and not args.overwrite:
         raise InputError(
             f"Work dir {cfg.work_dir} holds checkpoints of an earlier run ({', '.join(found[:3])}"
             f"{', ...' if len(found) > 3 else ''}). Go on with --resume, choose another with "

@@ -8,8 +8,13 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import digit_version
 
 from .errors import InputError
+
+# Names for allowed objects, which the histories need, came with torch 2.6. Before it torch.load
+# was unrestricted by default, and MMEngine's own loading stays in place.
+RESTRICTED = digit_version(torch.__version__) >= digit_version("2.6.0")
 
 
 def _history_method(owner: type, name: str) -> Any:
@@ -43,7 +48,7 @@ def allow_mmengine_checkpoints() -> None:
     Without it `--resume` and testing fail on mmengine 0.10.7. Called when mmdualtoken is imported,
     so that the toolboxes' own train.py and test.py work too.
     """
-    if hasattr(torch.serialization, "add_safe_globals"):  # torch >= 2.5
+    if RESTRICTED:
         torch.serialization.add_safe_globals(_safe_globals())
 
 
@@ -79,7 +84,7 @@ def load_file(filename: str, map_location: Any = None) -> Any:
 
 
 def refuse_unsafe_checkpoints() -> None:
-    """Make MMEngine read local checkpoints through `load_file` in this process.
+    """Make MMEngine read local checkpoints through `load_file` in this process (torch >= 2.6).
 
     The maintained fork of MMEngine falls back to unrestricted unpickling where the restricted one
     fails; our tools do not.
@@ -88,4 +93,5 @@ def refuse_unsafe_checkpoints() -> None:
     def load_from_local(filename: str, map_location: Any = None) -> Any:
         return load_file(filename, map_location)
 
-    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+    if RESTRICTED:
+        CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)

@@ -61,13 +61,14 @@ def load_config(args: argparse.Namespace) -> Config:
     path = find_config(args.config)
     try:
         cfg = Config.fromfile(path)
-    except (SyntaxError, KeyError, TypeError, ImportError, FileNotFoundError) as error:
+        if args.cfg_options is not None:
+            cfg.merge_from_dict(args.cfg_options)
+    except Exception as error:  # a config is code: its errors are of any kind
         raise InputError(
-            f"Config {path} cannot be read ({type(error).__name__}: {error}). If a base config or "
-            "package is missing, `python -m mmdualtoken.doctor` tells what is installed."
+            f"Config {path}, with --cfg-options {args.cfg_options or 'none'}, cannot be read "
+            f"({type(error).__name__}: {error}). If a base config or package is missing, "
+            "`python -m mmdualtoken.doctor` tells what is installed."
         ) from error
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     if args.launcher != "none" and not torch.cuda.is_available():
@@ -86,7 +87,11 @@ def _set_dataloader_defaults(cfg: Config) -> None:
         return
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if cfg.get(name):
-            defaults = dict(pin_memory=True, collate_fn=dict(type="default_collate"))
+            defaults = dict(
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=cfg[name].get("num_workers", 0) > 0,
+                collate_fn=dict(type="default_collate"),
+            )
             cfg[name] = ConfigDict(**{**defaults, **cfg[name]})
 
 

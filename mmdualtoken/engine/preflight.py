@@ -62,7 +62,8 @@ def _fail(cfg: Config, dataset: ConfigDict, what: str) -> None:
     raise InputError(
         f"{what} (working directory: {Path.cwd()}). The usual layout is {layout}. Put the data "
         f"there, link to it (ln -s /path/to/data {root.rstrip('/') or 'data'}), or name your "
-        "own paths with --cfg-options, for instance train_dataloader.dataset.data_root=/path/ . "
+        "own paths with --cfg-options: train_dataloader.dataset.data_root=/path/ , likewise for "
+        "val_dataloader and test_dataloader, and val_evaluator.ann_file. "
         "For a small set to try things out: python tools/make_scenes.py data/scenes"
     )
 
@@ -83,23 +84,24 @@ def _check_coco(cfg: Config, dataset: ConfigDict, path: Path) -> None:
             f"Annotation file {path} is not valid JSON ({error}); it may be cut off. Copy or "
             "download it again."
         ) from error
-    keys = ("images", "annotations", "categories")
+    keys = ["images", "categories"] + ["annotations"] * (not dataset.get("test_mode"))
     missing = [k for k in keys if not isinstance(content, dict) or not content.get(k)]
     if missing:
         raise InputError(
             f"Annotation file {path} lacks or has empty {missing}; a COCO annotation file has the "
-            f"lists {list(keys)}."
+            f"lists {keys}."
         )
-    _check_classes(cfg, dataset, path, [c["name"] for c in content["categories"]])
+    _check_classes(cfg, dataset, path, [c.get("name") for c in content["categories"]])
     needs_masks = any(step.get("with_mask") for step in dataset.get("pipeline", ()))
-    if needs_masks and not any(a.get("segmentation") for a in content["annotations"]):
+    annotations = content.get("annotations", [])
+    if needs_masks and annotations and not any(a.get("segmentation") for a in annotations):
         raise InputError(
             f"Annotation file {path} has boxes only (no 'segmentation'), but the config trains "
             "masks (LoadAnnotations with_mask=True). Use a config without a mask head."
         )
     prefix = dataset.get("data_prefix", {}).get("img", "")
     folder = Path(dataset.get("data_root") or "") / prefix
-    image = folder / content["images"][0]["file_name"]
+    image = folder / content["images"][0].get("file_name", "")
     if not image.is_file():
         _fail(cfg, dataset, f"Image {image}, named in {path}, does not exist")
 
@@ -107,11 +109,14 @@ def _check_coco(cfg: Config, dataset: ConfigDict, path: Path) -> None:
 def _check_classes(cfg: Config, dataset: ConfigDict, path: Path, names: list[str]) -> None:
     """Compare the classes of the config, of its heads, and of the annotation file."""
     own = (dataset.get("metainfo") or {}).get("classes")
+    if isinstance(own, str):  # a file of names, which MMEngine reads later
+        return
     if own is None:
         from mmdet.registry import DATASETS
 
-        metainfo = getattr(DATASETS.get(dataset["type"]), "METAINFO", {})
-        classes = metainfo.get("classes", ())
+        kind = dataset["type"]
+        kind = kind if isinstance(kind, type) else DATASETS.get(kind)
+        classes = getattr(kind, "METAINFO", {}).get("classes", ())
     else:
         classes = own
         head = cfg.model.get("roi_head", cfg.model).get("bbox_head", {})
@@ -140,6 +145,11 @@ def _check_classes(cfg: Config, dataset: ConfigDict, path: Path, names: list[str
         )
 
 
+def _type_name(dataset: ConfigDict) -> str:
+    kind = dataset.get("type")
+    return getattr(kind, "__name__", str(kind))
+
+
 def _check_dataset(cfg: Config, dataset: ConfigDict) -> None:
     root = Path(dataset.get("data_root") or "")
     ann_file = dataset.get("ann_file")
@@ -147,14 +157,16 @@ def _check_dataset(cfg: Config, dataset: ConfigDict) -> None:
         path = root / ann_file
         if not path.is_file():
             _fail(cfg, dataset, f"Annotation file {path} does not exist")
-        if path.suffix == ".json":
+        name = _type_name(dataset)
+        if path.suffix == ".json" and "Coco" in name and "Panoptic" not in name:
             _check_coco(cfg, dataset, path)
-    prefix = dataset.get("data_prefix", "")
+    prefix = dataset.get("data_prefix") or ""
     folders = [prefix] if isinstance(prefix, str) else list(prefix.values())
-    if dataset.get("split") and not folders[0]:
-        folders = [dataset["split"]]  # mmpretrain's data sets find their folder by the split
+    if dataset.get("split") and not any(folders):
+        # mmpretrain's ImageNet finds its folder by the split; others download or know their own.
+        folders = [dataset["split"]] if _type_name(dataset).endswith("ImageNet") else []
     for folder in folders:
-        if folder is None:
+        if not isinstance(folder, str):
             continue
         path = root / folder
         if not path.is_dir() or not any(path.iterdir()):
@@ -181,3 +193,10 @@ def check_data(cfg: Config, *dataloaders: str) -> None:
     for loader in loaders:
         for dataset in _datasets(loader["dataset"]):
             _check_dataset(cfg, dataset)
+    for name in dataloaders:
+        evaluators = cfg.get(name.replace("_dataloader", "_evaluator")) or []
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            file = evaluator.get("ann_file")
+            if file and not Path(file).is_file():
+                dataset = next(_datasets(cfg[name]["dataset"]))
+                _fail(cfg, dataset, f"The evaluator's ann_file {file} does not exist")

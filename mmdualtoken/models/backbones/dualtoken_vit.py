@@ -50,6 +50,11 @@ TOKEN_MLPS = {"mlp": TokenMLP, "mix": TokenMixMLP}
 LOCAL_ENCODERS = {"conv": ConvEncoder, "window": WindowAttention}
 DOWNSAMPLES = {"stepwise": StepwiseDownsample, "onestep": OneStepDownsample}
 
+SCRATCH = (
+    "starts from scratch: random weights, unless --resume or load_from replaces them; no weights "
+    "are published (from a classifier of yours: tools/train.py --pretrained FILE)"
+)
+
 
 @MODELS.register_module()
 class DualTokenViT(BaseModule):
@@ -196,15 +201,8 @@ class DualTokenViT(BaseModule):
 
     def init_weights(self) -> None:
         """Apply `init_cfg`, and log once how the backbone starts."""
-        checkpoint_file = (self.init_cfg or {}).get("checkpoint")
-        start = (
-            f"starts from {checkpoint_file}"
-            if checkpoint_file
-            else (
-                "starts from scratch: random weights, no checkpoint is published (to start from a "
-                "classification checkpoint: tools/train.py --pretrained FILE)"
-            )
-        )
+        cfg = self.init_cfg if isinstance(self.init_cfg, dict) else {}
+        start = f"starts from {cfg.get('checkpoint')}" if cfg.get("checkpoint") else SCRATCH
         outputs = self.out_norm_cfg["type"] if self.out_norm_cfg else "no norm"
         stem = "eval" if self.norm_eval else "train"
         print_log(
