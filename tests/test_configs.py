@@ -8,7 +8,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdualtoken.models import DualTokenFPN, DualTokenViT
+from mmdualtoken.models import DualTokenViT
+from mmdualtoken.models.necks import DualTokenFPN
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.py")) + sorted((ROOT / "benchmarks").rglob("*_*.py"))

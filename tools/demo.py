@@ -37,18 +37,19 @@ def train(work_dir: Path) -> None:
     run("tools/train.py", CONFIG, "--work-dir", str(work_dir), *resume)
 
 
+def evaluations(work_dir: Path) -> list[Path]:
+    """Folders of finished evaluations of the last checkpoint, oldest first."""
+    trained = (ROOT / work_dir / LAST).stat().st_mtime
+    files = sorted((ROOT / work_dir / "test").glob("*/*.json"))
+    return [f.parent for f in files if f.stat().st_mtime > trained]
+
+
 def test(work_dir: Path) -> Path:
     """Evaluate and draw, unless done; returns the folder of this evaluation."""
-    folder = ROOT / work_dir / "test"
-    done = [f for f in sorted(folder.glob("*")) if (f / f"{f.name}.json").is_file()]
-    if not done:
-        checkpoint = str(work_dir / LAST)
-        run(
-            *("tools/test.py", CONFIG, checkpoint, "--work-dir", str(work_dir / "test")),
-            *("--show-dir", "pictures"),
-        )
-        done = [f for f in sorted(folder.glob("*")) if (f / f"{f.name}.json").is_file()]
-    return done[-1]
+    if not evaluations(work_dir):
+        arguments = ["--work-dir", str(work_dir / "test"), "--show-dir", "pictures"]
+        run("tools/test.py", CONFIG, str(work_dir / LAST), *arguments)
+    return evaluations(work_dir)[-1]
 
 
 def contact_sheet(pictures: list[Path], out: Path, columns: int = 2, height: int = 240) -> None:

@@ -8,7 +8,10 @@ fewer proposals and RoIs per image.
 _base_ = "./maskrcnn_dualtoken_s_1x.py"
 
 data_root = "data/scenes/"
-metainfo = dict(classes=("disc", "square", "triangle", "star"))
+metainfo = dict(
+    classes=("disc", "square", "triangle", "star"),
+    palette=[(230, 60, 60), (60, 170, 60), (60, 90, 230), (240, 180, 0)],
+)
 iters = 560
 
 model = dict(
@@ -41,5 +44,9 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=iters // 10),
     dict(type="CosineAnnealingLR", by_epoch=False, begin=iters // 2, end=iters, eta_min=0),
 ]
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=iters // 4), logger=dict(interval=20))
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=iters // 4),
+    logger=dict(interval=20),
+    visualization=dict(score_thr=0.5),
+)
 log_processor = dict(by_epoch=False)
