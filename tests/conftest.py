@@ -12,15 +12,24 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Fail a test that is skipped without a reason."""
-    report = (yield).get_result()
+def fail_silent_skip(report):
+    """Turn a skip without a reason into a failure."""
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[2]).removeprefix("Skipped:").strip()
-        if reason in ("", "unconditional skip"):
+        # What pytest puts in where the mark, or the call, gives no reason.
+        if reason in ("", "unconditional skip", "Skipped"):
             report.outcome = "failed"
-            report.longrepr = f"{item.nodeid}: skipped without a reason"
+            report.longrepr = f"{report.nodeid}: skipped without a reason"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    fail_silent_skip((yield).get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    fail_silent_skip((yield).get_result())
 
 
 @pytest.fixture(scope="session")
