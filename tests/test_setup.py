@@ -14,7 +14,12 @@ from mmdualtoken import doctor, stack
 from mmdualtoken.stack import FAIL, OK, WARN
 
 ROOT = Path(__file__).resolve().parent.parent
-GOOD = {"torch": "2.11.0+cu130", "numpy": "2.2.6", "onedl-mmengine": "0.10.12"}
+GOOD = {
+    "torch": "2.11.0+cu130",
+    "torchvision": "0.26.0",
+    "numpy": "2.2.6",
+    "onedl-mmengine": "0.10.12",
+}
 GOOD["onedl-mmcv"] = "2.3.6"
 
 
@@ -69,7 +74,15 @@ def test_accepts_each_stack(installed):
     installed(GOOD)
     stack.check_stack()
     assert verdicts()["mmdet"] == WARN  # optional
-    installed({"torch": "2.1.0", "numpy": "1.26.4", "mmengine": "0.10.7", "mmcv": "2.1.0"})
+    installed(
+        {
+            "torch": "2.1.0",
+            "torchvision": "0.16.0",
+            "numpy": "1.26.4",
+            "mmengine": "0.10.7",
+            "mmcv": "2.1.0",
+        }
+    )
     stack.check_stack()
 
 
@@ -109,7 +122,7 @@ def test_two_families_in_different_packages_only_warn(installed):
 
 
 def test_remedies_stay_with_the_installed_family(installed):
-    installed({"torch": "2.11.0", "numpy": "2.2.6", "mmengine": "0.10.7"})
+    installed({"torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.2.6", "mmengine": "0.10.7"})
     with pytest.raises(ImportError) as caught:
         stack.check_stack()
     assert "make STACK=openmmlab setup" in str(caught.value)

@@ -46,8 +46,8 @@ def test_cache_key_depends_on_each_part():
         facts = {**FACTS, "cuda": cuda, "archs": archs}
         keys += [mmcv_wheel.cache_key("onedl-mmcv", "2.3.6", facts)]
     assert len(set(keys)) == len(keys) == 9
-    assert keys[0] == "onedl-mmcv-2.3.6-torch2.11.0+cu130-cp311-linux-x86_64-cpu"
-    assert keys[-1].endswith("-cuda13.0-sm8.0_9.0")
+    assert keys[0] == "onedl-mmcv-2.3.6-torch2.11.0+cu130-cp311-linux-x86_64-cpu-r2"
+    assert keys[-1].endswith("-cuda13.0-sm8.0_9.0-r2")
 
 
 def test_damaged_wheels_are_recognised(tmp_path):

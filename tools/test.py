@@ -44,7 +44,8 @@ def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
         hook.update(enable=True, interval=1, show=args.show, wait_time=args.wait_time)
         hook["out_dir"] = args.show_dir and str(Path(cfg.work_dir) / args.show_dir)
         return
-    hook.update(draw=True, show=args.show, wait_time=args.wait_time)
+    # interval: the official mmseg would draw every 50th batch only
+    hook.update(draw=True, interval=1, show=args.show, wait_time=args.wait_time)
     if args.show_dir and cfg.get("default_scope") == "mmseg":
         cfg.visualizer["save_dir"] = str(Path(cfg.work_dir) / args.show_dir)
     elif args.show_dir:

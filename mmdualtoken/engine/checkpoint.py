@@ -65,6 +65,8 @@ def load_file(filename: str, map_location: Any = None) -> Any:
     path = Path(filename).expanduser()
     if not path.is_file():
         raise InputError(f"Checkpoint {path} does not exist (working directory: {Path.cwd()}).")
+    # Again: MMEngine's fork takes them off the list whenever it has loaded a file itself.
+    allow_mmengine_checkpoints()
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
