@@ -2,14 +2,14 @@
 
 Data: 2018 Data Science Bowl in COCO format, data/nuclei/{train,val}/*.jpg and annotations/*.json.
 Different from the COCO config: one class, 256-pixel images, smaller anchors (nuclei are some 15
-pixels across), fewer RoIs per image, 240 iterations of batch 4, gradient clipping, no drop path.
+pixels across), fewer RoIs per image, 100 iterations of batch 4, gradient clipping, no drop path.
 """
 
 _base_ = "../../configs/mmdet/maskrcnn_dualtoken_s_1x.py"
 
 data_root = "data/nuclei/"
 metainfo = dict(classes=("nucleus",))
-iters = 240
+iters = 100
 
 model = dict(
     backbone=dict(drop_path_rate=0.0),
@@ -51,7 +51,7 @@ val_evaluator = dict(ann_file=data_root + "annotations/val.json")
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
-train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=iters, val_interval=iters // 3)
+train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=iters, val_interval=iters)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=iters // 10),
     dict(type="CosineAnnealingLR", by_epoch=False, begin=iters // 10, end=iters, eta_min=0),
