@@ -3,8 +3,9 @@
 from importlib.util import find_spec
 
 from .dualtoken_cls_neck import DualTokenClsNeck
+from .resize_neck import ResizeNeck
 
-__all__ = ["DualTokenClsNeck"]
+__all__ = ["DualTokenClsNeck", "ResizeNeck"]
 
 if find_spec("mmdet") is not None:
     from .dualtoken_fpn import DualTokenFPN  # noqa: F401

@@ -1,0 +1,15 @@
+"""Mask R-CNN, MobileViT-S, COCO, 12 epochs: as our models, by the same recipe."""
+
+_base_ = ["./maskrcnn_dualtoken_s_1x.py", "../_base_/mobilevit_s.py"]
+custom_imports = dict(imports=["mmdualtoken", "mmpretrain.models"])
+
+model = dict(
+    backbone=_base_.mobilevit_s,
+    neck=dict(
+        _delete_=True,
+        type="FPN",
+        in_channels=_base_.mobilevit_s_channels,
+        out_channels=256,
+        num_outs=5,
+    ),
+)
