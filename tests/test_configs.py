@@ -1,19 +1,22 @@
 """The configs hold the values of the recipe, build, and train the parameters they should."""
 
-from pathlib import Path
+import math
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from narrow import CONFIGS, OURS, ROOT, build, name_of
 from torch import nn
 
 from mmdualtoken.models import DualTokenViT
-from mmdualtoken.models.necks import DualTokenFPN
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.py")) + sorted((ROOT / "benchmarks").rglob("*_*.py"))
-IDS = [str(p.relative_to(ROOT)) for p in CONFIGS]
+each_config = pytest.mark.parametrize("path", CONFIGS, ids=map(name_of, CONFIGS))
+
+
+def load(name):
+    return Config.fromfile(ROOT / "configs" / f"{name}.py")
 
 
 def own_levels(path):
@@ -23,33 +26,73 @@ def own_levels(path):
     return 1 + max((own_levels(base) for base in own), default=0)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+@each_config
 def test_at_most_three_levels(path):
-    assert own_levels(path) + 1 <= 3
+    toolbox = any("::" in line for line in path.read_text().splitlines()) or "mmseg" not in str(
+        path
+    )
+    assert own_levels(path) + toolbox <= 3
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
-def test_builds_and_agrees(path):
-    """Every config builds; neck, anchors and heads fit the backbone and the classes."""
-    from mmdet.registry import MODELS
+@each_config
+def test_derived_configs_are_short(path):
+    """A config on another of ours says the difference only; the two demos change the data too."""
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    if "::" not in path.read_text() and not path.stem.endswith(("demo", "nuclei")):
+        assert len(lines) <= 25
 
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    assert isinstance(model.backbone, DualTokenViT) and isinstance(model.neck, DualTokenFPN)
-    widths = list(model.backbone.arch["embed_dims"])
-    assert model.neck.in_channels == widths
-    assert model.rpn_head.anchor_generator.strides == [(s, s) for s in (4, 8, 16, 32, 64)]
+
+def feature_sizes(cfg, model, size):
+    """Heights of the maps that the heads get, without computing any."""
+    maps = model.to("meta").eval().extract_feat(torch.empty(1, 3, size, size, device="meta"))
+    return [m.shape[2] for m in maps]
+
+
+def check_detector(cfg, model):
+    head = cfg.model.get("rpn_head") or cfg.model.bbox_head
+    strides = head.anchor_generator.strides
+    assert strides == ([4, 8, 16, 32, 64] if "rpn_head" in cfg.model else [8, 16, 32, 64, 128])
+    assert feature_sizes(cfg, model, 128) == [math.ceil(128 / s) for s in strides]
     classes = cfg.train_dataloader.dataset.get("metainfo", {}).get("classes", range(80))
-    assert model.roi_head.bbox_head.num_classes == len(classes)
-    assert model.roi_head.mask_head.num_classes == len(classes)
-    assert cfg.val_dataloader.dataset.data_root == cfg.train_dataloader.dataset.data_root
+    heads = cfg.model.get("roi_head", cfg.model)
+    counts = {heads[h].num_classes for h in ("bbox_head", "mask_head") if h in heads}
+    assert counts == {len(classes)}
+    # Raises where channels of backbone, neck and heads differ.
+    feats = model.extract_feat(torch.empty(1, 3, 128, 128, device="meta"))
+    (model.rpn_head if "rpn_head" in cfg.model else model.bbox_head)(feats)
     assert cfg.val_evaluator.ann_file.startswith(cfg.val_dataloader.dataset.data_root)
+
+
+def check_segmentor(cfg, model):
+    from mmseg.datasets import ADE20KDataset
+
+    feats = model.to("meta").eval().extract_feat(torch.empty(1, 3, 128, 128, device="meta"))
+    stride = 32 if "stride32" in cfg.filename else 8
+    logits = [model.decode_head(feats), model.auxiliary_head(feats)]
+    assert logits[0].shape == (1, 150, 128 // stride, 128 // stride)
+    assert logits[1].shape[1] == 150 == len(ADE20KDataset.METAINFO["classes"])
+
+
+def check_classifier(cfg, model):
+    model.to("meta").eval()
+    vector = model.extract_feat(torch.empty(1, 3, 128, 128, device="meta"))
+    assert model.head(vector).shape == (1, 1000)
+    assert cfg.train_dataloader.dataset.type == "ImageNet"
+
+
+@each_config
+def test_builds_and_agrees(path):
+    """Strides, channels and numbers of classes of backbone, neck, heads and data set agree."""
+    cfg = Config.fromfile(path)
+    checks = dict(mmdet=check_detector, mmseg=check_segmentor, mmpretrain=check_classifier)
+    checks[cfg.default_scope](cfg, build(cfg))
+    assert cfg.val_dataloader.dataset.data_root == cfg.train_dataloader.dataset.data_root
     assert cfg.test_evaluator == cfg.val_evaluator
+    assert cfg.auto_scale_lr.base_batch_size == (1024 if cfg.default_scope == "mmpretrain" else 16)
 
 
-def test_recipe_of_the_real_config():
-    cfg = Config.fromfile(ROOT / "configs/mmdet/maskrcnn_dualtoken_s_1x.py")
+def test_recipe_of_mask_rcnn():
+    cfg = load("mmdet/maskrcnn_dualtoken_s_1x")
     optimizer = cfg.optim_wrapper.optimizer
     assert optimizer == dict(type="AdamW", lr=2e-4, betas=(0.9, 0.999), weight_decay=0.04)
     warmup, steps = cfg.param_scheduler
@@ -65,20 +108,140 @@ def test_recipe_of_the_real_config():
     assert backbone.init_cfg is None
 
 
-def test_tiny_differs_in_the_backbone_only():
-    small, tiny = (
-        Config.fromfile(ROOT / f"configs/mmdet/maskrcnn_dualtoken_{size}_1x.py").to_dict()
-        for size in "st"
-    )
+@pytest.mark.parametrize("detector", ["maskrcnn", "retinanet"])
+def test_3x(detector):
+    once, thrice = (load(f"mmdet/{detector}_dualtoken_s_{s}").to_dict() for s in ("1x", "3x"))
+    assert thrice["train_cfg"]["max_epochs"] == 36
+    assert thrice["param_scheduler"][1]["milestones"] == [27, 33]
+    scope = dict(_scope_="mmdet")  # of what comes from the toolbox
+    assert thrice["param_scheduler"][0] | scope == once["param_scheduler"][0]
+    resize = thrice["train_dataloader"]["dataset"]["pipeline"][2]
+    assert resize["type"] == "RandomChoiceResize" and resize["keep_ratio"]
+    assert (resize["scales"][0], resize["scales"][-1]) == ((1333, 480), (1333, 800))
+    for key in ("model", "optim_wrapper", "val_dataloader", "test_evaluator"):
+        assert thrice[key] == once[key]
+
+
+def test_retinanet_shares_the_recipe_of_mask_rcnn():
+    mask, retina = (load(f"mmdet/{d}_dualtoken_s_1x") for d in ("maskrcnn", "retinanet"))
+    assert retina.model.backbone == mask.model.backbone
+    for key in ("optim_wrapper", "param_scheduler", "train_cfg", "auto_scale_lr"):
+        assert retina[key] == mask[key]
+
+
+def test_recipe_of_ade20k():
+    cfg = load("mmseg/deeplabv3_dualtoken_s_160k")
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer == dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01)
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys["head"].lr_mult == 10
+    warmup, poly = cfg.param_scheduler
+    assert warmup.end == poly.begin == 1500
+    assert poly.end == cfg.train_cfg.max_iters == 160000 and poly.power == 1
+    assert cfg.train_pipeline[3].crop_size == cfg.model.data_preprocessor.size == (512, 512)
+    head, auxiliary = cfg.model.decode_head, cfg.model.auxiliary_head
+    assert (head.channels, auxiliary.channels) == (512, 256)
+
+
+def test_recipe_of_imagenet():
+    cfg = load("mmpretrain/dualtoken_s_mlp_in1k")
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", 1e-3, 0.04)
+    warmup, cosine = cfg.param_scheduler
+    assert warmup.start_factor * optimizer.lr == pytest.approx(1e-7)
+    assert warmup.end == cosine.begin == 20 and cosine.eta_min == 1e-6
+    assert cfg.train_cfg.max_epochs == 300 and cfg.auto_scale_lr.base_batch_size == 1024
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps["RandAugment"].magnitude_level == 9
+    assert steps["RandomErasing"].erase_prob == 0.25
+    assert steps["RandomResizedCrop"].interpolation == "bicubic"
+    mixup, cutmix = cfg.model.train_cfg.augments
+    assert (mixup.type, mixup.alpha) == ("Mixup", 0.2)
+    assert (cutmix.type, cutmix.alpha) == ("CutMix", 1.0)
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    assert cfg.model.backbone.drop_path_rate == 0.1
+
+
+def rivals():
+    for key, ours in OURS.items():
+        head, _, schedule = key.rpartition("_")
+        folder = ROOT / "configs" / ours.split("/")[0]
+        for path in sorted(folder.glob(f"{head}*_{schedule}.py" if head else "*_in1k.py")):
+            if "dualtoken" not in path.stem:
+                yield pytest.param(path, ours, id=path.stem)
+
+
+@pytest.mark.parametrize("path, ours", list(rivals()))
+def test_rivals_train_by_the_same_recipe(path, ours):
+    """Same data, schedule, optimizer and heads; the backbone, what feeds the heads, differs."""
+    rival, ours = Config.fromfile(path), load(ours)
+    for key in ("train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler"):
+        assert rival[key] == ours[key]
+    assert rival.train_cfg == ours.train_cfg and rival.test_cfg == ours.test_cfg
+    for key in ("backbone", "neck"):
+        rival.model.pop(key), ours.model.pop(key)
+    for name in ("decode_head", "auxiliary_head", "head"):
+        for model in (rival.model, ours.model):
+            for key in ("in_channels", "in_index"):
+                model.get(name, {}).pop(key, None)
+    assert rival.model == ours.model
+
+
+def test_every_table_has_its_rivals():
+    found = {path.id for path in rivals()}
+    light = ["r18", "r50", "mobilevit_s", "edgenext_s"]
+    assert found == {
+        *(
+            f"{d}_{r}_{s}x"
+            for d in ("maskrcnn", "retinanet")
+            for r in [*light, "pvt_v2_b0"]
+            for s in "13"
+        ),
+        *(f"{s}_{r}_160k" for s in ("deeplabv3", "pspnet") for r in [*light, "mobilenet_v2"]),
+        *(
+            f"{r}_in1k"
+            for r in ("resnet18", "resnet50", "mobilenet_v2", "mobilevit_s", "edgenext_s")
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mmdet/maskrcnn_{}_1x", "mmdet/retinanet_{}_3x", "mmseg/pspnet_{}_160k"],
+)
+def test_tiny_differs_in_widths_only(name):
+    small, tiny = (load(name.format(f"dualtoken_{size}")).to_dict() for size in "st")
     assert tiny["model"]["backbone"].pop("arch") == "tiny"
-    assert tiny["model"]["neck"].pop("in_channels") == [48, 96, 192]
     assert small["model"]["backbone"].pop("arch") == "small"
-    assert small["model"]["neck"].pop("in_channels") == [64, 128, 256]
+    parts = [("neck", [48, 96, 192], [64, 128, 256])]
+    if "mmseg" in name:
+        parts = [("decode_head", 192, 256), ("auxiliary_head", 96, 128)]
+    for part, narrower, wider in parts:
+        assert tiny["model"][part].pop("in_channels") == narrower
+        assert small["model"][part].pop("in_channels") == wider
     assert tiny == small
 
 
+ABLATIONS = {
+    "mlp_no_tokens": dict(token_mlp="mlp", token_module="none"),
+    "mlp_normal_tokens": dict(token_mlp="mlp", token_module="normal", token_size=8),
+    "mlp_msa_tokens": dict(token_mlp="mlp", token_module="msa", token_size=8),
+    "mix_window": dict(local_encoder="window"),
+    "mix_onestep": dict(downsample="onestep"),
+    "mlp": dict(token_mlp="mlp"),
+    **{f"mlp_grid{g}": dict(token_mlp="mlp", token_size=(g, g)) for g in (3, 4, 5, 6, 8, 9)},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_differ_in_the_backbone_only(name):
+    ours, variant = load(OURS["in1k"]), load(f"mmpretrain/dualtoken_s_{name}_in1k")
+    assert variant.model.backbone == {**ours.model.backbone, **ABLATIONS[name]}
+    variant.model.backbone = ours.model.backbone
+    assert variant.to_dict() == ours.to_dict()
+
+
 def test_demo_warms_up_for_a_tenth_at_most():
-    cfg = Config.fromfile(ROOT / "configs/mmdet/maskrcnn_dualtoken_s_demo.py")
+    cfg = load("mmdet/maskrcnn_dualtoken_s_demo")
     warmup, decay = cfg.param_scheduler
     assert warmup.end <= cfg.train_cfg.max_iters / 10
     assert decay.end == cfg.train_cfg.max_iters
@@ -86,14 +249,16 @@ def test_demo_warms_up_for_a_tenth_at_most():
     assert f"iter_{cfg.train_cfg.max_iters}.pth" in (ROOT / "tools/demo.py").read_text()
 
 
-def test_weight_decay():
-    """None on 1-D parameters and the global tokens; 0.04 on all others."""
-    cfg = Config.fromfile(ROOT / "configs/mmdet/maskrcnn_dualtoken_s_1x.py")
-    init_default_scope("mmdet")
+@pytest.mark.parametrize("key", ["maskrcnn_1x", "deeplabv3_160k", "in1k"])
+def test_weight_decay(key):
+    """None on the backbone's 1-D parameters and global tokens; the recipe's on all others."""
+    cfg = load(OURS[key])
+    init_default_scope(cfg.default_scope)
     model = nn.ModuleDict(dict(backbone=DualTokenViT("tiny", token_mlp="mix")))
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    wrapper = build_optim_wrapper(model, dict(type="OptimWrapper") | cfg.optim_wrapper)
     decay = {id(g["params"][0]): g["weight_decay"] for g in wrapper.optimizer.param_groups}
     names = dict(model.named_parameters())
     free = {n for n, p in names.items() if decay[id(p)] == 0}
     assert free == {n for n, p in names.items() if p.ndim == 1} | {"backbone.global_tokens"}
-    assert {decay[id(p)] for n, p in names.items() if n not in free} == {0.04}
+    rest = {decay[id(p)] for n, p in names.items() if n not in free}
+    assert rest == {cfg.optim_wrapper.optimizer.weight_decay}

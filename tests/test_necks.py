@@ -1,5 +1,7 @@
 """The necks against the plain reading of the formulas in `reference`."""
 
+import importlib
+
 import pytest
 import reference
 import torch
@@ -7,7 +9,7 @@ from helpers import NARROW, build, exact, rand, same
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
+from mmdualtoken.models import DualTokenClsNeck, DualTokenViT, ResizeNeck
 
 NO_MMDET = "DualTokenFPN builds on mmdet's FPN, which a classification-only installation lacks"
 CHANNELS = [16, 24, 32]
@@ -218,3 +220,29 @@ def test_roi_align_reads_the_maps_right(fpn_class, norm):
             align = RoIAlign(7, spatial_scale=1 / stride, sampling_ratio=0)
             values = torch.tensor(out.tolist())  # the values alone, in a plain layout
             torch.testing.assert_close(align(out, boxes), align(values, boxes))
+
+
+class TestResizeNeck:
+    MAPS = [rand(2, 4, 8, 12), rand(2, 6, 4, 6, seed=1), rand(2, 8, 2, 3, seed=2)]
+
+    def test_last_to_the_size_of_the_first(self):
+        outs = ResizeNeck()(self.MAPS)
+        assert outs[0] is self.MAPS[0] and outs[1] is self.MAPS[1]
+        assert outs[2].shape == (2, 8, 8, 12)
+        # Four times in each direction: the output pixel 4i + j lies (j - 1.5) / 4 from i.
+        inner = self.MAPS[2]
+        same(outs[2][..., 1, 1], inner[..., 0, 0])
+        mixed = torch.einsum(
+            "bchw,h,w->bc", inner[..., :2], *[torch.tensor([7 / 8, 1 / 8]).double()] * 2
+        )
+        same(outs[2][..., 2, 2], mixed)
+
+    def test_choice_of_maps_and_mode(self):
+        outs = ResizeNeck(source=2, target=1, mode="nearest")(self.MAPS)
+        same(outs[2], self.MAPS[2].repeat_interleave(2, 2).repeat_interleave(2, 3))
+        assert ResizeNeck(source=0, target=2)(self.MAPS)[0].shape == (2, 4, 2, 3)
+
+    @pytest.mark.parametrize("toolbox", ["mmdet", "mmseg", "mmpretrain"])
+    def test_is_found_by_the_toolboxes(self, toolbox):
+        registry = importlib.import_module(f"{toolbox}.registry").MODELS
+        assert isinstance(registry.build(dict(type="ResizeNeck")), ResizeNeck)

@@ -1,0 +1,60 @@
+"""One training step and one prediction of every config, narrow and at 64 pixels."""
+
+import narrow
+import pytest
+import torch
+
+
+def learns(losses):
+    total = losses["loss"]
+    return torch.isfinite(total).item() and total.item() > 0
+
+
+def check_prediction(cfg, samples):
+    assert len(samples) == 2
+    for sample in samples:
+        if cfg.default_scope == "mmseg":
+            labels = sample.pred_sem_seg.data
+            assert labels.shape == (1, narrow.SIZE, narrow.SIZE) and labels.min() >= 0
+            assert labels.max() < narrow.num_classes(cfg)
+        elif cfg.default_scope == "mmpretrain":
+            assert sample.pred_score.shape == (narrow.num_classes(cfg),)
+            assert sample.pred_score.sum().item() == pytest.approx(1, abs=1e-4)
+        else:
+            found = sample.pred_instances
+            assert 0 < len(found) <= 5 and found.labels.max() < narrow.num_classes(cfg)
+            assert found.bboxes.min() >= 0 and found.bboxes.max() <= narrow.SIZE
+            assert hasattr(found, "masks") == ("roi_head" in cfg.model)
+
+
+def run_once(path):
+    torch.manual_seed(0)
+    cfg = narrow.narrow(path)
+    model = narrow.build(cfg)
+    model.init_weights()
+    before = [p.detach().clone() for p in model.parameters()]
+    losses = narrow.train_step(cfg, model)
+    assert learns(losses)
+    changed = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert all(p.requires_grad for p in model.parameters())  # from scratch: nothing is frozen
+    # Not all: ResNet begins with zero at the end of each residual, whose convolutions then wait.
+    assert sum(changed) > 0.6 * len(changed)
+    check_prediction(cfg, narrow.predict(cfg, model))
+
+
+ONE_EACH = [
+    narrow.ROOT / "configs" / f"{name}.py" for key, name in narrow.OURS.items() if "3x" not in key
+]
+
+
+@pytest.mark.parametrize("path", ONE_EACH, ids=map(narrow.name_of, ONE_EACH))
+def test_trains_and_predicts(path):
+    run_once(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [p for p in narrow.CONFIGS if p not in ONE_EACH], ids=lambda path: narrow.name_of(path)
+)
+def test_every_config_trains_and_predicts(path):
+    run_once(path)
