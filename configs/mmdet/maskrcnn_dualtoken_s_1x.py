@@ -15,11 +15,10 @@ model = dict(
         arch="small",
         token_mlp="mix",
         drop_path_rate=0.1,
-        # How the backbone starts. No weights are published, so these three lines train it from
+        # How the backbone starts. No weights are published, so these two lines train it from
         # scratch. The paper starts from ImageNet: `tools/train.py --pretrained FILE` sets
         #   init_cfg=dict(type='Pretrained', checkpoint=FILE, prefix='backbone.'),
         #   out_norm_cfg=dict(type='LN', eps=1e-6), norm_eval=True (BatchNorm of the stem).
-        init_cfg=None,
         out_norm_cfg=dict(type="BN"),
         norm_eval=False,
     ),

@@ -15,9 +15,8 @@ model = dict(
         arch="small",
         token_mlp="mix",
         drop_path_rate=0.1,
-        # From scratch; `tools/train.py --pretrained FILE` changes these three lines, as explained
+        # From scratch; `tools/train.py --pretrained FILE` changes these two lines, as explained
         # in maskrcnn_dualtoken_s_1x.py.
-        init_cfg=None,
         out_norm_cfg=dict(type="BN"),
         norm_eval=False,
     ),

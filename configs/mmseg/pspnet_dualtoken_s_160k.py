@@ -11,7 +11,6 @@ model = dict(
         drop_path_rate=0.1,
         # From scratch. `tools/train.py --pretrained FILE` starts from a classifier: init_cfg names
         # the file, outputs are normalised by LayerNorm, the stem's BatchNorm is in eval mode.
-        init_cfg=None,
         out_norm_cfg=dict(type="SyncBN"),
         norm_eval=False,
     )

@@ -52,12 +52,30 @@ def allow_mmengine_checkpoints() -> None:
         torch.serialization.add_safe_globals(_safe_globals())
 
 
+def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file by name; the format holds nothing that could run."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file as load_tensors
+    except ImportError as error:
+        raise InputError(
+            f"Checkpoint {path}: reading it needs the package safetensors: pip install safetensors"
+        ) from error
+    device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
+    try:
+        return load_tensors(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"Checkpoint {path} cannot be read ({error}): it is cut off or no safetensors file."
+        ) from error
+
+
 def load_file(filename: str, map_location: Any = None) -> Any:
     """Load a local checkpoint: tensors, plain containers and MMEngine's histories, nothing else.
 
     Args:
-        filename: path of the checkpoint.
-        map_location: as in `torch.load`.
+        filename: path of the checkpoint; a .safetensors file gives its tensors by name.
+        map_location: as in `torch.load`; for .safetensors a device, else the CPU.
 
     Raises:
         InputError: the file is missing, broken, or holds objects whose loading could run code.
@@ -65,6 +83,8 @@ def load_file(filename: str, map_location: Any = None) -> Any:
     path = Path(filename).expanduser()
     if not path.is_file():
         raise InputError(f"Checkpoint {path} does not exist (working directory: {Path.cwd()}).")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, map_location)
     # Again: MMEngine's fork takes them off the list whenever it has loaded a file itself.
     allow_mmengine_checkpoints()
     try:

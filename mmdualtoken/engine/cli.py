@@ -44,8 +44,10 @@ def find_config(name: str) -> Path:
     for path in (Path(name).expanduser(), PROJECT_ROOT / name):
         if path.is_file():
             return path
-    known = {p.stem: p for folder in CONFIG_DIRS for p in sorted(folder.rglob("*.py"))}
-    near = difflib.get_close_matches(Path(name).stem, known, n=3, cutoff=0.5)
+    known = {p.stem: p for folder in CONFIG_DIRS for p in sorted(folder.glob("mm*/*.py"))}
+    stem = Path(name).stem
+    near = [n for n in known if n.startswith(stem)]
+    near = (near or difflib.get_close_matches(stem, known, n=4, cutoff=0.5))[:4]
     hint = f"Did you mean {', '.join(str(known[n]) for n in near)}?" if near else "Is it misspelt?"
     raise InputError(
         f"Config {name} does not exist, neither in {Path.cwd()} nor in {PROJECT_ROOT}. {hint}"

@@ -9,12 +9,13 @@ class FFN(nn.Module):
 
     Args:
         embed_dims: channels C.
-        ratio: hidden width r in multiples of C; 8 in stage 1, 4 in stages 2 and 3.
+        ratio: hidden width r in multiples of C, so that r * C is a whole number; 8 in stage 1, 4
+            in stages 2 and 3.
     """
 
     def __init__(self, embed_dims: int, ratio: float):
         super().__init__()
-        hidden = int(embed_dims * ratio)
+        hidden = round(embed_dims * ratio)  # the product of two floats may be 122.99999999999999
         self.fc1 = nn.Linear(embed_dims, hidden)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, embed_dims)

@@ -1,16 +1,16 @@
 """DualToken-ViT (arXiv 2309.12424): the backbone."""
 
+import re
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.convnext import LayerNorm2d
 
+from ...engine.pretrained import use_our_pretrained
 from ...layers import (
     ConvEncoder,
     DualTokenBlock,
@@ -28,11 +28,14 @@ from ...layers import (
     TokenProjection,
     WindowAttention,
 )
+from ...layers.map_norm import map_norm
 from ...layers.token_resize import resize_token_mix, resize_tokens
 from .arguments import (
     check_arch,
     check_bool,
     check_frozen_stages,
+    check_in_channels,
+    check_init_cfg,
     check_out_indices,
     check_out_norm_cfg,
     check_rate,
@@ -120,7 +123,7 @@ class DualTokenViT(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ):
-        super().__init__(init_cfg)
+        super().__init__(check_init_cfg(init_cfg))
         self.arch = check_arch(arch, self.arch_settings, self.arch_defaults)
         self.token_module = choose("token_module", token_module, TOKEN_MODULES)
         self.token_mlp = choose("token_mlp", token_mlp, TOKEN_MLPS)
@@ -129,19 +132,20 @@ class DualTokenViT(BaseModule):
         self.token_size = check_token_size(token_size, self.token_module.grid)
         self.out_indices = check_out_indices(out_indices)
         self.alpha = check_rate("alpha", alpha)
-        self.out_norm_cfg = check_out_norm_cfg(out_norm_cfg)
+        widths = [self.arch["embed_dims"][i] for i in self.out_indices]
+        self.out_norm_cfg = check_out_norm_cfg(out_norm_cfg, widths)
         self.norm_eval = check_bool("norm_eval", norm_eval)
         self.frozen_stages = check_frozen_stages(frozen_stages)
         self.with_cp = check_bool("with_cp", with_cp)
-        check_rate("drop_path_rate", drop_path_rate, below_one=True)
+        drop_path_rate = check_rate("drop_path_rate", drop_path_rate, below_one=True)
 
         dims, depths = self.arch["embed_dims"], self.arch["depths"]
-        self.stem = Stem(in_channels, dims[0])
+        self.stem = Stem(check_in_channels(in_channels), dims[0])
         if self.token_module.uses_tokens:
             self.global_tokens = nn.Parameter(torch.empty(1, *self.token_size, dims[0]))
         else:
             self.register_parameter("global_tokens", None)
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.stages = nn.ModuleList(
             self._make_stage(i, rates[sum(depths[:i]) : sum(depths[: i + 1])])
             for i in range(self.out_indices[-1] + 1)
@@ -149,7 +153,7 @@ class DualTokenViT(BaseModule):
         for i in self.out_indices:
             self.add_module(f"norm{i}", self._output_norm(dims[i]))
 
-        self._register_load_state_dict_pre_hook(self._resize_loaded_tokens)
+        self._register_load_state_dict_pre_hook(self.resize_loaded_tokens)
         self._reset_parameters()
         self._freeze()
 
@@ -181,13 +185,7 @@ class DualTokenViT(BaseModule):
         return DualTokenBlock(dim, local_encoder, token_module, ratio, drop_path_rate)
 
     def _output_norm(self, dim: int) -> nn.Module:
-        """Norm of a map (B, C, H, W)."""
-        cfg = self.out_norm_cfg
-        if cfg is None:
-            return nn.Identity()
-        if cfg["type"] == "LN":  # mmcv's LN normalises the last axes, not the channels of a map
-            return LayerNorm2d(dim, **{k: v for k, v in cfg.items() if k == "eps"})
-        return build_norm_layer(cfg, dim)[1]
+        return nn.Identity() if self.out_norm_cfg is None else map_norm(self.out_norm_cfg, dim)
 
     def _reset_parameters(self) -> None:
         """Linear and tokens trunc-normal 0.02, biases 0; convolutions and norms as torch has it."""
@@ -200,29 +198,35 @@ class DualTokenViT(BaseModule):
             nn.init.trunc_normal_(self.global_tokens, std=0.02)
 
     def init_weights(self) -> None:
-        """Apply `init_cfg`, and log once how the backbone starts."""
-        cfg = self.init_cfg if isinstance(self.init_cfg, dict) else {}
-        start = f"starts from {cfg.get('checkpoint')}" if cfg.get("checkpoint") else SCRATCH
+        """Apply `init_cfg` (checkpoints by `load_backbone`), and log how the backbone starts."""
+        given = self.init_cfg
+        self.init_cfg, checkpoint = use_our_pretrained(given)
+        start = f"starts from {checkpoint}" if checkpoint else SCRATCH
         outputs = self.out_norm_cfg["type"] if self.out_norm_cfg else "no norm"
         stem = "eval" if self.norm_eval else "train"
         print_log(
             f"DualTokenViT {start}; outputs normalised by {outputs}, stem BatchNorm in {stem} mode",
             logger="current",
         )
-        super().init_weights()
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = given
 
-    def _resize_loaded_tokens(self, state_dict: dict, prefix: str, *args) -> None:
-        """Before loading: bring a checkpoint's token grid to this model's."""
+    def resize_loaded_tokens(self, state_dict: dict, prefix: str, *args) -> None:
+        """Before loading: bring a checkpoint's token grid to this model's, in `state_dict`."""
         tokens = state_dict.get(f"{prefix}global_tokens")
         if tokens is None or self.global_tokens is None or not self.token_module.grid:
             return
         old, new = tuple(tokens.shape[1:3]), self.token_size
-        if old == new:
+        if old == new or tokens.dim() != 4:
             return
         state_dict[f"{prefix}global_tokens"] = resize_tokens(tokens, new)
         suffix = "mlp.token_mix.weight"
         for key in [k for k in state_dict if k.startswith(prefix) and k.endswith(suffix)]:
             bias = key.removesuffix("weight") + "bias"
+            if state_dict[key].shape != (old[0] * old[1],) * 2:
+                continue  # of another grid than its tokens: it is refused as it is
             state_dict[key], state_dict[bias] = resize_token_mix(
                 state_dict[key], state_dict[bias], old, new
             )
@@ -230,6 +234,28 @@ class DualTokenViT(BaseModule):
             f"DualTokenViT: checkpoint's token grid {old[0]}x{old[1]} resized to {new[0]}x{new[1]}",
             logger="current",
         )
+
+    def get_layer_depth(self, param_name: str, prefix: str = "backbone.") -> tuple[int, int]:
+        """Depth of a parameter, for learning rates that fall towards the image.
+
+        Depth 0 is the stem with the global tokens, 1 to sum(depths) are the blocks. Merging and
+        token projection belong to the block after them, the output norms to the last layer.
+
+        Args:
+            param_name: name in the whole model.
+            prefix: what the backbone's names begin with there; all others are of the last layer.
+
+        Returns:
+            the depth, and the number of layers, sum(depths) + 2.
+        """
+        depths = [len(stage.blocks) for stage in self.stages]
+        last = sum(depths) + 1
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or re.match(r"norm\d\.", name):
+            return last, last + 1
+        if place := re.match(r"stages\.(\d+)\.(?:blocks\.(\d+)\.)?", name):
+            return sum(depths[: int(place[1])]) + int(place[2] or 0) + 1, last + 1
+        return 0, last + 1
 
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

@@ -5,6 +5,10 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..checks import Checks
+
+CHECK = Checks("DualTokenClsNeck")
+
 
 @MODELS.register_module()
 class DualTokenClsNeck(BaseModule):
@@ -14,10 +18,17 @@ class DualTokenClsNeck(BaseModule):
         in_channels: channels of the backbone's last map.
         out_channels: width of the vector given to the head.
         init_cfg: MMEngine initialisation config.
+
+    Raises:
+        ValueError: an argument is out of range, or the last map is not of `in_channels` (in the
+            forward).
+        TypeError: an argument is of the wrong type.
     """
 
     def __init__(self, in_channels: int, out_channels: int = 1280, init_cfg: dict | None = None):
-        super().__init__(init_cfg)
+        super().__init__(CHECK.init_cfg(init_cfg))
+        in_channels = CHECK.integer("in_channels", in_channels, 1)
+        out_channels = CHECK.integer("out_channels", out_channels, 1)
         self.fc = nn.Linear(in_channels, out_channels)
         self.norm = nn.LayerNorm(out_channels, eps=1e-5)
         self.act = nn.GELU()
@@ -26,5 +37,11 @@ class DualTokenClsNeck(BaseModule):
 
     def forward(self, feats: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         """A tuple whose last map is (B, C, H, W) -> a tuple of one (B, out_channels)."""
+        if feats[-1].shape[1] != self.fc.in_features:
+            raise ValueError(
+                f"DualTokenClsNeck: received a last map of {feats[-1].shape[1]} channels, "
+                f"in_channels is {self.fc.in_features}; set the neck's in_channels to the "
+                "backbone's embed_dims at its last out_indices"
+            )
         x = feats[-1].flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, N, C)
         return (self.act(self.norm(self.fc(x))).mean(1),)

@@ -2,10 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmdet.models.necks import FPN
 from mmengine.registry import MODELS
 from torch import nn
+
+from ..checks import Checks
+
+CHECK = Checks("DualTokenFPN")
 
 
 @MODELS.register_module()
@@ -33,7 +37,9 @@ class DualTokenFPN(FPN):
         init_cfg: MMEngine initialisation config; Xavier for convolutions by default.
 
     Raises:
-        ValueError: `num_outs` is too small, or maps do not fit `in_channels` (in the forward).
+        ValueError: an argument is out of range, `num_outs` is too small, or maps do not fit
+            `in_channels` (in the forward).
+        TypeError: an argument is of the wrong type.
     """
 
     def __init__(
@@ -45,6 +51,24 @@ class DualTokenFPN(FPN):
         act_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ):
+        in_channels = CHECK.widths("in_channels", in_channels)
+        out_channels = CHECK.integer("out_channels", out_channels, 1)
+        num_outs = CHECK.integer("num_outs", num_outs)
+        CHECK.init_cfg(init_cfg)
+        norm_cfg = CHECK.layer_cfg(
+            "norm_cfg",
+            norm_cfg,
+            "a dict such as dict(type='BN')",
+            lambda cfg, width: build_norm_layer(cfg, width)[1],
+            [out_channels],
+        )
+        act_cfg = CHECK.layer_cfg(
+            "act_cfg",
+            act_cfg,
+            "a dict such as dict(type='ReLU')",
+            lambda cfg, width: build_activation_layer(cfg),
+            [out_channels],
+        )
         if num_outs <= len(in_channels):
             raise ValueError(
                 f"DualTokenFPN: num_outs={num_outs} is too small: {len(in_channels)} maps and the "
@@ -52,7 +76,7 @@ class DualTokenFPN(FPN):
             )
         layers = ("Conv2d", "ConvTranspose2d")
         super().__init__(
-            list(in_channels),
+            in_channels,
             out_channels,
             num_outs - 1,
             norm_cfg=norm_cfg,

@@ -7,6 +7,18 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
+from ..checks import Checks
+
+CHECK = Checks("ResizeNeck")
+#: The modes of `torch.nn.functional.interpolate` for maps, and whether they take align_corners.
+MODES = {
+    "bilinear": True,
+    "bicubic": True,
+    "nearest": False,
+    "nearest-exact": False,
+    "area": False,
+}
+
 
 @MODELS.register_module()
 class ResizeNeck(BaseModule):
@@ -18,8 +30,12 @@ class ResizeNeck(BaseModule):
     Args:
         source: index of the map that is resized, the last by default.
         target: index of the map whose size it gets, the first by default.
-        mode: as in `torch.nn.functional.interpolate`.
+        mode: as in `torch.nn.functional.interpolate`, for maps.
         init_cfg: MMEngine initialisation config, unused.
+
+    Raises:
+        ValueError: `mode` is unknown, or there is no map `source` or `target` (in the forward).
+        TypeError: an argument is of the wrong type.
     """
 
     def __init__(
@@ -29,16 +45,20 @@ class ResizeNeck(BaseModule):
         mode: str = "bilinear",
         init_cfg: dict | None = None,
     ):
-        super().__init__(init_cfg)
-        self.source = source
-        self.target = target
-        self.mode = mode
+        super().__init__(CHECK.init_cfg(init_cfg))
+        self.source = CHECK.integer("source", source)
+        self.target = CHECK.integer("target", target)
+        self.mode = CHECK.choice("mode", mode, MODES)
 
     def forward(self, feats: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Maps (B, C_i, H_i, W_i) -> the same, `source` at (H_target, W_target)."""
-        outs = list(feats)
-        size = feats[self.target].shape[2:]
-        align = None if self.mode in ("nearest", "area", "nearest-exact") else False
+        outs, count = list(feats), len(feats)
+        for argument in ("source", "target"):
+            if not -count <= (index := getattr(self, argument)) < count:
+                allowed = f"an index of the {count} maps received, {-count} to {count - 1}"
+                CHECK.fail(argument, index, allowed)
+        size = outs[self.target].shape[2:]
+        align = False if MODES[self.mode] else None
         outs[self.source] = F.interpolate(
             outs[self.source], size, mode=self.mode, align_corners=align
         )

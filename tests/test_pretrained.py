@@ -1,0 +1,403 @@
+"""The backbone from a checkpoint: init_cfg 'Pretrained', and what it refuses."""
+
+import os
+import re
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import reference
+import safetensors.torch
+import torch
+from helpers import NARROW, build, log_lines, params, randomise, same
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.model import ExponentialMovingAverage
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmdualtoken.engine import InputError
+from mmdualtoken.engine.pretrained import list_names, start_from_checkpoint
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+def classifier(seed=1, **settings):
+    """The tensors of a classifier's backbone, which gives out the last stage only."""
+    return params(randomise(build(**{"out_indices": (2,), **settings}), seed))
+
+
+def prefixed(state, prefix="backbone."):
+    return {prefix + name: value for name, value in state.items()}
+
+
+def whole(state, prefix=""):
+    """The tensors of a whole classifier."""
+    head = {f"{prefix}head.fc.weight": torch.zeros(2, 2), f"{prefix}neck.proj.bias": torch.ones(2)}
+    return {**prefixed(state, f"{prefix}backbone."), **head}
+
+
+def save(content, folder, name="classifier.pth"):
+    torch.save(content, folder / name)
+    return str(folder / name)
+
+
+def start(file, prefix="backbone.", **settings):
+    """A backbone that starts from the file, and the lines that tell what was loaded."""
+    model = build(init_cfg=dict(type="Pretrained", checkpoint=file, prefix=prefix), **settings)
+    with log_lines() as lines:
+        model.init_weights()
+    return model, [line for line in lines if "backbone tensors" in line]
+
+
+def has(model, state, but=()):
+    """Whether the model's tensors are those of `state`, except the ones named."""
+    own = params(model)
+    assert len(own) > 100
+    for name, value in own.items():
+        if not name.startswith(tuple(but)):
+            assert torch.equal(value, state[name]), name
+    return True
+
+
+def averaged(state):
+    """What EMAHook leaves in a checkpoint: averages as state_dict, the others beside it."""
+    model = nn.Module()
+    model.backbone = build(out_indices=(2,))
+    model.backbone.load_state_dict(state)
+    hook = EMAHook()
+    hook.src_model, hook.ema_model = model, ExponentialMovingAverage(model)
+    randomise(model, seed=9)
+    checkpoint = dict(meta={}, state_dict=model.state_dict())
+    own = hook.ema_model.state_dict()
+    hook.before_save_checkpoint(None, checkpoint)
+    return checkpoint, own
+
+
+NEW = "; started anew, not in the file: norm0, norm1"
+FORMS = {
+    "whole": (lambda s: dict(meta={}, state_dict=whole(s)), "backbone.", ""),
+    "prefix without a dot": (lambda s: dict(state_dict=whole(s)), "backbone", ""),
+    "no prefix asked for": (lambda s: s, None, ""),
+    "bare": (lambda s: s, "backbone.", "; names without 'backbone.'"),
+    "bare, wrapped": (lambda s: dict(state_dict=s), "backbone.", "; names without 'backbone.'"),
+    "another key": (lambda s: dict(model=whole(s), epoch=3), "backbone.", ""),
+    "not bare": (whole, None, "; names begin with 'backbone.'"),
+    "DDP": (lambda s: whole(s, "module."), "backbone.", "; names begin with 'module.backbone.'"),
+    "bare DDP": (lambda s: prefixed(s, "module."), None, "; names begin with 'module.'"),
+    "EMAHook": (lambda s: averaged(s)[0], "backbone.", ""),
+    "EMA itself": (
+        lambda s: averaged(s)[1],
+        "backbone.",
+        "; names begin with 'module.backbone.'",
+    ),
+    "of a teacher": (lambda s: prefixed(s, "teacher.backbone."), "teacher.backbone.", ""),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_files(form, tmp_path):
+    """Each gives the same weights and exactly one line, which counts."""
+    make, prefix, note = FORMS[form]
+    state = classifier()
+    file = save(make(state), tmp_path)
+    model, lines = start(file, prefix)
+    total = len(model.state_dict())
+    assert len(state) == total - 4  # weight and bias of norm0 and norm1
+    assert lines == [f"loaded {total - 4} of {total} backbone tensors from {file}{NEW}{note}"]
+    assert has(model, state, but=("norm0", "norm1"))
+    fresh = params(build())
+    for name in ("norm0.weight", "norm0.bias", "norm1.weight", "norm1.bias"):
+        assert torch.equal(params(model)[name], fresh[name])
+
+
+def test_safetensors(tmp_path):
+    file = str(tmp_path / "classifier.safetensors")
+    state = classifier()
+    safetensors.torch.save_file(whole(state), file)
+    model, lines = start(file)
+    assert len(lines) == 1
+    assert has(model, state, but=("norm0", "norm1"))
+    Path(file).write_bytes(Path(file).read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"classifier.safetensors cannot be read .*cut off"):
+        start(file)
+
+
+def test_detector_gives_every_norm(tmp_path):
+    """From the backbone of a detector: all of it, its BatchNorm too."""
+    bn = dict(out_norm_cfg=dict(type="BN"))
+    state = params(randomise(build(**bn), seed=2))
+    file = save(
+        dict(state_dict={**prefixed(state), "neck.convs.0.weight": torch.ones(1)}), tmp_path
+    )
+    model, lines = start(file, **bn)
+    assert lines == [f"loaded {len(state)} of {len(state)} backbone tensors from {file}"]
+    assert has(model, state)
+
+
+@pytest.mark.parametrize("there, here", [("LN", "BN"), ("BN", "LN"), ("LN", None)])
+def test_output_norm_of_another_type_starts_anew(there, here, tmp_path):
+    """Scales that a LayerNorm learned mean nothing to a BatchNorm without its statistics."""
+    state = classifier(out_norm_cfg=dict(type=there))
+    file = save(whole(state), tmp_path)
+    model, (line,) = start(file, out_norm_cfg=here and dict(type=here))
+    assert has(model, state, but=("norm",))
+    taken = sum(not name.startswith("norm") for name in state)
+    assert f"loaded {taken} of {len(model.state_dict())} " in line
+    if here is None:
+        assert line.endswith("; not used: norm2")
+        return
+    assert line.endswith(f"{NEW}; started anew, of another type in the file: norm2")
+    fresh = params(build(out_norm_cfg=dict(type=here)).norm2)
+    assert "weight" in fresh
+    for name, value in params(model.norm2).items():
+        assert torch.equal(value, fresh[name]), name
+
+
+def test_fewer_stages_than_the_classifier(tmp_path):
+    state = classifier()
+    file = save(whole(state), tmp_path)
+    model, (line,) = start(file, out_indices=(0, 1))
+    assert {name[:8] for name in params(model) if name.startswith("stages")} == {
+        "stages.0",
+        "stages.1",
+    }
+    assert has(model, state, but=("norm",))
+    assert line.endswith(f"{NEW}; not used: norm2; not used: stages.2")
+    file = save(prefixed(params(model)), tmp_path)
+    with pytest.raises(
+        InputError, match=r"Tensors missing \(\d+\): .*stages.2.merging.norm.weight"
+    ):
+        start(file)
+
+
+@pytest.mark.parametrize("mlp", ["mlp", "mix"])
+def test_another_token_grid_is_resized(mlp, tmp_path):
+    state = classifier(token_mlp=mlp)
+    file = save(whole(state), tmp_path)
+    model = build(
+        token_mlp=mlp,
+        token_size=(9, 9),
+        init_cfg=dict(type="Pretrained", checkpoint=file, prefix="backbone."),
+    )
+    with log_lines() as lines:
+        model.init_weights()
+    (line,) = [line for line in lines if "backbone tensors" in line]
+    total = len(model.state_dict())
+    assert f"loaded {total - 4} of {total} " in line
+    assert sum("token grid 7x7 resized to 9x9" in line for line in lines) == 1
+    expected = reference.resize_checkpoint(state, (7, 7), (9, 9))
+    assert model.global_tokens.shape == (1, 9, 9, 16)
+    for name, value in expected.items():
+        same(params(model)[name].double(), value.double(), tol=1e-5)
+
+
+def test_counters_may_be_missing(tmp_path):
+    state = {k: v for k, v in classifier().items() if "num_batches_tracked" not in k}
+    model, (line,) = start(save(whole(state), tmp_path))
+    counters = [k for k in params(model) if "num_batches_tracked" in k]
+    assert len(counters) == 4
+    assert f"loaded {len(state)} of {len(state) + 8} " in line
+    assert "; num_batches_tracked of the stem counts from 0, not in the file" in line
+    assert all(params(model)[k] == 0 for k in counters)
+
+
+def test_twice_is_fine(tmp_path):
+    state = classifier()
+    file = save(whole(state), tmp_path)
+    model, _ = start(file)
+    with log_lines() as lines:
+        model.init_weights()
+    assert not any("backbone tensors" in line for line in lines)
+    assert has(model, state, but=("norm0", "norm1"))
+    assert model.init_cfg == dict(type="Pretrained", checkpoint=file, prefix="backbone.")
+
+
+def test_after_other_initialisers(tmp_path):
+    """As MMEngine does: 'Pretrained' comes last, wherever it stands in a list."""
+    state = classifier()
+    pretrained = dict(type="Pretrained", checkpoint=save(whole(state), tmp_path), prefix="backbone")
+    constant = dict(type="Constant", layer="LayerNorm2d", val=3.0)
+    model = build(init_cfg=[pretrained, constant])
+    model.init_weights()
+    assert has(model, state, but=("norm0", "norm1"))
+    assert (model.norm0.weight == 3).all()
+
+
+# ---------------------------------------------------------------- what is refused
+
+NO_TOKENS = dict(token_module="none")
+WINDOW = dict(local_encoder="window")
+MISFITS = {
+    "mlp into mix": ({}, dict(token_mlp="mix"), ["token_module.mlp.token_mix.weight (5)"]),
+    "window into conv": (WINDOW, {}, ["relative_position_bias_table", "missing", "not known"]),
+    "none into tokens": (
+        NO_TOKENS,
+        {},
+        ["missing (37): global_tokens, stages.*.blocks.*.token_module.norm.weight (5)"],
+    ),
+    "tokens into none": ({}, NO_TOKENS, ["not known (37): global_tokens"]),
+    "onestep into stepwise": (dict(downsample="onestep"), {}, ["downsample"]),
+    "fewer tokens, no grid": (
+        dict(token_module="msa", token_size=4),
+        dict(token_module="msa", token_size=8),
+        ["of another shape (1): global_tokens", "(1, 1, 4, 16)", "(1, 1, 8, 16)"],
+    ),
+    "tiny into small": (
+        dict(arch="tiny"),
+        dict(arch="small"),
+        ["missing (64): stages.*.blocks", "(1, 7, 7, 48) in the file, (1, 7, 7, 64) by the config"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_wrong_variant(case, tmp_path):
+    there, here, texts = MISFITS[case]
+    file = save(whole(classifier(**there)), tmp_path)
+    model = build(init_cfg=dict(type="Pretrained", checkpoint=file, prefix="backbone."), **here)
+    before = params(model)
+    with pytest.raises(InputError) as caught:
+        model.init_weights()
+    assert f"{file} does not fit" in str(caught.value)
+    for text in texts:
+        assert text in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in params(model).items())
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        (
+            lambda s: s.pop("stages.1.blocks.0.proj.weight"),
+            "Tensors missing (1): stages.1.blocks",
+        ),
+        (lambda s: s.update({"stages.3.x": torch.ones(1)}), "Tensors not known (1): stages.3.x"),
+        (lambda s: s.update({"norm3.bias": torch.ones(1)}), "Tensors not known (1): norm3.bias"),
+        (lambda s: s.update({"norm2.bias": torch.ones(1)}), "of another shape (1): norm2.bias"),
+        (
+            lambda s: s.update(
+                {"stages.2.blocks.0.token_module.mlp.token_mix.bias": torch.ones(4)}
+            ),
+            "of another shape (1): stages.2.blocks.0.token_module.mlp.token_mix.bias",
+        ),
+    ],
+)
+def test_one_wrong_tensor(change, text, tmp_path):
+    state = classifier(token_mlp="mix")
+    change(state)
+    with pytest.raises(InputError, match=re.escape(text)):
+        start(save(whole(state), tmp_path), token_mlp="mix")
+
+
+def test_mixing_weight_of_another_grid_than_its_tokens(tmp_path):
+    state = classifier(token_mlp="mix")
+    name = "stages.0.blocks.0.token_module.mlp.token_mix.weight"
+    state[name] = torch.zeros(25, 25)
+    with pytest.raises(InputError, match=re.escape(f"of another shape (2): {name}")):
+        start(save(whole(state), tmp_path), token_mlp="mix", token_size=(9, 9))
+
+
+@pytest.mark.parametrize(
+    "content, text",
+    [
+        ({"backbone.conv1.weight": torch.ones(1)}, "no tensor is named 'backbone.global_tokens'"),
+        (dict(state_dict={}), "holds no tensors by name"),
+        ([torch.ones(1)], "holds no tensors by name (found: list)"),
+    ],
+)
+def test_other_files(content, text, tmp_path):
+    with pytest.raises(InputError, match=re.escape(text)):
+        start(save(content, tmp_path))
+
+
+def test_missing_and_truncated(tmp_path):
+    with pytest.raises(InputError, match="nowhere.pth does not exist"):
+        start("nowhere.pth")
+    file = Path(save(whole(classifier()), tmp_path))
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(InputError, match="classifier.pth cannot be read"):
+        start(str(file))
+
+
+class Hostile:
+    """Pickles as a call of a shell command."""
+
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_hostile_pickle_is_not_executed(tmp_path, monkeypatch):
+    """Also in the toolboxes' own tools, which do not refuse it themselves on every stack."""
+    monkeypatch.chdir(tmp_path)
+    file = save(dict(state_dict=whole(classifier()), payload=Hostile()), tmp_path)
+    with pytest.raises(InputError, match="was refused"):
+        start(file)
+    assert not Path("executed").exists()
+
+
+def test_names_in_short():
+    names = [f"blocks.{i}.proj.bias" for i in range(3)] + ["stem.bias", "fc.0.weight"]
+    assert list_names(names) == "blocks.*.proj.bias (3), stem.bias, fc.0.weight"
+    assert list_names(names, limit=1) == "blocks.*.proj.bias (3), and 2 more kinds"
+
+
+# ---------------------------------------------------------------- where it is used
+
+
+def test_url(tmp_path, monkeypatch):
+    """By MMEngine's loader, from a server of this test."""
+    state = classifier()
+    save(whole(state), tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/classifier.pth"
+        model, (line,) = start(url)
+        server.shutdown()
+    assert f"backbone tensors from {url};" in line
+    assert has(model, state, but=("norm0", "norm1"))
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_narrow", "fcn_narrow", "classifier_narrow"])
+def test_in_the_model_of_a_toolbox(name, tmp_path):
+    """init_cfg alone is enough: no tool of ours is needed, and MMEngine loads nothing beside it."""
+    cfg = Config.fromfile(CONFIGS / f"{name}.py")
+    init_default_scope(cfg.default_scope)
+    backbone = cfg.model.backbone
+    settings = dict(arch=backbone.arch, token_mlp=backbone.get("token_mlp", "mlp"))
+    state = classifier(**settings)
+    file = save(dict(state_dict=whole(state)), tmp_path)
+    backbone.init_cfg = dict(type="Pretrained", checkpoint=file, prefix="backbone.")
+    model = MODELS.build(cfg.model)
+    with log_lines() as lines:
+        model.init_weights()
+    (line,) = [line for line in lines if "backbone tensors" in line]
+    bn = "; started anew, of another type in the file: norm2"
+    assert line.endswith("" if name == "classifier_narrow" else bn)
+    assert not any("do not match" in line or "load backbone. in model" in line for line in lines)
+    for key, value in params(model.backbone).items():
+        if not key.startswith("norm"):
+            assert torch.equal(value, state[key]), key
+
+
+def test_start_from_checkpoint_sets_what_the_paper_has(tmp_path):
+    file = save(whole(classifier()), tmp_path)
+    cfg = Config(dict(model=dict(backbone=dict(type="DualTokenViT", arch=NARROW))))
+    start_from_checkpoint(cfg, file)
+    assert cfg.model.backbone == dict(
+        type="DualTokenViT",
+        arch=NARROW,
+        init_cfg=dict(type="Pretrained", checkpoint=file, prefix="backbone."),
+        out_norm_cfg=dict(type="LN", eps=1e-6),
+        norm_eval=True,
+    )
+    with pytest.raises(InputError, match="nowhere.pth does not exist"):
+        start_from_checkpoint(cfg, "nowhere.pth")
+    cfg.model.backbone.type = "ResNet"
+    with pytest.raises(InputError, match="'ResNet'"):
+        start_from_checkpoint(cfg, file)
