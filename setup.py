@@ -7,6 +7,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+from setuptools.command.develop import develop
 
 ROOT = Path(__file__).resolve().parent
 
@@ -18,24 +19,46 @@ def pins(name, only=None):
     return [line for line in found if line and (only is None or re.match(only, line))]
 
 
-class BuildWithMim(build_py):
-    """Also packs configs/ and tools/ where MIM looks for them: in ``mmdualtoken/.mim``.
+#: What MIM and users' configs look for, in ``mmdualtoken/.mim`` of an installed package.
+MIM = ("configs", "tools", "model-index.yml")
 
-    An editable install is left alone: there they lie in the clone.
+
+class BuildWithMim(build_py):
+    """Also packs ``MIM`` into ``mmdualtoken/.mim``.
+
+    An editable install is left alone: pip asks for ``editable_wheel``, the maintained fork of MIM
+    then looks into the clone itself, and would find each config twice if ``.mim`` linked to it.
     """
 
     def run(self):
         super().run()
         if getattr(self, "editable_mode", False):
             return
-        for folder in ("configs", "tools"):
-            if (ROOT / folder).is_dir():
-                shutil.copytree(
-                    ROOT / folder,
-                    Path(self.build_lib, "mmdualtoken", ".mim", folder),
-                    ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
-                    dirs_exist_ok=True,
-                )
+        target = Path(self.build_lib, "mmdualtoken", ".mim")
+        shutil.rmtree(target, ignore_errors=True)  # build/ may hold files that are gone by now
+        for name in MIM:
+            if (ROOT / name).is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+                shutil.copytree(ROOT / name, target / name, ignore=ignore)
+            elif (ROOT / name).is_file():
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, target)
+
+
+class DevelopWithMim(develop):
+    """Links ``mmdualtoken/.mim`` to the clone, where the official MIM looks.
+
+    MIM brings a setuptools that knows no ``editable_wheel``: pip then falls back to this command.
+    """
+
+    def run(self):
+        super().run()
+        target = ROOT / "mmdualtoken" / ".mim"
+        target.mkdir(exist_ok=True)
+        for name in MIM:
+            link = target / name
+            if not link.is_symlink():
+                link.symlink_to(Path("..", "..", name))
 
 
 version = re.search(
@@ -59,7 +82,7 @@ setup(
         "openmmlab": pins("openmmlab", "mm"),
         "test": pins("test"),
     },
-    cmdclass={"build_py": BuildWithMim},
+    cmdclass={"build_py": BuildWithMim, "develop": DevelopWithMim},
     classifiers=[
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",

@@ -8,7 +8,7 @@ import sys
 
 from .version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "config_path", "list_configs"]
 
 
 def _runs_doctor() -> bool:
@@ -24,4 +24,5 @@ if not _runs_doctor():
 
     check_stack()
 
-    from . import engine, models  # noqa: F401
+    from . import datasets, engine, models  # noqa: F401
+    from .config_files import config_path, list_configs

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
+from ..config_files import FOLDERS
 from .checkpoint import refuse_unsafe_checkpoints
 from .errors import InputError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-CONFIG_DIRS = (PROJECT_ROOT / "configs", PROJECT_ROOT / "mmdualtoken" / ".mim" / "configs")
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def find_config(name: str) -> Path:
     for path in (Path(name).expanduser(), PROJECT_ROOT / name):
         if path.is_file():
             return path
-    known = {p.stem: p for folder in CONFIG_DIRS for p in sorted(folder.glob("mm*/*.py"))}
+    known = {p.stem: p for folder in FOLDERS for p in sorted(folder.glob("mm*/*.py"))}
     stem = Path(name).stem
     near = [n for n in known if n.startswith(stem)]
     near = (near or difflib.get_close_matches(stem, known, n=4, cutoff=0.5))[:4]

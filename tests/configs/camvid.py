@@ -7,13 +7,7 @@ classes = (
 )
 own = dict(
     type="BaseSegDataset",
-    reduce_zero_label=False,
     metainfo=dict(classes=classes, palette=[[20 * i, 0, 0] for i in range(11)]),
 )
-train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
-train_pipeline[1] = test_pipeline[2] = dict(type="LoadAnnotations")
-
-train_dataloader = dict(dataset=dict(**own, pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(**own, pipeline=test_pipeline))
-test_dataloader = val_dataloader
+train_dataloader = val_dataloader = test_dataloader = dict(dataset=own)
 model = dict(decode_head=dict(num_classes=11), auxiliary_head=dict(num_classes=11))

@@ -7,8 +7,8 @@ data_root = "data/ade/ADEChallengeData2016"
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    # The masks hold 0 for "other", which is ignored, and 1 to 150 for the classes.
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    # The data set says that 0 in a mask is ignored, so that a set of the user's own need not.
+    dict(type="LoadAnnotations"),
     dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
@@ -19,7 +19,7 @@ test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     # After Resize: predictions are compared at the size of the original mask.
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]
 tta_pipeline = [
@@ -32,7 +32,7 @@ tta_pipeline = [
                 for f in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
             ],
             [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],
-            [dict(type="LoadAnnotations", reduce_zero_label=True)],
+            [dict(type="LoadAnnotations")],
             [dict(type="PackSegInputs")],
         ],
     ),

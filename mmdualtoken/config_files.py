@@ -1,0 +1,60 @@
+"""The configs that come with the package, for the `_base_` of a user's own config."""
+
+import difflib
+from pathlib import Path
+
+from .engine.errors import InputError
+
+PACKAGE = Path(__file__).resolve().parent
+#: Where an installed wheel keeps the configs, and where a clone does.
+FOLDERS = (PACKAGE / ".mim" / "configs", PACKAGE.parent / "configs")
+LIST_ALL = "python -c 'import mmdualtoken; print(*mmdualtoken.list_configs(), sep=\"\\n\")'"
+
+
+def _folder() -> Path:
+    """The first of `FOLDERS` that is there."""
+    for folder in FOLDERS:
+        if folder.is_dir():
+            return folder
+    raise InputError(
+        f"The configs of mmdualtoken are neither in {FOLDERS[0]} nor in {FOLDERS[1]}: the "
+        "installation is incomplete. Install the wheel again, or a clone with `pip install -e .`."
+    )
+
+
+def list_configs() -> list[str]:
+    """Names of all model configs as `config_path` takes them, such as
+    'mmdet/maskrcnn_dualtoken_s_1x.py'.
+
+    Raises:
+        InputError: the installation has no configs.
+    """
+    folder = _folder()
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*.py"))
+    return [name for name in names if not name.startswith("_base_")]
+
+
+def config_path(name: str) -> str:
+    """Absolute path of a config of the installed package, from a wheel or an editable install.
+
+    Made for the `_base_` of a user's config, where MMEngine evaluates an expression but allows no
+    import statement before it; importing the package registers its models on the way::
+
+        _base_ = __import__("mmdualtoken").config_path("mmdet/maskrcnn_dualtoken_s_1x.py")
+
+    Args:
+        name: path of the config below configs/, such as 'mmdet/maskrcnn_dualtoken_s_1x.py'.
+
+    Raises:
+        InputError: there is no such config; the message names the nearest and how to list all.
+    """
+    known = list_configs()
+    if name in known:
+        return str(_folder() / name)
+    stems = {Path(n).stem: n for n in known}
+    near = difflib.get_close_matches(Path(str(name)).stem, stems, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(stems[n]) for n in near)}? " if near else ""
+    raise InputError(
+        f"mmdualtoken has no config {str(name)!r}; names are paths below its configs/, such as "
+        f"'mmdet/maskrcnn_dualtoken_s_1x.py'. {hint}All names: {LIST_ALL}"
+    )

@@ -1,0 +1,164 @@
+"""model-index.yml, the metafiles and the READMEs of configs/: complete, and counted."""
+
+import importlib
+import itertools
+import re
+from pathlib import Path
+
+import modelindex
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+import mmdualtoken
+from mmdualtoken.engine.complexity import count_macs, count_parameters
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("mmdet", "mmpretrain", "mmseg")
+METAFILES = {
+    folder: yaml.safe_load((ROOT / "configs" / folder / "metafile.yml").read_text())
+    for folder in FOLDERS
+}
+READMES = {folder: (ROOT / "configs" / folder / "README.md").read_text() for folder in FOLDERS}
+MODELS = {model["Name"]: model for content in METAFILES.values() for model in content["Models"]}
+DEMO = "maskrcnn_dualtoken_s_demo"
+SAMPLE = (
+    "maskrcnn_dualtoken_t_1x",
+    "retinanet_dualtoken_t_1x",
+    "dualtoken_s_mlp_grid9_in1k",
+    "deeplabv3_dualtoken_s_stride32_160k",
+    "pspnet_dualtoken_t_160k",
+)
+
+
+def folder_of(model):
+    return model["Config"].split("/")[1]
+
+
+def forward(cfg, model):
+    """What is counted, by the toolbox: (function, height and width of its input)."""
+    if cfg.default_scope != "mmdet":
+        size = (512, 512) if cfg.default_scope == "mmseg" else (224, 224)
+        return lambda x: model(x, mode="tensor"), size
+
+    def detect(x):
+        feats = model.neck(model.backbone(x))
+        if not hasattr(model, "rpn_head"):
+            return model.bbox_head(feats)
+        model.rpn_head(feats)
+        model.roi_head.bbox_head(torch.empty(1000, 256, 7, 7, device="meta"))
+        return model.roi_head.mask_head(torch.empty(100, 256, 14, 14, device="meta"))
+
+    return detect, (800, 1280)
+
+
+def measure(cfg):
+    """Parameters and multiply-accumulates of a config's model; shapes are all that takes."""
+    init_default_scope(cfg.default_scope)
+    registry = importlib.import_module(f"{cfg.default_scope}.registry").MODELS
+    model = registry.build(cfg.model).eval().to("meta")
+    function, size = forward(cfg, model)
+    macs = count_macs(function, torch.empty(1, 3, *size, device="meta"))
+    return count_parameters(model), macs
+
+
+def test_index_loads():
+    """By the parser that MIM uses; it also finds unknown collections and wrong fields."""
+    index = modelindex.load(str(ROOT / "model-index.yml"))
+    # The toolboxes' metafiles name READMEs from the root; the parser looks beside the metafile.
+    assert [e for e in index.check(silent=True) if "Path to README file" not in e] == []
+    assert all((ROOT / collection.readme).is_file() for collection in index.collections)
+    assert [model.name for model in index.models] == list(MODELS)
+    for model in index.models:
+        assert model.full_model.metadata.data["Weights"] == "no weights published"
+
+
+def test_every_model_of_ours_is_listed():
+    listed = [model["Config"] for content in METAFILES.values() for model in content["Models"]]
+    ours = [f"configs/{name}" for name in mmdualtoken.list_configs() if "dualtoken" in name]
+    assert sorted(listed) == sorted(ours)
+    for name, model in MODELS.items():
+        assert Path(model["Config"]).stem == name
+    assert yaml.safe_load((ROOT / "model-index.yml").read_text()) == {
+        "Import": [f"configs/{folder}/metafile.yml" for folder in FOLDERS]
+    }
+
+
+def test_nothing_is_invented():
+    """No link to weights, no accuracy."""
+    for content in METAFILES.values():
+        for entry in content["Models"] + content["Collections"]:
+            assert "Weights" not in entry
+            assert all(result["Metrics"] == {} for result in entry.get("Results", []))
+    for name, model in MODELS.items():
+        assert ("Results" in model) == (name != DEMO)
+
+
+@pytest.mark.parametrize(
+    "name", [*SAMPLE, *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n not in SAMPLE)]
+)
+def test_figures(name):
+    """Parameters and FLOPs are counted, schedule and batch size are the config's."""
+    metadata = MODELS[name]["Metadata"]
+    cfg = Config.fromfile(ROOT / MODELS[name]["Config"])
+    parameters, macs = measure(cfg)
+    assert metadata["Parameters"] == parameters
+    if name == DEMO:
+        assert "FLOPs" not in metadata
+        assert metadata["Batch Size"] == cfg.train_dataloader.batch_size
+    else:
+        assert metadata["FLOPs"] == pytest.approx(macs, rel=1e-3)
+        assert metadata["Batch Size"] == cfg.auto_scale_lr.base_batch_size
+    length = {k: v for k, v in metadata.items() if k in ("Epochs", "Iterations")}
+    keys = dict(Epochs="max_epochs", Iterations="max_iters")
+    assert len(length) == 1
+    assert all(cfg.train_cfg[keys[key]] == value for key, value in length.items())
+
+
+# --- the READMEs
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_table(folder):
+    """A row for each model but the demo, with the metafile's figures and no accuracy."""
+    rows = re.findall(r"^\| (\w+) \| .* \| \[config\]\((.+)\) \|$", READMES[folder], re.M)
+    models = {n: m for n, m in MODELS.items() if folder_of(m) == folder and n != DEMO}
+    assert sorted(rows) == sorted((name, f"{name}.py") for name in models)
+    for line in READMES[folder].splitlines():
+        name = line.removeprefix("| ").split(" ")[0]
+        if name in models:
+            counted = models[name]["Metadata"]
+            figures = f"| {counted['Parameters'] / 1e6:.2f} | {counted['FLOPs'] / 1e9:.2f} |"
+            _, accuracies = line.split(figures)
+            assert set(accuracies.split(" | ")[:-1]) <= {" not run", "not run", "-"}
+            assert " not run" in accuracies
+
+
+def expand(pattern):
+    """What a shell makes of braces."""
+    parts = [part.split(",") for part in re.split(r"[{}]", pattern)]
+    return ["".join(choice) for choice in itertools.product(*parts)]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_config_is_named(folder):
+    named = [n for p in re.findall(r"`([\w{},]+\.py)`", READMES[folder]) for n in expand(p)]
+    named += re.findall(r"\[config\]\((.+)\)", READMES[folder])
+    configs = [n.split("/")[1] for n in mmdualtoken.list_configs() if n.startswith(folder)]
+    assert sorted(named) == configs
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_commands_and_links_lead_somewhere(folder):
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", READMES[folder], re.S))
+    files = re.findall(r"(?:tools|configs)/\S+", blocks)
+    links = re.findall(r"\]\((?!http)([^)]+)\)", READMES[folder])
+    assert len(files) >= 4 and links
+    assert all((ROOT / file).is_file() for file in files)
+    assert all((ROOT / "configs" / folder / link).exists() for link in links)
+    for flag in re.findall(r" (--[\w-]+)", blocks):
+        assert f'"{flag}"' in (ROOT / "tools" / "train.py").read_text()
+    for stem, epoch in re.findall(r"work_dirs/(\w+)/(?:epoch|iter)_(\d+)\.pth", blocks):
+        assert int(epoch) in MODELS[stem]["Metadata"].values()
