@@ -1,0 +1,163 @@
+"""The paper's tables: what it states, what this project counts and measured, and how to run it.
+
+Without --run, --dry-run or --data, nothing is trained: parameters and FLOPs are counted, and
+accuracies are read from finished runs below work_dirs/. Exit status 1: a budget is missed by more
+than 1 %, a config is missing, or a run failed.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from mmdualtoken.engine.cli import run_tool
+from mmdualtoken.engine.errors import InputError
+from mmdualtoken.report.collect import Collector, Options, TableReport, make_jobs, read_config
+from mmdualtoken.report.commands import Job, pending, run_jobs
+from mmdualtoken.report.files import check_own, write_own
+from mmdualtoken.report.mini import write_mini_config, write_mini_data
+from mmdualtoken.report.render import markdown, print_reports
+from mmdualtoken.report.schema import Table
+from mmdualtoken.report.tables import TABLES
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--table",
+        type=int,
+        action="append",
+        choices=sorted(TABLES),
+        metavar="N",
+        help="only this table, 2 to 9; may be given more than once",
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write it as Markdown")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also as a page with plots")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a FILE that this tool did not write"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, do nothing")
+    parser.add_argument(
+        "--run", action="store_true", help="train and test every row that has no finished run"
+    )
+    parser.add_argument(
+        "--data",
+        choices=["mini"],
+        help="run the rows on a few generated scenes, in work_dirs/mini: minutes on a CPU",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with unfinished runs")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="train on N GPUs and scale the learning rate; 1 also means a CPU (by default as many "
+        "as the config's batch size is meant for)",
+    )
+    parser.add_argument(
+        "--from-imagenet",
+        action="store_true",
+        help="start DualToken-ViT in Tables 3-5 from the checkpoints of Table 2",
+    )
+    parser.add_argument(
+        "--work-dirs", type=Path, default=Path("work_dirs"), help="folder of the work dirs"
+    )
+    return parser.parse_args()
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check what can be wrong before anything is counted or run."""
+    running = (args.run or args.data) and not args.dry_run
+    if args.resume and not (running or args.dry_run):
+        raise InputError("--resume goes on with runs: give it with --run or --data mini.")
+    if args.dry_run and (args.markdown or args.html):
+        raise InputError("--dry-run prints commands only; leave out --markdown and --html.")
+    if args.gpus is not None and args.gpus < 1:
+        raise InputError(f"--gpus {args.gpus}: 1 or more; 1 also means a CPU.")
+    for path in filter(None, (args.markdown, args.html)):
+        check_own(path, args.overwrite)
+
+
+def check_jobs(jobs: list[Job]) -> None:
+    """Check that what the jobs need is there."""
+    need, there = max(job.gpus for job in jobs), torch.cuda.device_count()
+    if need > 1 and need > there:
+        raise InputError(
+            f"The recipe's batch size takes {need} GPUs, {there} were found. --gpus N trains on N "
+            "with the learning rate scaled; --gpus 1 also runs on a CPU; --data mini only shows "
+            "that everything works."
+        )
+    for job in jobs:
+        if job.pretrained and not job.pretrained.is_file():
+            raise InputError(
+                f"--from-imagenet: {job.pretrained} does not exist. Train it first: --table 2 --run"
+            )
+
+
+def run_rows(tables: list[Table], options: Options, args: argparse.Namespace) -> list[str]:
+    """Run what is not finished; returns what failed."""
+    jobs = make_jobs(tables, options)
+    check_jobs(jobs)
+    if options.mini:
+        write_mini_data(options.root, {job.cfg.default_scope for job in jobs})
+        for row in (row for table in tables for row in table.rows if row.config):
+            write_mini_config(*read_config(row.config), options.root)
+    try:
+        return run_jobs(jobs, args.resume)
+    except KeyboardInterrupt:
+        print("\nInterrupted. Run it again with --resume: what is finished is skipped.")
+        sys.exit(130)
+
+
+def print_commands(jobs: list[Job], resume: bool) -> None:
+    """Print the commands that would run, and as comments why others would not."""
+    for job in jobs:
+        todo, reason = pending(job, resume)
+        if reason:
+            print(f"# {reason}")
+        for words in todo:
+            print(shlex.join(words))
+
+
+def write_files(reports: list[TableReport], args: argparse.Namespace) -> None:
+    """Write the files asked for."""
+    if args.markdown:
+        text = markdown(reports, bool(args.data))
+        write_own(args.markdown, text, "<!-- {} -->", args.overwrite)
+        print(f"Written: {args.markdown}")
+    if args.html:
+        from mmdualtoken.report.page import html
+
+        write_own(args.html, html(reports, bool(args.data)), "<!-- {} -->", args.overwrite)
+        print(f"Written: {args.html}")
+
+
+def main() -> None:
+    args = parse_args()
+    check_arguments(args)
+    tables = [TABLES[number] for number in sorted(set(args.table or TABLES))]
+    options = Options(args.work_dirs, args.gpus, args.from_imagenet, args.data == "mini")
+    if args.dry_run:
+        print_commands(make_jobs(tables, options), args.resume)
+        return
+    failed = run_rows(tables, options, args) if args.run or args.data else []
+    # Output that goes to a file or pipe has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+    status = Console(stderr=True)
+    with status.status("Counting") as spinner:
+        collect = Collector(options, lambda name: spinner.update(f"Counting {name}"))
+        reports = [collect(table) for table in tables]
+    print_reports(reports, console, options.mini)
+    write_files(reports, args)
+    for line in failed:
+        console.print(f"failed: {line}", style="bold red", markup=False)
+    if failed or any(report.failed for report in reports):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_tool(main)
