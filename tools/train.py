@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.finetune import fine_tune
 from mmdualtoken.engine.preflight import check_data
 from mmdualtoken.engine.pretrained import start_from_checkpoint
 
@@ -32,6 +33,11 @@ def parse_args() -> argparse.Namespace:
         "--pretrained",
         metavar="FILE",
         help="start the backbone from this classification checkpoint instead of from scratch",
+    )
+    parser.add_argument(
+        "--load-from",
+        metavar="FILE",
+        help="start the whole model from this checkpoint; class layers that differ start anew",
     )
     parser.add_argument(
         "--overwrite",
@@ -57,6 +63,21 @@ def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
         )
 
 
+def set_load_from(cfg: Config, args: argparse.Namespace) -> None:
+    """Start the whole model from a checkpoint."""
+    if args.resume or args.pretrained:
+        raise InputError(
+            "--load-from starts the whole model from a checkpoint, --pretrained the backbone "
+            "alone, and --resume goes on with a run: give one of the three."
+        )
+    if "://" not in args.load_from and not Path(args.load_from).expanduser().is_file():
+        raise InputError(
+            f"--load-from {args.load_from}: the file does not exist (working directory: "
+            f"{Path.cwd()})."
+        )
+    cfg.load_from, cfg.resume = args.load_from, False
+
+
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Write the arguments of training into the config."""
     if args.amp:
@@ -79,6 +100,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
             raise InputError(f"--resume {cfg.load_from}: the file does not exist.")
     if args.pretrained:
         start_from_checkpoint(cfg, args.pretrained)
+    if args.load_from:
+        set_load_from(cfg, args)
+    fine_tune(cfg)
 
 
 def main() -> None:

@@ -1,1 +1,5 @@
-"""Data sets of the package; importing this module loads none of them."""
+"""Data sets of the package: generated scenes, checked loading, and the check of whole sets."""
+
+from .loading import BrokenFileError, CheckedLoadImageFromFile
+
+__all__ = ["BrokenFileError", "CheckedLoadImageFromFile"]

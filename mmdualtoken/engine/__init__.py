@@ -2,7 +2,18 @@
 
 from .checkpoint import allow_mmengine_checkpoints, load_file, refuse_unsafe_checkpoints
 from .errors import InputError
+from .finetune import DropClassLayersHook
+from .layer_decay import LayerDecayOptimWrapperConstructor
+from .pretrained import PretrainedBackbone
 
 allow_mmengine_checkpoints()
 
-__all__ = ["InputError", "allow_mmengine_checkpoints", "load_file", "refuse_unsafe_checkpoints"]
+__all__ = [
+    "DropClassLayersHook",
+    "InputError",
+    "LayerDecayOptimWrapperConstructor",
+    "PretrainedBackbone",
+    "allow_mmengine_checkpoints",
+    "load_file",
+    "refuse_unsafe_checkpoints",
+]

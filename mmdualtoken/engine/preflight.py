@@ -24,15 +24,19 @@ LAYOUTS = {
     ),
     "mmpretrain": "{root}train/CLASS/*.jpg, {root}val/CLASS/*.jpg",
 }
+SCENES = {
+    "mmseg": "data/scenes-ade20k --layout ade20k",
+    "mmpretrain": "data/scenes-imagenet --layout imagenet",
+}
 
 
-def _datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
+def innermost_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
     """The innermost data set configs below wrappers such as RepeatDataset or ConcatDataset."""
     inner = dataset.get("datasets") or [d for d in [dataset.get("dataset")] if d]
     if not inner:
         yield dataset
     for child in inner:
-        yield from _datasets(child)
+        yield from innermost_datasets(child)
 
 
 def _use_project_data(cfg: Config, root: str) -> None:
@@ -56,16 +60,23 @@ def _use_project_data(cfg: Config, root: str) -> None:
             moved(cfg[key])
 
 
-def _fail(cfg: Config, dataset: ConfigDict, what: str) -> None:
-    root = dataset.get("data_root") or ""
-    layout = LAYOUTS.get(cfg.get("default_scope"), "{root}...").format(root=root)
-    raise InputError(
-        f"{what} (working directory: {Path.cwd()}). The usual layout is {layout}. Put the data "
-        f"there, link to it (ln -s /path/to/data {root.rstrip('/') or 'data'}), or name your "
+def layout_advice(cfg: Config, dataset: ConfigDict) -> str:
+    """What to do about data that is not where the config says."""
+    root = str(Path(dataset.get("data_root") or ".")) + "/"
+    scope = cfg.get("default_scope")
+    layout = LAYOUTS.get(scope, "{root}...").format(root=root)
+    scenes = SCENES.get(scope, "data/scenes")
+    return (
+        f"The usual layout is {layout}. Put the data "
+        f"there, link to it (ln -s /path/to/data {root[:-1]}), or name your "
         "own paths with --cfg-options: train_dataloader.dataset.data_root=/path/ , likewise for "
         "val_dataloader and test_dataloader, and val_evaluator.ann_file. "
-        "For a small set to try things out: python tools/make_scenes.py data/scenes"
+        f"For a small set to try things out: python tools/make_scenes.py {scenes}"
     )
+
+
+def _fail(cfg: Config, dataset: ConfigDict, what: str) -> None:
+    raise InputError(f"{what} (working directory: {Path.cwd()}). {layout_advice(cfg, dataset)}")
 
 
 def _check_coco(cfg: Config, dataset: ConfigDict, path: Path) -> None:
@@ -77,6 +88,22 @@ def _check_coco(cfg: Config, dataset: ConfigDict, path: Path) -> None:
             if start != b"{" or not file.read().rstrip().endswith(b"}"):
                 raise InputError(f"Annotation file {path} is cut off; copy or download it again.")
         return
+    content = read_coco(dataset, path)
+    for warning in check_coco_classes(cfg, dataset, path, content):
+        print_log(warning, logger="current", level=logging.WARNING)
+    prefix = dataset.get("data_prefix", {}).get("img", "")
+    folder = Path(dataset.get("data_root") or "") / prefix
+    image = folder / content["images"][0].get("file_name", "")
+    if not image.is_file():
+        _fail(cfg, dataset, f"Image {image}, named in {path}, does not exist")
+
+
+def read_coco(dataset: ConfigDict, path: Path) -> dict[str, list]:
+    """Read a COCO annotation file that has all lists which the data set needs.
+
+    Raises:
+        InputError: the file is cut off, no JSON, or lacks a list.
+    """
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -85,13 +112,27 @@ def _check_coco(cfg: Config, dataset: ConfigDict, path: Path) -> None:
             "download it again."
         ) from error
     keys = ["images", "categories"] + ["annotations"] * (not dataset.get("test_mode"))
-    missing = [k for k in keys if not isinstance(content, dict) or not content.get(k)]
+    lists = content if isinstance(content, dict) else {}
+    missing = [k for k in keys if not lists.get(k) or not isinstance(lists[k], list)]
     if missing:
         raise InputError(
             f"Annotation file {path} lacks or has empty {missing}; a COCO annotation file has the "
             f"lists {keys}."
         )
-    _check_classes(cfg, dataset, path, [c.get("name") for c in content["categories"]])
+    return content
+
+
+def check_coco_classes(
+    cfg: Config, dataset: ConfigDict, path: Path, content: dict[str, list]
+) -> list[str]:
+    """Compare what the config wants to learn with what a COCO annotation file has.
+
+    Returns:
+        Warnings: training works, but perhaps not as meant.
+
+    Raises:
+        InputError: classes or masks do not fit at all.
+    """
     needs_masks = any(step.get("with_mask") for step in dataset.get("pipeline", ()))
     annotations = content.get("annotations", [])
     if needs_masks and annotations and not any(a.get("segmentation") for a in annotations):
@@ -99,18 +140,14 @@ def _check_coco(cfg: Config, dataset: ConfigDict, path: Path) -> None:
             f"Annotation file {path} has boxes only (no 'segmentation'), but the config trains "
             "masks (LoadAnnotations with_mask=True). Use a config without a mask head."
         )
-    prefix = dataset.get("data_prefix", {}).get("img", "")
-    folder = Path(dataset.get("data_root") or "") / prefix
-    image = folder / content["images"][0].get("file_name", "")
-    if not image.is_file():
-        _fail(cfg, dataset, f"Image {image}, named in {path}, does not exist")
+    return _check_classes(cfg, dataset, path, [c.get("name") for c in content["categories"]])
 
 
-def _check_classes(cfg: Config, dataset: ConfigDict, path: Path, names: list[str]) -> None:
+def _check_classes(cfg: Config, dataset: ConfigDict, path: Path, names: list[str]) -> list[str]:
     """Compare the classes of the config, of its heads, and of the annotation file."""
     own = (dataset.get("metainfo") or {}).get("classes")
     if isinstance(own, str):  # a file of names, which MMEngine reads later
-        return
+        return []
     if own is None:
         from mmdet.registry import DATASETS
 
@@ -134,44 +171,79 @@ def _check_classes(cfg: Config, dataset: ConfigDict, path: Path, names: list[str
             f"file has {names[:8]}. Set metainfo=dict(classes=(...)) of the data sets, and "
             "num_classes of the heads, to your own classes."
         )
-    if missing:
-        # mmdet numbers the classes that it finds, so that later ones move up.
-        print_log(
-            f"{path} lacks {len(missing)} of the config's {len(classes)} classes ({missing[:3]}"
-            "...): classes after a missing one get other labels than in the config. Set "
-            "metainfo=dict(classes=(...)) to those of the file.",
-            logger="current",
-            level=logging.WARNING,
-        )
+    if not missing:
+        return []
+    # mmdet numbers the classes that it finds, so that later ones move up.
+    return [
+        f"{path} lacks {len(missing)} of the config's {len(classes)} classes ({missing[:3]}"
+        "...): classes after a missing one get other labels than in the config. Set "
+        "metainfo=dict(classes=(...)) to those of the file."
+    ]
 
 
-def _type_name(dataset: ConfigDict) -> str:
+def type_name(dataset: ConfigDict) -> str:
     kind = dataset.get("type")
     return getattr(kind, "__name__", str(kind))
 
 
-def _check_dataset(cfg: Config, dataset: ConfigDict) -> None:
+def is_coco_file(dataset: ConfigDict, path: Path) -> bool:
+    """Whether `path`, the annotation file of a data set, is in COCO's format of instances."""
+    name = type_name(dataset)
+    return path.suffix == ".json" and "Coco" in name and "Panoptic" not in name
+
+
+def layout_problems(dataset: ConfigDict) -> Iterator[tuple[Path, str]]:
+    """The annotation file and folders of a data set that are missing or empty, and which it is."""
     root = Path(dataset.get("data_root") or "")
     ann_file = dataset.get("ann_file")
-    if ann_file:
-        path = root / ann_file
-        if not path.is_file():
-            _fail(cfg, dataset, f"Annotation file {path} does not exist")
-        name = _type_name(dataset)
-        if path.suffix == ".json" and "Coco" in name and "Panoptic" not in name:
-            _check_coco(cfg, dataset, path)
+    if ann_file and not (root / ann_file).is_file():
+        yield root / ann_file, f"Annotation file {root / ann_file} does not exist"
     prefix = dataset.get("data_prefix") or ""
     folders = [prefix] if isinstance(prefix, str) else list(prefix.values())
     if dataset.get("split") and not any(folders):
         # mmpretrain's ImageNet finds its folder by the split; others download or know their own.
-        folders = [dataset["split"]] if _type_name(dataset).endswith("ImageNet") else []
+        folders = [dataset["split"]] if type_name(dataset).endswith("ImageNet") else []
     for folder in folders:
         if not isinstance(folder, str):
             continue
         path = root / folder
         if not path.is_dir() or not any(path.iterdir()):
             state = "is empty" if path.is_dir() else "does not exist"
-            _fail(cfg, dataset, f"Data folder {path} {state}")
+            yield path, f"Data folder {path} {state}"
+
+
+def evaluator_problems(cfg: Config, name: str) -> Iterator[tuple[Path, str]]:
+    """Annotation files of the evaluators of a dataloader that do not exist."""
+    evaluators = cfg.get(name.replace("_dataloader", "_evaluator")) or []
+    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+        file = evaluator.get("ann_file")
+        if file and not Path(file).is_file():
+            yield Path(file), f"The evaluator's ann_file {file} does not exist"
+
+
+def _check_dataset(cfg: Config, dataset: ConfigDict) -> None:
+    for _, what in layout_problems(dataset):
+        _fail(cfg, dataset, what)
+    path = Path(dataset.get("data_root") or "") / (dataset.get("ann_file") or "")
+    if path.is_file() and is_coco_file(dataset, path):
+        _check_coco(cfg, dataset, path)
+
+
+def locate_data(cfg: Config, *dataloaders: str) -> list[tuple[str, ConfigDict]]:
+    """The innermost data sets of the named dataloaders, each with the name of its dataloader.
+
+    A relative data_root that the working directory lacks is looked for in the project, too; the
+    paths in the config are changed in place.
+    """
+    found = [
+        (name, dataset)
+        for name in dataloaders
+        if cfg.get(name)
+        for dataset in innermost_datasets(cfg[name]["dataset"])
+    ]
+    for _, dataset in found:
+        _use_project_data(cfg, dataset.get("data_root") or "")
+    return found
 
 
 def check_data(cfg: Config, *dataloaders: str) -> None:
@@ -186,17 +258,9 @@ def check_data(cfg: Config, *dataloaders: str) -> None:
     Raises:
         InputError: something is missing or broken; the message names the path and the remedy.
     """
-    loaders = [cfg[name] for name in dataloaders if cfg.get(name)]
-    for loader in loaders:
-        for dataset in _datasets(loader["dataset"]):
-            _use_project_data(cfg, dataset.get("data_root") or "")
-    for loader in loaders:
-        for dataset in _datasets(loader["dataset"]):
-            _check_dataset(cfg, dataset)
-    for name in dataloaders:
-        evaluators = cfg.get(name.replace("_dataloader", "_evaluator")) or []
-        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-            file = evaluator.get("ann_file")
-            if file and not Path(file).is_file():
-                dataset = next(_datasets(cfg[name]["dataset"]))
-                _fail(cfg, dataset, f"The evaluator's ann_file {file} does not exist")
+    found = locate_data(cfg, *dataloaders)
+    for _, dataset in found:
+        _check_dataset(cfg, dataset)
+    for name, dataset in found:
+        for _, what in evaluator_problems(cfg, name):
+            _fail(cfg, dataset, what)

@@ -1,0 +1,206 @@
+"""tools/check_data.py as a command."""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from data_faults import (
+    CLASSIFICATION_IMAGE,
+    DETECTION_IMAGE,
+    SEGMENTATION_IMAGE,
+    TASKS,
+    config,
+    config_file,
+    write_data,
+)
+from PIL import Image
+
+from mmdualtoken.datasets.check import (
+    ERROR,
+    WARNING,
+    Finding,
+    Report,
+    check_config,
+    text,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST_IMAGES = dict(
+    detection=DETECTION_IMAGE,
+    segmentation=SEGMENTATION_IMAGE,
+    classification=CLASSIFICATION_IMAGE,
+)
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tool(monkeypatch, capfd):
+    """Run the tool in this process: tool('--split', ...) -> (exit status, stdout, stderr)."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["tools/check_data.py", *map(str, args)])
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / "tools" / "check_data.py"), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code or 0
+        return status, *capfd.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_clean_then_broken(task, tool):
+    """Status 0, then 1 with the file, the reason and the remedy in one line."""
+    write_data(task)
+    status, out, _ = tool(config_file(task), "--workers", 2)
+    assert status == 0
+    assert "test: " in out and "the same as val, not read again" in out
+    assert all(row in out for row in ("images", "smallest", "largest", "disc", "errors"))
+    file = FIRST_IMAGES[task]
+    Path(file).write_bytes(b"")
+    status, out, err = tool(config_file(task), "--workers", 2)
+    assert status == 1 and "Traceback" not in err
+    remedy = "(mend or replace the file, or take it out of the data set)"
+    assert f"\n{file}: is empty: 0 bytes {remedy}\n" in out
+    assert tool(config_file(task), "--split", "val")[0] == 0
+
+
+def break_all():
+    """One fault in each of the four training images."""
+    folder = Path(DETECTION_IMAGE).parent
+    whole = Path(DETECTION_IMAGE).read_bytes()
+    (folder / "000000000001.jpg").write_bytes(whole[:300])
+    (folder / "000000000002.jpg").unlink()
+    (folder / "000000000003.jpg").write_bytes(b"text")
+    with Image.open(folder / "000000000004.jpg") as image:
+        image.convert("L").save(folder / "000000000004.jpg")
+
+
+def test_all_faults_in_the_same_order_however_many_processes(tool):
+    write_data("detection")
+    break_all()
+    reports = [check_config(config("detection"), workers=workers) for workers in (0, 1, 3)]
+    assert reports[0] == reports[1] == reports[2]
+    train = reports[0][0]
+    found = [(f.severity, Path(f.file).name, f.kind) for f in train.findings]
+    assert found == [
+        (ERROR, "000000000001.jpg", "is cut off or damaged"),
+        (ERROR, "000000000002.jpg", "does not exist"),
+        (ERROR, "000000000003.jpg", "is no image that Pillow knows"),
+        (WARNING, "000000000004.jpg", "is grey, the one channel is repeated three times"),
+    ]
+    assert (train.images, train.count(ERROR), train.count(WARNING)) == (4, 3, 1)
+    assert all(f.file in tool(config_file("detection"))[1] for f in train.findings[:1])
+
+
+def test_json(tool):
+    write_data("detection")
+    break_all()
+    status, out, _ = tool(config_file("detection"), "--json", "found.json", "--split", "train")
+    assert status == 1 and "found.json" in out
+    content = json.loads(Path("found.json").read_text())
+    (train,) = content["data_sets"]
+    assert (content["errors"], content["warnings"], len(train["findings"])) == (3, 1, 4)
+    assert train["findings"][0]["file"] == DETECTION_IMAGE
+    assert train["findings"][0]["reason"].startswith("is cut off or damaged: ")
+    assert set(train["classes"]) == {"disc", "square", "triangle", "star"}
+
+    before = Path("found.json").read_bytes()
+    status, _, err = tool(config_file("detection"), "--json", "found.json")
+    assert status == 2 and "found.json exists already" in err
+    assert Path("found.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [9, 10])
+def test_one_line_for_what_all_of_many_images_share(number):
+    findings = [Finding(WARNING, f"{i}.jpg", "is grey", remedy="mend") for i in range(number)]
+    lines = list(text.lines(Report("train", "Set data", number, findings=findings), WARNING))
+    if number < 10:
+        assert lines == [f"{i}.jpg: is grey (mend)" for i in range(number)]
+    else:
+        assert lines == ["Set data, each of 10 images: is grey (mend)"]
+
+
+def test_any_name_can_be_printed(tool):
+    """Names of files and folders hold brackets, line breaks, and bytes that are no UTF-8."""
+    write_data("classification")
+    folder = os.fsencode("data/imagenet/train/")
+    os.rename(folder + b"star", folder + b"[red]\nst\xffar")
+    Path(os.fsdecode(folder + b"disc/a\nb\xff.jpg")).touch()
+    status, out, _ = tool(config_file("classification"), "--split", "train", "--json", "found.json")
+    assert status == 1
+    assert "\ndata/imagenet/train/disc/a b\\udcff.jpg: is empty: 0 bytes (" in out
+    assert "[red] st\\udcffar" in out
+    (train,) = json.loads(Path("found.json").read_text())["data_sets"]
+    assert train["classes"]["[red]\nst\udcffar"] == 1
+
+
+def test_wrapped_data_sets(tool):
+    """The sets inside of ConcatDataset and RepeatDataset are checked, each for itself."""
+    write_data("classification")
+    cfg = config("classification")
+    broken = "data/imagenet/val/disc/disc_00000001.jpg"
+    Path(broken).write_bytes(b"")
+    train = cfg.train_dataloader.dataset
+    repeat = dict(type="RepeatDataset", times=2, dataset=cfg.val_dataloader.dataset)
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[train, repeat])
+    first, second = check_config(cfg, ["train"])
+    assert (first.name, first.findings) == ("CustomDataset data/imagenet/train", [])
+    assert [f.file for f in second.findings] == [broken]
+
+
+def test_warnings_of_a_kind_are_counted_beyond_the_limit(tool):
+    write_data("classification")
+    for number in range(5):
+        Path(f"data/imagenet/train/disc/{number}.txt").touch()
+    args = [config_file("classification"), "--split", "train", "--max-warnings", 2]
+    status, out, _ = tool(*args)
+    assert status == 0 and out.count(".txt: is left out") == 2
+    assert "... and 3 more: is left out, being no image by its name" in out
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["nowhere.py"], "Config nowhere.py does not exist"),
+        (["CONFIG", "--split", "all"], "invalid choice: 'all'"),
+        (["CONFIG", "--workers", "-1"], "--workers is -1"),
+        (["CONFIG", "--timeout", "0"], "--timeout is 0"),
+        (["CONFIG", "--max-warnings", "-2"], "--max-warnings is -2"),
+        (["CONFIG", "--json", "nowhere/x.json"], "the folder does not exist"),
+        (["CONFIG", "--cfg-options", "train_dataloader.dataset.type=X"], "cannot be built"),
+        (["EMPTY"], "nothing to check"),
+    ],
+)
+def test_bad_arguments(args, message, tool):
+    write_data("classification")
+    Path("empty.py").write_text("model = dict(type='X')")
+    names = dict(CONFIG=config_file("classification"), EMPTY="empty.py")
+    status, _, err = tool(*(names.get(arg, arg) for arg in args))
+    assert status == 2 and message in err and "Traceback" not in err
+
+
+def test_missing_data(tool):
+    status, out, _ = tool(config_file("segmentation"))
+    assert status == 1
+    for folder in ("images/training", "annotations/training", "images/validation"):
+        assert f"data/ade/{folder}: Data folder does not exist" in out
+    assert "make_scenes.py" in out
+
+
+def test_evaluator_file(tool):
+    write_data("detection")
+    options = ["--cfg-options", "val_evaluator.ann_file=nowhere.json"]
+    status, out, _ = tool(config_file("detection"), "--split", "val", *options)
+    assert status == 1 and "nowhere.json: The evaluator's ann_file does not exist" in out

@@ -1,0 +1,167 @@
+"""Each fault of class folders and lists of files: what the check says, and what mmpretrain does."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_faults import CLASSIFICATION_IMAGE, check, config, expect, train_step, write_data
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from mmdualtoken.datasets.check import ERROR, WARNING, check_config
+
+CLASSES = Path("data/imagenet/train")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """A working directory with classification data."""
+    monkeypatch.chdir(tmp_path)
+    write_data("classification")
+
+
+# The narrow config has 4 classes.
+
+
+def write(name, text=""):
+    path = CLASSES.parent / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def flatten():
+    for path in list(CLASSES.glob("*/*.jpg")):
+        path.rename(CLASSES / path.name)
+    for path in CLASSES.glob("*/"):
+        if path.is_dir():
+            path.rmdir()
+
+
+def link_to_nowhere():
+    Path(CLASSIFICATION_IMAGE).unlink()
+    os.symlink("/nowhere", CLASSIFICATION_IMAGE)
+
+
+A, B = (f"{CLASSES}/{name}" for name in ("disc/a", "b.jpg"))
+FOLDERS = {
+    "text": (lambda: write("train/disc/a"), {}, WARNING, A, "no image by its name", False),
+    "no class": (lambda: shutil.copy(CLASSIFICATION_IMAGE, B), {}, WARNING, B, "class", False),
+    "empty class": (
+        lambda: os.mkdir(CLASSES / "z"),
+        {},
+        WARNING,
+        f"{CLASSES}/z",
+        "no image",
+        False,
+    ),
+    "hidden": (lambda: os.mkdir(CLASSES / ".z"), {}, ERROR, f"{CLASSES}/.z", "hidden", False),
+    "link": (link_to_nowhere, {}, ERROR, CLASSIFICATION_IMAGE, "leads nowhere", False),
+    "flat": (flatten, {}, ERROR, str(CLASSES), "has no class folders", True),
+    "classes": (
+        lambda: None,
+        dict(metainfo=dict(classes=tuple("abcde"))),
+        ERROR,
+        str(CLASSES),
+        "number of folders and classes differ: 4 folders, 5 classes",
+        True,
+    ),
+    "order": (
+        lambda: None,
+        dict(metainfo=dict(classes=("disc", "square", "triangle", "star"))),
+        ERROR,
+        str(CLASSES),
+        "another order than their folders",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders(name):
+    change, settings, severity, file, words, stops = FOLDERS[name]
+    change()
+    expect(config("classification", **settings), severity, file, words, stops)
+
+
+LISTS = {
+    "too large": ("X 4", "label is out of range: label 4", False),
+    "negative": ("X -1", "label is out of range: label -1", False),
+    "no label": ("X", "line is no file name and label: line 1", True),
+    "name of a class": ("X disc", "line is no file name and label: line 1: 'disc", True),
+    "empty": ("", "lists no image", True),
+    "blank line": ("X 0\n\nX 0", "line is no file name and label: line 2", True),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_list(name):
+    text, words, stops = LISTS[name]
+    write("list.txt", text.replace("X", "disc/disc_00000001.jpg"))
+    cfg = config("classification", ann_file="list.txt")
+    expect(cfg, ERROR, "data/imagenet/list.txt", words, stops)
+
+
+def test_list_with_other_labels():
+    write("list.txt", "disc/disc_00000001.jpg 0\ndisc/disc_00000001.jpg 1\n")
+    cfg = config("classification", ann_file="list.txt")
+    expect(cfg, ERROR, CLASSIFICATION_IMAGE, "is listed with different labels: 0, 1", False)
+
+
+def test_label_that_stops_the_model():
+    for label in (4, -1):
+        write("list.txt", f"disc/disc_00000001.jpg {label}\n" * 2)
+        with pytest.raises(IndexError):
+            train_step(config("classification", ann_file="list.txt"))
+
+
+def test_folders_of_two_splits():
+    """mmpretrain numbers the folders of each split: without one, all labels after it move."""
+    shutil.rmtree("data/imagenet/val/disc")
+    cfg = config("classification")
+    train, val, test = check_config(cfg)
+    assert train.findings == [] and test.same_as == "val"
+    (finding,) = [f for f in val.findings if f.severity == ERROR]
+    assert finding.file == "data/imagenet/val"
+    assert (
+        finding.reason.startswith("has other class folders than train") and "disc" in finding.reason
+    )
+    first = DATASETS.build(cfg.val_dataloader.dataset)[0]["data_samples"]
+    assert "square" in first.img_path and first.gt_label.item() == 0  # in training, it is 1
+
+
+def test_fewer_classes_than_the_head():
+    cfg = config("classification")
+    cfg.model.head.num_classes = 1000
+    expect(cfg, WARNING, str(CLASSES), "fewer classes than the head: 4 classes", False)
+
+
+def test_images_in_memory(monkeypatch):
+    """CIFAR10 hands out arrays: no file to look at, the pipeline is run."""
+    images = [np.zeros((32, 32, 3), np.uint8), "no array"]
+    samples = [dict(img=image, gt_label=0) for image in images]
+    monkeypatch.setattr("mmpretrain.datasets.CIFAR10.load_data_list", lambda self: samples)
+    cfg = config("classification", type="CIFAR10", data_root="data/imagenet", data_prefix="")
+    cfg.train_dataloader.dataset.split = "train"
+    resize = dict(type="Resize", scale=(64, 64))
+    cfg.train_dataloader.dataset.pipeline = [resize, dict(type="PackInputs")]
+    (report,) = check_config(cfg, ["train"])
+    (finding,) = report.findings
+    assert (report.images, finding.severity) == (2, ERROR)
+    assert finding.line().startswith("data/imagenet/ sample 1: the pipeline fails on it: ")
+
+
+def test_general_check():
+    """A data set that reads annotations in its own way: mmpretrain's own JSON here."""
+    Path("data/own.json").write_text(
+        '{"metainfo": {"classes": ["a"]}, "data_list": ['
+        '{"img_path": "disc_00000001.jpg", "gt_label": 0}, {"img_path": "b.jpg", "gt_label": 0}]}'
+    )
+    cfg = Config(config("classification").to_dict())
+    prefix = dict(img_path="imagenet/train/disc")
+    cfg.train_dataloader.dataset.update(
+        type="BaseDataset", data_root="data", ann_file="own.json", data_prefix=prefix
+    )
+    found = check(cfg)
+    assert found == [(ERROR, "data/imagenet/train/disc/b.jpg", "does not exist")]

@@ -1,0 +1,246 @@
+"""Low precision: attention and fusion at the ends of fp16's and bf16's range, and loss scaling."""
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+from helpers import VARIANTS, build, rand, randomise
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mmdualtoken.layers import (
+    FFN,
+    BiDimAttention,
+    ConvEncoder,
+    CrossAttention,
+    DualTokenBlock,
+    MSATokens,
+    NormalTokens,
+    NoTokens,
+    PositionAwareTokens,
+    SelfAttention,
+    StepwiseDownsample,
+    TokenMixMLP,
+    TokenMLP,
+    WindowAttention,
+)
+from mmdualtoken.layers.attention import attend
+
+HALF = (torch.float16, torch.bfloat16)
+#: Largest input: all of fp16's range. bf16 has fp32's range, but squares must stay in it.
+LARGEST = {torch.float16: 65504.0, torch.bfloat16: 1e15}
+#: ||low precision - fp64|| / ||fp64|| of a map; about three times what was seen.
+ERROR = {torch.float16: 0.005, torch.bfloat16: 0.05}
+TOKEN_VARIANTS = ("mlp", "mix", "none", "normal", "msa", "window", "onestep", "norm-bn")
+
+
+def dtypes(name="dtype"):
+    return pytest.mark.parametrize(name, HALF, ids=["fp16", "bf16"])
+
+
+def backward(out, scale=1e-3):
+    """Gradients of a loss small enough that the true ones are far within fp16's range."""
+    out.backward(rand(*out.shape, seed=7).clamp(-1, 1).mul(scale).to(out.dtype))
+
+
+def check_finite(out, inputs, module=None):
+    assert out.isfinite().all()
+    backward(out)
+    grads = {f"input {i}": x.grad for i, x in enumerate(inputs)}
+    if module is not None:
+        grads |= {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+    for name, grad in grads.items():
+        assert grad.isfinite().all(), name
+
+
+def leaf(*shape, scale=1.0, seed=0, dtype):
+    """Random values from -scale to scale, some of them at the ends."""
+    return rand(*shape, seed=seed).clamp(-1, 1).mul(scale).to(dtype).requires_grad_()
+
+
+# ---------------------------------------------------------------- attention
+
+
+@pytest.mark.parametrize("path", ["default", "plain"])
+@pytest.mark.parametrize("share", [1e-3, 0.1, 1.0])
+@dtypes()
+def test_attention_over_the_whole_range(dtype, share, path):
+    """Logits of up to the largest value squared; what comes out is an average of the values."""
+    q, k, v = (leaf(2, 20, 16, scale=share * LARGEST[dtype], seed=i, dtype=dtype) for i in range(3))
+    with sdpa_kernel(SDPBackend.MATH) if path == "plain" else nullcontext():
+        out = attend(q, k, v, 4)
+    slack = 1 + 2 * torch.finfo(dtype).eps
+    low, high = v.amin(1, keepdim=True), v.amax(1, keepdim=True)
+    assert (out >= low - (slack - 1) * low.abs()).all()
+    assert (out <= high + (slack - 1) * high.abs()).all()
+    check_finite(out, (q, k, v))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@dtypes()
+def test_attention_with_equal_large_logits_is_the_mean(dtype, sign):
+    """The largest logit is taken off before the exponential, so the size of all does not matter."""
+    q = torch.full((1, 3, 8), LARGEST[dtype], dtype=dtype)
+    v = rand(1, 5, 8).to(dtype)
+    out = attend(q, sign * q[:, :1].expand(1, 5, 8), v, 2)
+    torch.testing.assert_close(out, v.mean(1, keepdim=True).expand_as(out), rtol=0.01, atol=0.01)
+
+
+@dtypes()
+def test_attention_against_fp64(dtype):
+    q, k, v = (leaf(2, 40, 32, scale=2, seed=i, dtype=dtype) for i in range(3))
+    expected = attend(q.double(), k.double(), v.double(), 4)
+    error = (attend(q, k, v, 4).double() - expected).norm() / expected.norm()
+    assert error < 4 * torch.finfo(dtype).eps
+
+
+ATTENTIONS = {
+    "self": (SelfAttention(16, 4), [(2, 30, 16)]),
+    "cross": (CrossAttention(16, 4), [(2, 30, 16), (2, 49, 16)]),
+    "window": (WindowAttention(16, 4, 5), [(2, 9, 10, 16)]),  # sides that need padded windows
+    "whole windows": (WindowAttention(16, 4, 5), [(2, 7, 14, 16)]),
+}
+
+
+@pytest.mark.parametrize("weight", [1, 10, 100])
+@pytest.mark.parametrize("name", ATTENTIONS)
+@dtypes()
+def test_attention_modules_with_large_weights(dtype, name, weight):
+    """Logits of up to a hundred thousand, beyond fp16's range; what comes out is within it."""
+    module, shapes = ATTENTIONS[name]
+    module = randomise(copy.deepcopy(module)).to(dtype)
+    with torch.no_grad():
+        for parameter_name, parameter in module.named_parameters():
+            if not parameter_name.startswith("proj"):
+                parameter *= weight
+    inputs = [leaf(*shape, scale=3, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+    check_finite(module(*inputs), inputs, module)
+
+
+# ---------------------------------------------------------------- fusion: blocks and their parts
+
+
+def block(tokens, mlp=TokenMixMLP, encoder=ConvEncoder):
+    size = (1, 8) if tokens in (NormalTokens, MSATokens) else (7, 7)
+    module = tokens(16, 2, size, StepwiseDownsample(16, 1), mlp, 0.1)
+    return DualTokenBlock(16, encoder(16, 2, 5), module, ffn_ratio=4)
+
+
+BLOCKS = {
+    "mix": lambda: block(PositionAwareTokens),
+    "mlp": lambda: block(PositionAwareTokens, mlp=TokenMLP),
+    "none": lambda: block(NoTokens),
+    "normal": lambda: block(NormalTokens),
+    "msa": lambda: block(MSATokens),
+    "window": lambda: block(PositionAwareTokens, encoder=WindowAttention),
+}
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
+@pytest.mark.parametrize("share", [1e-6, 0.01, 0.9])
+@pytest.mark.parametrize("name", BLOCKS)
+@dtypes()
+def test_blocks_over_the_whole_range(dtype, name, share, autocast):
+    """What comes in on the residual path is normalised before anything multiplies it."""
+    module = randomise(BLOCKS[name]())
+    module = module if autocast else module.to(dtype)
+    held = torch.float32 if autocast else dtype
+    x = leaf(2, 20, 33, 16, scale=share * LARGEST[dtype], dtype=held)
+    tokens = leaf(
+        2, 8 if name in ("normal", "msa") else 49, 16, scale=share * LARGEST[dtype], dtype=held
+    )
+    with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+        out, new = module(x, tokens)
+    assert new.isfinite().all()
+    inputs = (x,) if name == "none" else (x, tokens)
+    if name == "none":
+        check_finite(out, inputs, module)
+    else:
+        check_finite(torch.cat([out.flatten(1, 2), new], dim=1), inputs, module)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-7, 1.0, -300.0])
+@pytest.mark.parametrize("name", BLOCKS)
+@dtypes()
+def test_blocks_on_maps_without_variance(dtype, name, value):
+    """LayerNorm divides by sqrt(variance + 1e-6), and fp16 holds 1e-6 barely."""
+    module = randomise(BLOCKS[name]()).to(dtype)
+    x = torch.full((1, 6, 6, 16), value, dtype=dtype, requires_grad=True)
+    tokens = torch.zeros(1, 8 if name in ("normal", "msa") else 49, 16, dtype=dtype)
+    check_finite(module(x, tokens)[0], (x,), module)
+
+
+@pytest.mark.parametrize("scale", [1, 100, 1e4, 65504])
+@dtypes()
+def test_gates_are_from_0_to_1(dtype, scale):
+    module = randomise(BiDimAttention(16)).to(dtype)
+    z = rand(2, 20, 33, 16).clamp(-1, 1).mul(scale).to(dtype)
+    out = module(z)
+    ratio = out.double() / z.double()
+    assert ratio.min() >= 0
+    assert ratio.max() <= 1
+    expected = copy.deepcopy(module).double()(z.double())
+    assert (out.double() - expected).norm() / expected.norm() < 8 * torch.finfo(dtype).eps
+
+
+@dtypes()
+def test_mean_over_a_large_map(dtype):
+    """A strong channel's sum over a detector's 100 x 167 positions is beyond fp16's range."""
+    module = randomise(BiDimAttention(128)).to(dtype)
+    z = rand(1, 100, 167, 128).to(dtype)
+    z[..., 5] = 1000
+    y = module.norm(z)
+    assert y[..., 5].double().sum() > 65504
+    expected = copy.deepcopy(module).double()(z.double())
+    assert (module(z).double() - expected).norm() / expected.norm() < 8 * torch.finfo(dtype).eps
+
+
+@dtypes()
+def test_ffn_and_conv_encoder_against_fp64(dtype):
+    for module in (FFN(16, 4), ConvEncoder(16, 2, 5)):
+        module = randomise(module).to(dtype)
+        x = rand(2, 9, 10, 16).to(dtype)
+        expected = copy.deepcopy(module).double()(x.double())
+        assert (module(x).double() - expected).norm() / expected.norm() < 4 * torch.finfo(dtype).eps
+
+
+# ---------------------------------------------------------------- the backbone
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
+@pytest.mark.parametrize("variant", TOKEN_VARIANTS)
+@dtypes()
+def test_backbone_against_fp64(dtype, variant, autocast):
+    model = randomise(build(**VARIANTS[variant])).eval()
+    image = rand(2, 3, 64, 72, dtype=torch.float32)
+    expected = copy.deepcopy(model).double()(image.double())
+    if autocast:
+        with torch.autocast("cpu", dtype=dtype):
+            maps = model(image)
+    else:
+        maps = model.to(dtype)(image.to(dtype))
+    for m, value in zip(maps, expected, strict=True):
+        assert (m.double() - value).norm() / value.norm() < ERROR[dtype]
+
+
+@pytest.mark.parametrize("kind", ["black", "raw pixels", "large", "one bright pixel"])
+@pytest.mark.parametrize("variant", TOKEN_VARIANTS)
+@dtypes()
+def test_backbone_on_images_of_other_ranges(dtype, variant, kind):
+    """Normalised images lie within 3 of 0; these are what a forgotten normalisation gives."""
+    model = randomise(build(**VARIANTS[variant], norm_eval=True)).train()
+    image = rand(2, 3, 40, 56, dtype=torch.float32)
+    if kind == "one bright pixel":
+        image = torch.zeros_like(image)
+        image[:, :, 20, 20] = 1000
+    else:
+        image = {"black": 0 * image, "raw pixels": image.abs() * 80, "large": image * 1000}[kind]
+    image.requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        maps = model(image)
+    for m in maps:
+        assert m.isfinite().all()
+    sum((m * rand(*m.shape).to(m.dtype)).sum() * 1e-3 for m in maps).backward()
+    assert image.grad.isfinite().all()
+    for name, value in model.named_parameters():
+        assert value.grad.isfinite().all(), name

@@ -1,0 +1,137 @@
+"""Check all data of a config before training: every file, every annotation, all faults at once.
+
+Exit status: 0 without errors, 1 with errors, 2 if the arguments or the config are wrong. An error
+would stop training or make it learn something wrong; a warning works, but is worth a look.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.progress import Progress
+
+from mmdualtoken.datasets import check
+from mmdualtoken.datasets.check import text
+from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.engine.errors import InputError
+
+REFRESH_S = 0.2
+MAX_WORKERS = 8
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file, relative to the working directory or project")
+    parser.add_argument(
+        "--split", choices=check.SPLITS, help="check only this one (all that the config has)"
+    )
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(cores, MAX_WORKERS),
+        help="processes that read images; 0 reads without the limit of time (%(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60,
+        help="seconds that one image may take before it counts as broken (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-warnings",
+        type=int,
+        default=20,
+        help="warnings of a kind to show for each data set; errors are all shown (%(default)s)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all findings to a new file")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
+    )
+    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
+    args = parser.parse_args()
+    for name, least in (("workers", 0), ("max_warnings", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is at least 0")
+    if args.timeout <= 0:
+        parser.error(f"--timeout is {args.timeout:g}; it is a number of seconds above 0")
+    return args
+
+
+def check_json_path(path: str | None) -> None:
+    """Refuse, before the work, a file that is there or whose folder is not."""
+    if path is None:
+        return
+    if Path(path).exists():
+        raise InputError(f"--json {path} exists already. Give another name, or remove the file.")
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"--json {path}: the folder does not exist. Create it first.")
+
+
+def watch(inspections: Iterable, count: int, name: str) -> Iterator:
+    """Hand on the results, with a progress bar where somebody sees it."""
+    console = Console(stderr=True)
+    # Without its thread: new worker processes are forked while this runs.
+    with Progress(
+        console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task, last = progress.add_task(name.rpartition("/")[2] or name, total=count), 0.0
+        for inspection in inspections:
+            progress.advance(task)
+            if time.monotonic() - last > REFRESH_S:
+                progress.refresh()
+                last = time.monotonic()
+            yield inspection
+
+
+def show(reports: list[check.Report], max_warnings: int) -> None:
+    """Print the findings, then the data sets and the table."""
+    for report in reports:
+        for severity, limit in ((check.ERROR, None), (check.WARNING, max_warnings)):
+            if number := report.count(severity):
+                print(f"\n{report.split}: {number} {severity}{'s' * (number > 1)}")
+                for line in text.lines(report, severity, limit):
+                    print(line)
+    print("", *text.headings(reports), sep="\n")
+    Console().print(text.summary(reports))
+
+
+def main() -> None:
+    """Check, print, and end with the status."""
+    args = parse_args()
+    check_json_path(args.json)
+    splits = [args.split] if args.split else check.SPLITS
+    with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
+        cfg = load_config(args)
+        reports = check.check_config(cfg, splits, args.workers, args.timeout, watch)
+    if not reports:
+        wanted = " and ".join(f"{split}_dataloader" for split in splits)
+        raise InputError(f"Config {args.config} has no {wanted}: nothing to check.")
+    show(reports, args.max_warnings)
+    if args.json:
+        with open(args.json, "x", encoding="utf-8") as file:
+            json.dump(text.as_json(args.config, reports), file, indent=1)
+        print(f"All findings: {args.json}")
+    if any(report.count(check.ERROR) for report in reports):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        run_tool(main)
+    except KeyboardInterrupt:
+        print("\ncheck_data: interrupted; nothing was written.", file=sys.stderr)
+        sys.exit(130)
