@@ -28,6 +28,8 @@ def test_interrupt(tmp_path, monkeypatch):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test run in the background of a shell would hand on that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     children = []
     while len(children) < 2:  # until the images are being read
