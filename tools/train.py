@@ -1,10 +1,12 @@
 """Train a detector, segmentor or classifier from a config, with mmdet's arguments."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -94,6 +96,12 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume:
+        if args.resume == "auto" and not (Path(cfg.work_dir) / "last_checkpoint").is_file():
+            print_log(
+                f"--resume: {cfg.work_dir} has no checkpoint to go on from; training starts anew.",
+                logger="current",
+                level=logging.WARNING,
+            )
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
         if cfg.load_from and not Path(cfg.load_from).is_file():

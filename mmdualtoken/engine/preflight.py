@@ -174,6 +174,13 @@ def _check_classes(cfg: Config, dataset: ConfigDict, path: Path, names: list[str
     if not missing:
         return []
     # mmdet numbers the classes that it finds, so that later ones move up.
+    if own is not None:
+        raise InputError(
+            f"{path} has no category {' nor '.join(map(repr, missing[:3]))}, which is among the "
+            f"config's classes {list(own)[:8]}: mmdet would number the other classes without it, "
+            "and its evaluation would stop. Name the classes as the file does, "
+            f"{names[:8]}, or add the category to the file's 'categories' (objects it needs none)."
+        )
     return [
         f"{path} lacks {len(missing)} of the config's {len(classes)} classes ({missing[:3]}"
         "...): classes after a missing one get other labels than in the config. Set "

@@ -159,9 +159,9 @@ def load_backbone(
     if missing or unknown or other:
         bare = "" if found == prefix else f" (no tensor is named '{prefix}...', but '{found}...')"
         raise InputError(
-            f"{filename} does not fit the config's backbone{bare}. "
-            f"{describe_misfit(own, state, missing, unknown, other)}. Use the same arch, "
-            "token_mlp, token_module, local_encoder and downsample as the checkpoint."
+            f"{filename} does not fit the config's backbone{bare}. Use the same arch, token_mlp, "
+            "token_module, local_encoder and downsample as the checkpoint. "
+            f"{describe_misfit(own, state, missing, unknown, other)}."
         )
     if any(k.endswith(COUNTER) and k not in state and k not in anew for k in own):
         notes.append(f"{COUNTER} of the stem counts from 0, not in the file")
