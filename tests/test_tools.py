@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 
 from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
 from mmdualtoken.engine import allow_mmengine_checkpoints, load_file
@@ -45,9 +46,17 @@ def project(scenes, tmp_path, monkeypatch):
     return tmp_path
 
 
+def forget(manager):
+    """Forget the instances that MMEngine keeps by name, of a class and those derived from it."""
+    manager._instance_dict.clear()
+    for derived in manager.__subclasses__():
+        forget(derived)
+
+
 @pytest.fixture
 def tool(monkeypatch, capfd):
     """Run a tool in this process: tool('train', ...) -> (exit status, what it printed)."""
+    forget(Visualizer)  # a plain one, of an earlier test's runner, could not draw detections
 
     def call(name, *args):
         monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, args)])
