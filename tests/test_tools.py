@@ -56,9 +56,9 @@ def forget(manager):
 @pytest.fixture
 def tool(monkeypatch, capfd):
     """Run a tool in this process: tool('train', ...) -> (exit status, what it printed)."""
-    forget(Visualizer)  # a plain one, of an earlier test's runner, could not draw detections
 
     def call(name, *args):
+        forget(Visualizer)  # those of earlier runs, as in a process of its own
         monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, args)])
         monkeypatch.setenv("LOCAL_RANK", "0")
         status = 0
