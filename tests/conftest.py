@@ -1,10 +1,16 @@
 """Fixtures, and the rule that every skipped test names its reason."""
 
 import os
+import runpy
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.utils import ManagerMixin
+
+from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
 
 # Narrow models at 64 pixels: threads cost more than they give, on a busy machine twenty times.
 torch.set_num_threads(1)
@@ -41,3 +47,73 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"MMDUALTOKEN_DATA={folder} is no folder")
     return Path(folder).resolve()  # tests change the working directory
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A folder with data/scenes, data/ade and data/imagenet, small."""
+    root = tmp_path_factory.mktemp("project")
+    size = dict(num_train=8, num_val=6, size_range=(96, 128))
+    write_coco(root / "data/scenes", **size)
+    write_ade20k(root / "data/ade", **size)
+    write_imagenet(root / "data/imagenet", **size)
+    return root
+
+
+@pytest.fixture
+def project(scenes, tmp_path, monkeypatch):
+    """An empty working directory with the data in it; not the project's own folder."""
+    (tmp_path / "data").symlink_to(scenes / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_script(path):
+    """Run a script here, with nothing left of earlier ones, as in a process of its own.
+
+    MMEngine keeps visualizers, loggers and the like by name, and names a run by its config and
+    the second it starts in: of two runs in one second the later one would write to the earlier
+    one's log.
+    """
+    forget(ManagerMixin)
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def forget(manager):
+    """Forget the instances that MMEngine keeps by name, of a class and those derived from it."""
+    manager._instance_dict.clear()
+    for derived in manager.__subclasses__():
+        forget(derived)
+
+
+@pytest.fixture
+def tool(monkeypatch, capfd):
+    """Run a tool in this process: tool('train', ...) -> (exit status, what it printed)."""
+
+    def call(name, *args):
+        monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, args)])
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        status = 0
+        try:
+            run_script(ROOT / "tools" / f"{name}.py")
+        except SystemExit as stop:
+            status = stop.code or 0
+        printed = capfd.readouterr()
+        return status, printed.out + printed.err
+
+    return call
+
+
+@pytest.fixture
+def stock(monkeypatch, capfd):
+    """Run a toolbox's own train.py in this process: stock('mmdet', ...) -> what it printed."""
+
+    def call(toolbox, *args):
+        script = Path(import_module(toolbox).__file__).parent / ".mim" / "tools" / "train.py"
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, args)])
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        run_script(script)
+        printed = capfd.readouterr()
+        return printed.out + printed.err
+
+    return call

@@ -2,10 +2,8 @@
 
 import os
 import re
-import runpy
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +17,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, get_priority
 from mmseg.models import FCNHead
-from test_tools import DETECTOR, TASKS, project, scenes, tool  # noqa: F401 fixtures
+from tasks import DETECTOR, TASKS
 from torch import nn
 
 from mmdualtoken.engine import InputError, load_file
@@ -82,21 +80,6 @@ def save_narrow(task):
     return f"{task}.pth"
 
 
-@pytest.fixture
-def stock(monkeypatch, capfd):
-    """Run a toolbox's own train.py in this process: stock('mmdet', ...) -> what it printed."""
-
-    def call(toolbox, *args):
-        script = Path(import_module(toolbox).__file__).parent / ".mim" / "tools" / "train.py"
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, args)])
-        monkeypatch.setenv("LOCAL_RANK", "0")
-        runpy.run_path(str(script), run_name="__main__")
-        printed = capfd.readouterr()
-        return printed.out + printed.err
-
-    return call
-
-
 def checkpoint_of(work_dir):
     return (Path(work_dir) / "last_checkpoint").read_text()
 
@@ -122,7 +105,7 @@ def check_start(checkpoint, layers, printed):
 
 
 @pytest.mark.parametrize("task", OTHER_CLASSES)
-def test_to_other_classes(task, project, tool):  # noqa: F811
+def test_to_other_classes(task, project, tool):
     """A model that was trained before, by tools/train.py."""
     _, changes, layers = OTHER_CLASSES[task]
     assert tool("train", config(task), "--work-dir", "first")[0] == 0
@@ -139,7 +122,7 @@ def test_to_other_classes(task, project, tool):  # noqa: F811
 
 
 @pytest.mark.parametrize("task", OTHER_CLASSES)
-def test_to_other_classes_by_the_stock_tools(task, project, tool, stock):  # noqa: F811
+def test_to_other_classes_by_the_stock_tools(task, project, tool, stock):
     """By the toolbox's own train.py, with the hook in the config."""
     toolbox, changes, layers = OTHER_CLASSES[task]
     checkpoint = save_narrow(task)
@@ -155,7 +138,7 @@ def test_to_other_classes_by_the_stock_tools(task, project, tool, stock):  # noq
 
 
 @pytest.mark.parametrize("task", OTHER_CLASSES)
-def test_pretrained_by_the_stock_tools(task, project, stock):  # noqa: F811
+def test_pretrained_by_the_stock_tools(task, project, stock):
     """init_cfg in a config, a classifier's checkpoint, the toolbox's own train.py."""
     checkpoint = save_narrow("classification")
     init_cfg = f"_delete_=True, type='Pretrained', checkpoint={checkpoint!r}, prefix='backbone.'"
@@ -178,7 +161,7 @@ def test_pretrained_by_the_stock_tools(task, project, stock):  # noqa: F811
     assert line == expected
 
 
-def test_resuming_goes_on_with_the_same_classes(project, tool):  # noqa: F811
+def test_resuming_goes_on_with_the_same_classes(project, tool):
     path = config("segmentation", hooks="dict(type='DropClassLayersHook')")
     assert tool("train", path, "--work-dir", "run")[0] == 0
     changed = config("segmentation", OTHER_CLASSES["segmentation"][1])
@@ -194,7 +177,7 @@ def test_resuming_goes_on_with_the_same_classes(project, tool):  # noqa: F811
     assert not re.search(r"kept \d+ of", printed)
 
 
-def test_misfits_by_the_tool(project, tool):  # noqa: F811
+def test_misfits_by_the_tool(project, tool):
     """A classifier is no segmentor; one of the three ways to start at a time; the file is there."""
     file, segmentor = save_narrow("classification"), TASKS["segmentation"][0]
     status, printed = tool("train", segmentor, "--load-from", file)
@@ -209,7 +192,7 @@ def test_misfits_by_the_tool(project, tool):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_one_line_in_two_processes(project):  # noqa: F811
+def test_one_line_in_two_processes(project):
     """torchrun's launcher with gloo on the CPU: the first process speaks."""
     file = save_narrow("classification")
     command = [ROOT / "tools" / "dist_train.sh", config("detection"), "2", "--pretrained", file]

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,64 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.visualization import Visualizer
+from tasks import DETECTOR, TASKS
 
-from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
 from mmdualtoken.engine import allow_mmengine_checkpoints, load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "tests" / "configs"
-DETECTOR = str(CONFIGS / "maskrcnn_narrow.py")
-TASKS = {
-    "detection": (DETECTOR, "coco/bbox_mAP_50"),
-    "segmentation": (str(CONFIGS / "fcn_narrow.py"), "mIoU"),
-    "classification": (str(CONFIGS / "classifier_narrow.py"), "accuracy/top1"),
-}
-
-
-@pytest.fixture(scope="session")
-def scenes(tmp_path_factory):
-    """A folder with data/scenes, data/ade and data/imagenet, small."""
-    root = tmp_path_factory.mktemp("project")
-    size = dict(num_train=8, num_val=6, size_range=(96, 128))
-    write_coco(root / "data/scenes", **size)
-    write_ade20k(root / "data/ade", **size)
-    write_imagenet(root / "data/imagenet", **size)
-    return root
-
-
-@pytest.fixture
-def project(scenes, tmp_path, monkeypatch):
-    """An empty working directory with the data in it; not the project's own folder."""
-    (tmp_path / "data").symlink_to(scenes / "data")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def forget(manager):
-    """Forget the instances that MMEngine keeps by name, of a class and those derived from it."""
-    manager._instance_dict.clear()
-    for derived in manager.__subclasses__():
-        forget(derived)
-
-
-@pytest.fixture
-def tool(monkeypatch, capfd):
-    """Run a tool in this process: tool('train', ...) -> (exit status, what it printed)."""
-
-    def call(name, *args):
-        forget(Visualizer)  # those of earlier runs, as in a process of its own
-        monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, args)])
-        monkeypatch.setenv("LOCAL_RANK", "0")
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code or 0
-        printed = capfd.readouterr()
-        return status, printed.out + printed.err
-
-    return call
 
 
 def touch(name):

@@ -1,0 +1,11 @@
+"""The narrow config of each task, and the metric that its test prints."""
+
+from pathlib import Path
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+DETECTOR = str(CONFIGS / "maskrcnn_narrow.py")
+TASKS = {
+    "detection": (DETECTOR, "coco/bbox_mAP_50"),
+    "segmentation": (str(CONFIGS / "fcn_narrow.py"), "mIoU"),
+    "classification": (str(CONFIGS / "classifier_narrow.py"), "accuracy/top1"),
+}
