@@ -33,12 +33,18 @@ def run_once(path):
     model = narrow.build(cfg)
     model.init_weights()
     before = [p.detach().clone() for p in model.parameters()]
+    learning = set()
+    for name, value in model.named_parameters():
+        value.register_post_accumulate_grad_hook(lambda _, name=name: learning.add(name))
     losses = narrow.train_step(cfg, model)
     assert learns(losses)
     changed = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
     assert all(p.requires_grad for p in model.parameters())  # from scratch: nothing is frozen
     # Not all: ResNet begins with zero at the end of each residual, whose convolutions then wait.
     assert sum(changed) > 0.6 * len(changed)
+    # In several processes DDP stops at a parameter without a gradient, unless it is told to look.
+    unused = {name for name, _ in model.named_parameters()} - learning
+    assert cfg.get("find_unused_parameters", False) == bool(unused), sorted(unused)
     check_prediction(cfg, narrow.predict(cfg, model))
 
 

@@ -6,3 +6,4 @@ custom_imports = dict(imports=["mmdualtoken", "mmpretrain.models"])
 model = dict(
     backbone=_base_.edgenext_s, neck=dict(in_channels=_base_.edgenext_s_channels, start_level=1)
 )
+find_unused_parameters = True  # the norm of the first map, which the neck leaves out

@@ -12,3 +12,4 @@ train_pipeline[2] = _base_.ms_resize
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 train_cfg = _base_.train_cfg_3x
 param_scheduler = _base_.param_scheduler_3x
+find_unused_parameters = True  # the norm of the first map, which the neck leaves out

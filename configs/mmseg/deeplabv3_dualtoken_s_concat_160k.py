@@ -8,3 +8,4 @@ model = dict(
         input_transform="resize_concat", in_index=(0, 1, 2), in_channels=(64, 128, 256)
     ),
 )
+find_unused_parameters = False  # all maps are read

@@ -9,3 +9,4 @@ model = dict(
     decode_head=dict(in_index=3, in_channels=_base_.mobilevit_s_channels[3]),
     auxiliary_head=dict(in_index=2, in_channels=_base_.mobilevit_s_channels[2]),
 )
+find_unused_parameters = False  # no norms of maps that nothing reads

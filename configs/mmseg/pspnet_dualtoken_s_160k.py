@@ -15,3 +15,5 @@ model = dict(
         norm_eval=False,
     )
 )
+# Of the first map the neck reads the size alone: its norm takes no part in the loss.
+find_unused_parameters = True

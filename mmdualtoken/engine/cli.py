@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from ..config_files import FOLDERS
 from .checkpoint import refuse_unsafe_checkpoints
+from .distributed import start_processes
 from .errors import InputError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -73,25 +74,13 @@ def load_config(args: argparse.Namespace) -> Config:
         ) from error
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    if args.launcher == "pytorch" and not torch.cuda.is_available():
-        _distribute_on_cpu(cfg)
+    start_processes(cfg)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / path.stem)
     _set_dataloader_defaults(cfg)
     return cfg
-
-
-def _distribute_on_cpu(cfg: Config) -> None:
-    """Several processes without GPUs: MMEngine's own start assumes a GPU for each."""
-    torch.distributed.init_process_group("gloo")
-    cfg.model_wrapper_cfg = ConfigDict(
-        type="MMDistributedDataParallel",
-        device_ids=None,  # MMEngine puts a GPU in where the key is absent
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get("find_unused_parameters", False),
-    )
 
 
 def _set_dataloader_defaults(cfg: Config) -> None:

@@ -1,0 +1,119 @@
+"""Several processes: what MMEngine leaves open on machines without a GPU."""
+
+import logging
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+from .errors import InputError
+
+SYNC_BN = ("SyncBN", "SyncBatchNorm", "MMSyncBN")
+TORCHRUN = "tools/dist_train.sh CONFIG PROCESSES, or torchrun --nproc-per-node=PROCESSES"
+
+
+def start_processes(cfg: Config) -> None:
+    """Prepare a run of several processes by `cfg.launcher`, before the runner is built.
+
+    With GPUs, one for each process, MMEngine does the rest. Without one, `--launcher pytorch`
+    gets the backend gloo (or the config's `env_cfg.dist_cfg.backend`, if it is not nccl), model
+    wrappers for the CPU, and BatchNorm in place of SyncBatchNorm, which computes on GPUs only.
+
+    Raises:
+        InputError: the process was not started by the launcher, a process has no GPU of its own,
+            or the launcher does not work without one.
+    """
+    if cfg.launcher == "none":
+        return
+    if cfg.launcher == "pytorch":
+        _check_torchrun()
+    if torch.cuda.is_available():
+        return
+    if cfg.launcher != "pytorch":
+        raise InputError(
+            f"--launcher {cfg.launcher}: no GPU was found, and without one only --launcher pytorch "
+            f"works: {TORCHRUN} (on several machines, one for each, also under srun)."
+        )
+    _start_gloo(cfg)
+    _wrap_for_cpu(cfg)
+    _replace_sync_bn(cfg)
+
+
+def _check_torchrun() -> None:
+    missing = [n for n in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if n not in os.environ]
+    if missing:
+        raise InputError(
+            f"--launcher pytorch: {', '.join(missing)} not set in the environment; start the "
+            f"processes with {TORCHRUN}. For a single process leave --launcher out."
+        )
+    local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if torch.cuda.is_available() and local_rank >= gpus:
+        raise InputError(
+            f"--launcher pytorch: this is process {local_rank + 1} of this machine, which has "
+            f"{gpus} GPU(s); start at most {gpus}, or none on GPUs: CUDA_VISIBLE_DEVICES=-1."
+        )
+
+
+def _start_gloo(cfg: Config) -> None:
+    """Join the process group, with the config's timeout in seconds."""
+    if not torch.distributed.is_available():
+        raise InputError("--launcher pytorch: this build of torch has no torch.distributed.")
+    settings = dict(cfg.get("env_cfg", {}).get("dist_cfg") or {})
+    backend = settings.pop("backend", "nccl")
+    backend = "gloo" if backend == "nccl" else backend
+    if "timeout" in settings:
+        settings["timeout"] = timedelta(seconds=settings["timeout"])
+    torch.distributed.init_process_group(backend, **settings)
+
+
+def _wrap_for_cpu(cfg: Config) -> None:
+    """Take the GPU, which MMEngine assumes for each process, out of the model wrappers.
+
+    Runner reads `model_wrapper_cfg`, FlexibleRunner `strategy`.
+    """
+    unused = cfg.get("find_unused_parameters", False)
+    ddp = dict(
+        type="MMDistributedDataParallel", broadcast_buffers=False, find_unused_parameters=unused
+    )
+    if "runner_type" not in cfg:
+        wrapper = cfg.get("model_wrapper_cfg") or ddp
+        cfg.model_wrapper_cfg = ConfigDict({**wrapper, "device_ids": None})
+        return
+    strategy = cfg.get("strategy") or dict(type="DDPStrategy")
+    kind = strategy.get("type")
+    kind = kind if isinstance(kind, str) else kind.__name__
+    device = dict(device_id="cpu") if kind == "FSDPStrategy" else dict(device_ids=None)
+    default = {} if kind == "FSDPStrategy" else ddp
+    wrapper = strategy.get("model_wrapper") or default
+    cfg.strategy = ConfigDict({**strategy, "model_wrapper": {**wrapper, **device}})
+
+
+def _dicts(node: object) -> Iterator[dict]:
+    """All dicts within lists, tuples and dicts."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _dicts(value)
+
+
+def _replace_sync_bn(cfg: Config) -> None:
+    """Let each process normalise by its own batch, as MMEngine does in a single process."""
+    found = bool(cfg.pop("sync_bn", None))
+    if cfg.get("strategy"):
+        found |= bool(cfg.strategy.pop("sync_bn", None))
+    for node in _dicts(cfg.get("model")):
+        kind = node.get("type")
+        if getattr(kind, "__name__", kind) in SYNC_BN:
+            node["type"], found = "BN", True
+    if found:
+        print_log(
+            "SyncBatchNorm computes on GPUs only: without one, each process normalises by its own "
+            "batch (BN). Names in checkpoints stay the same.",
+            logger="current",
+            level=logging.WARNING,
+        )
