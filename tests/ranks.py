@@ -1,0 +1,52 @@
+"""Processes for the tests: two ranks on gloo, which run a function and hand back what it returns.
+
+A process with the mm packages takes seconds to start, so a test file starts its ranks once and
+looks at what they found case by case.
+"""
+
+import os
+import socket
+import traceback
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+WORLD = 2
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run_ranks(function, folder, *args):
+    """What function(rank, *args) returns in each of two ranks, in their order."""
+    port = free_port()
+    mp.spawn(_rank, args=(function, str(folder), port, args), nprocs=WORLD)
+    return [torch.load(f"{folder}/rank{r}.pt", weights_only=False) for r in range(WORLD)]
+
+
+def _rank(rank, function, folder, port, args):
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(WORLD),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
+    torch.save(function(rank, *args), f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def outcome(function, *args):
+    """What a case returns, or its traceback as a string: one failure leaves the others."""
+    try:
+        return function(*args)
+    except Exception:
+        return traceback.format_exc()
