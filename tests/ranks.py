@@ -6,13 +6,17 @@ looks at what they found case by case.
 
 import os
 import socket
+import subprocess
+import sys
 import traceback
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+ROOT = Path(__file__).resolve().parent.parent
 WORLD = 2
 
 
@@ -50,3 +54,18 @@ def outcome(function, *args):
         return function(*args)
     except Exception:
         return traceback.format_exc()
+
+
+def environment(**more):
+    """The environment of tools in processes of their own, with what the tests register."""
+    tests = str(Path(__file__).resolve().parent)
+    path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+    own = dict(PYTHON=sys.executable, PYTHONPATH=path, OMP_NUM_THREADS="1", PORT=str(free_port()))
+    return {**os.environ, **own, **more}
+
+
+def launch(script, *args, **more):
+    """Run tools/dist_train.sh or dist_test.sh to its end: (exit status, what it printed)."""
+    command = [str(ROOT / "tools" / script), *map(str, args)]
+    done = subprocess.run(command, env=environment(**more), capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr

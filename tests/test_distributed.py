@@ -4,7 +4,6 @@ from copy import deepcopy
 from itertools import combinations, product
 
 import pytest
-import torch
 from helpers import VARIANTS, build, rand, randomise
 from ranks import WORLD, outcome, run_ranks
 from torch.nn.modules.batchnorm import _BatchNorm
