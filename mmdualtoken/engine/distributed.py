@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from datetime import timedelta
 
 import torch
@@ -12,6 +13,13 @@ from mmengine.logging import print_log
 from .errors import InputError
 
 SYNC_BN = ("SyncBN", "SyncBatchNorm", "MMSyncBN")
+#: FSDP's whole state dict without moving it to the CPU: from there, PyTorch 2.11 does not copy
+#: tensors whose memory it frees afterwards, and crashes.
+FULL_ON_CPU = dict(
+    state_dict_type="FULL_STATE_DICT",
+    state_dict_config=dict(type="FullStateDictConfig", rank0_only=True),
+    optim_state_dict_config=dict(type="FullOptimStateDictConfig", rank0_only=True),
+)
 TORCHRUN = "tools/dist_train.sh CONFIG PROCESSES, or torchrun --nproc-per-node=PROCESSES"
 
 
@@ -82,13 +90,16 @@ def _wrap_for_cpu(cfg: Config) -> None:
         wrapper = cfg.get("model_wrapper_cfg") or ddp
         cfg.model_wrapper_cfg = ConfigDict({**wrapper, "device_ids": None})
         return
-    strategy = cfg.get("strategy") or dict(type="DDPStrategy")
+    strategy = dict(cfg.get("strategy") or dict(type="DDPStrategy"))
+    wrapper = strategy.get("model_wrapper")
     kind = strategy.get("type")
-    kind = kind if isinstance(kind, str) else kind.__name__
-    device = dict(device_id="cpu") if kind == "FSDPStrategy" else dict(device_ids=None)
-    default = {} if kind == "FSDPStrategy" else ddp
-    wrapper = strategy.get("model_wrapper") or default
-    cfg.strategy = ConfigDict({**strategy, "model_wrapper": {**wrapper, **device}})
+    if getattr(kind, "__name__", kind) == "FSDPStrategy":
+        strategy["model_wrapper"] = {**(wrapper or {}), "device_id": "cpu"}
+        if strategy.get("state_dict_cfg") == "full":
+            strategy["state_dict_cfg"] = deepcopy(FULL_ON_CPU)
+    else:
+        strategy["model_wrapper"] = {**(wrapper or ddp), "device_ids": None}
+    cfg.strategy = ConfigDict(strategy)
 
 
 def _dicts(node: object) -> Iterator[dict]:
