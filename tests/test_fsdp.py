@@ -1,4 +1,4 @@
-"""FSDP on two processes (gloo): mmengine's FSDPStrategy trains as one process does."""
+"""FSDP on two processes (gloo): mmengine's strategy trains as one process does."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +17,7 @@ from mmdualtoken.layers import DualTokenBlock
 
 STEPS, SIZE = 3, 40
 FSDP = dict(
-    type="FSDPStrategy",
+    type="ResumingFSDPStrategy",
     model_wrapper=dict(auto_wrap_policy="dualtoken_wrap_policy", device_id="cpu"),
     state_dict_cfg=FULL_ON_CPU,
 )
@@ -62,8 +62,9 @@ def train(work_dir, strategy, launcher, batch_size, **settings):
     runner = Runner(
         model=Regression(**settings),
         work_dir=work_dir,
+        experiment_name=work_dir,  # by default the second it starts in, which others may share
         train_dataloader=dict(
-            dataset=images(),
+            dataset=images() * STEPS,
             sampler=dict(type="DefaultSampler", shuffle=False),
             collate_fn=dict(type="default_collate"),
             batch_size=batch_size,
@@ -125,21 +126,25 @@ def test_sharded_training_is_that_of_one_process(name, ranks, tmp_path):
 
 @pytest.mark.slow
 def test_detector_by_the_tools(project, tool):
-    """The lines of docs/distributed.md train the narrow detector; one process tests it."""
+    """The lines of docs/distributed.md train the narrow detector and go on, one tests it."""
     Path("sharded.py").write_text(
         f"_base_ = {DETECTOR!r}\n"
         "runner_type = 'FlexibleRunner'\n"
         "strategy = dict(\n"
-        "    type='FSDPStrategy',\n"
+        "    type='ResumingFSDPStrategy',\n"
         "    model_wrapper=dict(auto_wrap_policy='dualtoken_wrap_policy'),\n"
         "    state_dict_cfg='full',\n"
         ")\n"
     )
     status, printed = launch("dist_train.sh", "sharded.py", WORLD, "--work-dir", "run")
     assert status == 0, printed[-3000:]
-    state = torch.load("run/iter_2.pth", weights_only=False)
+    more = ["--resume", "--cfg-options", "train_cfg.max_iters=4"]
+    status, printed = launch("dist_train.sh", "sharded.py", WORLD, "--work-dir", "run", *more)
+    assert status == 0, printed[-3000:]
+    assert "resumed epoch: 0, iter: 2" in printed
+    state = torch.load("run/iter_4.pth", weights_only=False)
     assert not any("_fsdp_wrapped_module" in name for name in state["state_dict"])
     assert len(state["optimizer"]["state"]) == len(state["optimizer"]["param_groups"])
-    status, printed = tool("test", DETECTOR, "run/iter_2.pth", "--work-dir", "eval")
+    status, printed = tool("test", DETECTOR, "run/iter_4.pth", "--work-dir", "eval")
     assert status == 0, printed[-3000:]
     assert "missing keys" not in printed and "unexpected key" not in printed

@@ -3,7 +3,7 @@
 from .checkpoint import allow_mmengine_checkpoints, load_file, refuse_unsafe_checkpoints
 from .errors import InputError
 from .finetune import DropClassLayersHook
-from .fsdp import dualtoken_wrap_policy
+from .fsdp import ResumingFSDPStrategy, dualtoken_wrap_policy
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .pretrained import PretrainedBackbone
 
@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "LayerDecayOptimWrapperConstructor",
     "PretrainedBackbone",
+    "ResumingFSDPStrategy",
     "allow_mmengine_checkpoints",
     "dualtoken_wrap_policy",
     "load_file",

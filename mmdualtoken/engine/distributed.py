@@ -93,7 +93,7 @@ def _wrap_for_cpu(cfg: Config) -> None:
     strategy = dict(cfg.get("strategy") or dict(type="DDPStrategy"))
     wrapper = strategy.get("model_wrapper")
     kind = strategy.get("type")
-    if getattr(kind, "__name__", kind) == "FSDPStrategy":
+    if getattr(kind, "__name__", kind).endswith("FSDPStrategy"):
         strategy["model_wrapper"] = {**(wrapper or {}), "device_id": "cpu"}
         if strategy.get("state_dict_cfg") == "full":
             strategy["state_dict_cfg"] = deepcopy(FULL_ON_CPU)

@@ -10,6 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .errors import InputError
 from .pretrained import COUNTER, describe_misfit, tensors_of
@@ -133,7 +134,8 @@ class DropClassLayersHook(Hook):
     When training loads its `load_from`, class layers with another number of outputs, such as
     fc_cls, fc_reg, conv_logits, conv_seg or fc, keep their initial weights; everything else is
     taken. One line names them. It is an error if anything else is missing, not known, or of another
-    shape. A resumed run must have the shapes that it began with. Testing is left alone.
+    shape. A resumed run must have the shapes that it began with. Testing is left alone, and so are
+    models sharded by FSDP: all their tensors must fit.
 
     tools/train.py adds the hook by itself; for the toolboxes' own train.py:
     custom_hooks = [dict(type="DropClassLayersHook")].
@@ -148,6 +150,8 @@ class DropClassLayersHook(Hook):
         """Put the fitting tensors into checkpoint['state_dict']."""
         if not isinstance(runner._train_loop, BaseLoop):
             return
+        if isinstance(runner.model, FullyShardedDataParallel):
+            return  # has parts of tensors here; PyTorch's loading stops at shapes that differ
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         filename = str(runner._load_from or "the checkpoint")
         state = tensors_of(checkpoint, filename)
