@@ -1,0 +1,134 @@
+"""What a launcher needs is checked; machines without a GPU get gloo, wrappers and BatchNorm."""
+
+import pytest
+import torch
+from helpers import build
+from mmengine.config import Config
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
+from ranks import free_port
+from torch import nn
+
+from mmdualtoken.engine import InputError
+from mmdualtoken.engine.distributed import FULL_ON_CPU, start_processes
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """The environment of torchrun for a single process; the group is left afterwards."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, value in dict(
+        RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port()
+    ).items():
+        monkeypatch.setenv(name, str(value))
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def started(**cfg):
+    cfg = Config(dict(launcher="pytorch", **cfg))
+    start_processes(cfg)
+    return cfg
+
+
+def test_gloo_in_place_of_nccl(alone):
+    cfg = started(env_cfg=dict(dist_cfg=dict(backend="nccl", timeout=77)))
+    assert torch.distributed.get_backend() == "gloo"
+    group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+    assert group.options._timeout.total_seconds() == 77
+    assert cfg.model_wrapper_cfg == dict(
+        type="MMDistributedDataParallel",
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+        device_ids=None,
+    )
+
+
+def test_own_model_wrapper_stays(alone):
+    own = dict(type="MMDistributedDataParallel", static_graph=True)
+    assert started(model_wrapper_cfg=own).model_wrapper_cfg == dict(own, device_ids=None)
+
+
+def test_find_unused_parameters_stays(alone):
+    cfg = started(find_unused_parameters=True)
+    assert cfg.model_wrapper_cfg.find_unused_parameters is True
+
+
+def test_strategies_get_the_cpu(alone):
+    policy = dict(auto_wrap_policy="dualtoken_wrap_policy")
+    fsdp = dict(type="ResumingFSDPStrategy", model_wrapper=policy, state_dict_cfg="full")
+    cfg = started(runner_type="FlexibleRunner", strategy=fsdp)
+    assert cfg.strategy == dict(
+        type="ResumingFSDPStrategy",
+        model_wrapper=dict(policy, device_id="cpu"),
+        state_dict_cfg=FULL_ON_CPU,
+    )
+    torch.distributed.destroy_process_group()
+    cfg = started(runner_type="FlexibleRunner")
+    assert cfg.strategy.type == "DDPStrategy"
+    assert cfg.strategy.model_wrapper.device_ids is None
+
+
+def test_sync_bn_becomes_bn(alone, capfd):
+    model = dict(
+        backbone=dict(type="DualTokenViT", out_norm_cfg=dict(type="SyncBN", eps=1e-3)),
+        heads=[dict(norm_cfg=dict(type="SyncBN", requires_grad=True))],
+        other=dict(norm_cfg=dict(type="LN"), kind=dict(type=nn.SyncBatchNorm)),
+    )
+    cfg = started(model=model, sync_bn="torch")
+    assert cfg.model.backbone.out_norm_cfg == dict(type="BN", eps=1e-3)
+    assert cfg.model.heads[0].norm_cfg == dict(type="BN", requires_grad=True)
+    assert cfg.model.other == dict(norm_cfg=dict(type="LN"), kind=dict(type="BN"))
+    assert "sync_bn" not in cfg
+    printed = capfd.readouterr()
+    assert "SyncBatchNorm computes on GPUs only" in printed.out + printed.err
+
+
+def test_without_torchrun(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match=r"RANK.* not set.*tools/dist_train\.sh"):
+        started()
+
+
+def test_more_processes_than_gpus(alone, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match=r"process 3 .* 2 GPU.*start at most 2"):
+        started()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    cfg = started()  # MMEngine does the rest
+    assert not torch.distributed.is_initialized() and "model_wrapper_cfg" not in cfg
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "mpi"])
+def test_launchers_that_need_gpus(launcher, alone):
+    with pytest.raises(InputError, match=f"--launcher {launcher}: no GPU.*torchrun"):
+        start_processes(Config(dict(launcher=launcher)))
+
+
+def kinds(model, kind):
+    return [name for name, m in model.named_modules() if isinstance(m, kind)]
+
+
+@pytest.mark.parametrize("out_norm_cfg", [dict(type="BN"), dict(type="SyncBN"), dict(type="LN")])
+def test_sync_bn_conversion(out_norm_cfg):
+    """`sync_bn = 'torch'` reaches the stem's and the outputs' BatchNorm; names stay."""
+    model = build(out_norm_cfg=out_norm_cfg)
+    names = list(model.state_dict())
+    outputs = [] if out_norm_cfg["type"] == "LN" else ["norm0", "norm1", "norm2"]
+    if out_norm_cfg["type"] == "SyncBN":
+        assert kinds(model, nn.SyncBatchNorm) == outputs
+    synced = convert_sync_batchnorm(model, "torch")
+    stem = [f"stem.convs.{i}" for i in (1, 4, 7, 10)]
+    assert kinds(synced, nn.SyncBatchNorm) == stem + outputs
+    assert not kinds(synced, nn.BatchNorm2d)
+    assert list(synced.state_dict()) == names
+    assert list(revert_sync_batchnorm(synced).state_dict()) == names
+
+
+def test_sync_bn_needs_a_gpu(alone):
+    """Were this to work one day, `start_processes` should leave SyncBatchNorm alone."""
+    started()
+    with pytest.raises(ValueError, match="GPU"):
+        nn.parallel.DistributedDataParallel(build(out_norm_cfg=dict(type="SyncBN")))
