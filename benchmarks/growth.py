@@ -158,12 +158,12 @@ def main() -> None:
     sizes = sorted(wanted, key=lambda size: math.prod(shape_of(size)))
     if args.with_cp and not all(name.startswith("dualtoken") for name in args.models):
         raise InputError(f"--with-cp --models {' '.join(args.models)}: ours alone have it")
+    folder = new_folder("growth", args.out)
     tables = [measure(name, sizes, args) for name in args.models]
     rows = [row for table in tables for row in table]
     machine = describe(torch.device(args.device)) | {"fits": "; ".join(map(fits, tables))}
     title = f"growth of one {args.step} step, dense backbone, one image, {args.dtype}"
     show(title, rows, [f"{k}: {v}" for k, v in machine.items()])
-    folder = new_folder("growth", args.out)
     keep(folder, "growth", rows, machine)
     plot(folder / "growth.png", tables)
     print(f"written: {folder}")

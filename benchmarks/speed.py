@@ -137,6 +137,7 @@ def main() -> None:
     if "eager" not in args.variants:
         args.variants.insert(0, "eager")  # dualtoken_s as it is stands at 1
     device = torch.device(args.device)
+    folder = new_folder("speed", args.out)
     functions, rows, failed = prepare(choose(names), args)
     rows, notes = measure(functions, rows, args)
     machine = describe(device) | {"limits": notes[0]}
@@ -145,7 +146,6 @@ def main() -> None:
     notes += [f"not run: {line}" for line in failed] + [f"{k}: {v}" for k, v in machine.items()]
     title = f"time of one {args.step} step / dualtoken_s, {what}, {size}"
     show(f"{title} (fastest first)", rows, notes[1:])
-    folder = new_folder("speed", args.out)
     keep(folder, "speed", rows, machine | {"not run": "; ".join(failed) or "nothing"})
     plot_ratios(folder / "speed.png", rows, "time", title)
     print(f"written: {folder}")

@@ -9,6 +9,8 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
+from mmdualtoken.engine.errors import InputError
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 the backend comes first
 
@@ -16,10 +18,16 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def new_folder(name: str, out: str | None = None) -> Path:
-    """An empty folder for this run: `out`, or one named by the question and the time."""
+    """A folder for this run: `out`, or one named by the question and the time.
+
+    Raises:
+        InputError: it holds something, which would be overwritten.
+    """
     stamp = datetime.datetime.now().strftime("%Y%m%d_%H%M%S")
     folder = Path(out) if out else RESULTS / f"{name}_{stamp}"
-    folder.mkdir(parents=True, exist_ok=out is None)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--out {folder} is there already; name a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
