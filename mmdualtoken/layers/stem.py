@@ -10,6 +10,15 @@ def conv_bn_gelu(in_channels: int, out_channels: int, stride: int = 1, groups: i
     return [conv, nn.BatchNorm2d(out_channels), nn.GELU()]
 
 
+def channels_last_on_cpu(x: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W) in the memory layout that the CPU's convolutions are fastest with.
+
+    Depthwise convolutions take a fraction of the time, and BatchNorm a third. A GPU keeps what it
+    is given: there, cuDNN has no depthwise convolution of that layout for fp32.
+    """
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
 class Stem(nn.Module):
     """Reduce an image to stride 8: three stride-2 convolutions with depthwise ones in between.
 
@@ -32,5 +41,5 @@ class Stem(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, ceil(H/8), ceil(W/8), C)."""
-        x = self.convs(x)
+        x = self.convs(channels_last_on_cpu(x))
         return self.norm(x.permute(0, 2, 3, 1))  # (B, C, H, W) -> (B, H, W, C)

@@ -1,0 +1,75 @@
+"""Timing candidates in turn, so that what else the machine does falls on all alike."""
+
+import random
+import time
+from collections.abc import Callable
+from statistics import median, quantiles
+
+import torch
+
+SHORTEST = 0.05  # s; a call that takes less is repeated, for the clock and the caches
+
+
+class Clock:
+    """Seconds of a function: CUDA events on a GPU, the process's clock elsewhere."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def __call__(self, function: Callable[[], object], calls: int = 1) -> float:
+        """Mean seconds of one call."""
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            for _ in range(calls):
+                function()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1000 / calls
+        begun = time.perf_counter()
+        for _ in range(calls):
+            function()
+        return (time.perf_counter() - begun) / calls
+
+
+def alternate(
+    candidates: dict[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    warmup: int = 2,
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """Time each candidate once per round, in an order drawn anew for each round.
+
+    Args:
+        candidates: functions without arguments, by name.
+        rounds: how often each is timed.
+        device: what they run on.
+        warmup: calls before the first round, not timed.
+
+    Returns:
+        seconds per call, for each candidate one figure per round: the figures of one round stand
+        beside each other in time, and ratios are taken within a round.
+    """
+    clock, order = Clock(device), random.Random(seed)
+    calls = {}
+    for name, function in candidates.items():
+        for _ in range(warmup):
+            function()
+        calls[name] = max(1, round(SHORTEST / max(clock(function), 1e-9)))
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    names = list(candidates)
+    for _ in range(rounds):
+        order.shuffle(names)
+        for name in names:
+            seconds[name].append(clock(candidates[name], calls[name]))
+    return seconds
+
+
+def ratio(above: list[float], below: list[float]) -> tuple[float, float, float]:
+    """Median and quartiles of above / below, taken round by round."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    if len(ratios) < 2:
+        return ratios[0], ratios[0], ratios[0]
+    low, _, high = quantiles(ratios, n=4, method="inclusive")
+    return median(ratios), low, high

@@ -1,0 +1,132 @@
+"""How a model is run: as it is, compiled, fused, or by ONNX Runtime."""
+
+import copy
+import io
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from mmdualtoken.engine.errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy with what its author folds for deployment: switch_to_deploy, or timm's fuse."""
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        if hasattr(module, "switch_to_deploy"):
+            module.switch_to_deploy()
+            return model
+    try:
+        from timm.utils.model import reparameterize_model
+    except ImportError:
+        return model
+    return reparameterize_model(model)
+
+
+def autocast(device: torch.device, dtype: str):
+    """Mixed precision as training uses it; nothing for fp32."""
+    if dtype == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[dtype])
+
+
+def inference(
+    model: nn.Module, images: torch.Tensor, variant: str, dtype: str
+) -> Callable[[], object]:
+    """A function that runs the model on the images once, by one of VARIANTS."""
+    return VARIANTS[variant](model.eval(), images, dtype)
+
+
+def _eager(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    def run():
+        with torch.inference_mode(), autocast(images.device, dtype):
+            return model(images)
+
+    return run
+
+
+def _channels_last(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return _eager(model, images.to(memory_format=torch.channels_last), dtype)
+
+
+def _fused(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    return _eager(fuse(model), images, dtype)
+
+
+def _compiled(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    # Freezing makes constants of the weights: BatchNorms are folded and matrices packed, for peers
+    # as for ours.
+    from torch._inductor import config
+
+    compiled = torch.compile(fuse(model))
+
+    def run():
+        with config.patch(freezing=True), torch.no_grad(), autocast(images.device, dtype):
+            return compiled(images)
+
+    return run
+
+
+def _onnx(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    if dtype != "fp32" or images.device.type != "cpu":
+        raise InputError("--variants onnx: measured in fp32 on the CPU alone")
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError(
+            "--variants onnx needs onnx, onnxscript and onnxruntime: "
+            "pip install --no-deps -r requirements/benchmarks.txt"
+        ) from None
+    file = io.BytesIO()
+    torch.onnx.export(fuse(model), (images,), dynamo=True, verbose=False).save(file)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        file.getvalue(), options, providers=["CPUExecutionProvider"]
+    )
+    feed = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, feed)
+
+
+VARIANTS: dict[str, Callable] = {
+    "eager": _eager,
+    "channels_last": _channels_last,
+    "fused": _fused,
+    "compiled": _compiled,
+    "onnx": _onnx,
+}
+
+
+def training_step(
+    model: nn.Module, images: torch.Tensor, variant: str, dtype: str
+) -> Callable[[], object]:
+    """A function that makes one step: forward, backward and AdamW; 'eager' or 'compiled'."""
+    if variant not in ("eager", "channels_last", "compiled"):
+        raise InputError(f"--variants {variant}: for inference only; training: eager, compiled")
+    model.train()
+    if variant == "channels_last":
+        model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    scaler = torch.amp.GradScaler(images.device.type, enabled=dtype == "fp16")
+
+    def loss_of(images):
+        with autocast(images.device, dtype):
+            outputs = model(images)
+            outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+            return sum(out.float().square().mean() for out in outputs)
+
+    compiled = torch.compile(loss_of) if variant == "compiled" else loss_of
+
+    def run():
+        scaler.scale(compiled(images)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run

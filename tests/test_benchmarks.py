@@ -1,0 +1,231 @@
+"""The speed benchmarks: what they compute from times, what they time, and what they write."""
+
+import csv
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import build
+from torch import nn
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a module of benchmarks/ as its scripts do: load('suite.timing')."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture
+def run(load, monkeypatch, capsys):
+    """Run a benchmark here, with small limits: run('speed', ...) -> (exit status, output)."""
+    machine = load("suite.machine")
+    monkeypatch.setattr(machine, "GEMM_SIZES", (32, 64))
+    monkeypatch.setattr(machine, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(load("suite.timing"), "SHORTEST", 0.0)
+
+    def call(name, *args):
+        monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", *map(str, args)])
+        module, status = load(name), 0
+        try:
+            module.run_tool(module.main)
+        except SystemExit as stop:
+            status = stop.code
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return call
+
+
+def rows_of(file):
+    with open(file, newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_every_round_times_every_candidate(load):
+    calls = []
+    functions = {name: lambda name=name: calls.append(name) for name in "abc"}
+    timing = load("suite.timing")
+    seconds = timing.alternate(functions, rounds=5, device=CPU, warmup=2)
+    assert {name: len(taken) for name, taken in seconds.items()} == dict(a=5, b=5, c=5)
+    assert min(min(taken) for taken in seconds.values()) > 0
+    assert calls[:9] == ["a"] * 3 + ["b"] * 3 + ["c"] * 3  # two to warm up, one to see how long
+
+
+def test_candidates_take_turns(load, monkeypatch):
+    timing, calls = load("suite.timing"), []
+    monkeypatch.setattr(timing, "SHORTEST", 0.0)
+    functions = {name: lambda name=name: calls.append(name) for name in "abc"}
+    timing.alternate(functions, rounds=4, device=CPU, warmup=0)
+    rounds = [calls[3 + 3 * i : 6 + 3 * i] for i in range(4)]
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+
+
+def test_short_calls_are_repeated(load, monkeypatch):
+    timing, calls = load("suite.timing"), []
+    monkeypatch.setattr(timing, "SHORTEST", 1.0)
+    monkeypatch.setattr(timing, "Clock", lambda device: lambda function, calls=1: 0.1 * calls)
+    seconds = timing.alternate({"a": lambda: calls.append(1)}, rounds=1, device=CPU)
+    assert seconds == {"a": [1.0]}  # ten calls in one measurement
+
+
+def test_ratio_is_taken_within_a_round(load):
+    ratio = load("suite.timing").ratio
+    # A machine that grows three times as slow changes no ratio.
+    assert ratio([2, 6, 18, 2, 6], [1, 3, 9, 1, 3]) == (2, 2, 2)
+    assert ratio([1, 2, 3, 4, 5], [1] * 5) == (3, 2, 4)
+    assert ratio([3], [2]) == (1.5, 1.5, 1.5)
+
+
+def test_limit_is_the_best_product_of_each_round(load):
+    seconds = {"gemm 1": [1.0, 2.0], "gemm 2": [4.0, 4.0], "other": [0.1, 0.1]}
+    assert load("suite.machine").limits(seconds, {"gemm 1": 8.0, "gemm 2": 20.0}) == [8, 5]
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_exponent(load, power):
+    pixels = [1, 2, 5, 20]
+    values = [3 * p**power for p in pixels]
+    assert load("growth").exponent(pixels, values) == pytest.approx(power)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_peak_memory(load, count):
+    """Tensors that live at the same time count, what is given back before does not."""
+
+    def step():
+        for _ in range(3):
+            held = [torch.empty(1 << 18) for _ in range(count)]  # 1 MiB each
+            del held
+
+    assert load("growth").peak_memory(step, CPU) == pytest.approx(count, rel=0.01)
+
+
+def test_memory_of_a_training_step_falls_with_cp(load):
+    growth, variants, peaks = load("growth"), load("suite.variants"), []
+    for with_cp in (False, True):
+        model = build(with_cp=with_cp)
+        step = variants.training_step(model, torch.randn(1, 3, 96, 96), "eager", "fp32")
+        step()  # the optimizer's state is no activation
+        peaks.append(growth.peak_memory(step, CPU))
+    assert peaks[1] < peaks[0]
+
+
+class Small(nn.Module):
+    """A model with a fused form."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.fused = nn.Parameter(torch.ones(3)), False
+
+    def switch_to_deploy(self):
+        self.fused = True
+
+    def forward(self, x):
+        return x.mean((2, 3)) * self.scale
+
+
+@pytest.mark.parametrize("variant", ["eager", "channels_last", "fused"])
+def test_variants_run_the_same_model(load, variant):
+    variants, images = load("suite.variants"), torch.randn(2, 3, 8, 8)
+    model = Small()
+    out = variants.inference(model, images, variant, "fp32")()
+    assert torch.allclose(out, images.mean((2, 3)), atol=1e-6) and not out.requires_grad
+    assert not model.fused  # the candidate beside it is the model as it was
+
+
+def test_training_step_changes_the_weights(load):
+    model = Small()
+    step = load("suite.variants").training_step(model, torch.randn(2, 3, 8, 8), "eager", "fp32")
+    step()
+    assert not torch.equal(model.scale.detach(), torch.ones(3))
+    assert model.scale.grad is None and model.training
+
+
+def test_random_weights_leave_no_gate_shut(load):
+    peers = load("suite.peers")
+    model = peers.randomise(peers.PEERS["dualtoken_t"].dense())
+    gammas = [p for name, p in model.named_parameters() if name.endswith("gamma")]
+    assert gammas and min(p.abs().min() for p in gammas) >= 0.5
+
+
+def test_peers_are_named_as_published(load):
+    peers = load("suite.peers")
+    assert list(peers.PEERS)[:2] == ["dualtoken_s", "dualtoken_t"]
+    assert all(60 < p.accuracy < 85 and p.source for p in peers.PEERS.values())
+    with pytest.raises(peers.InputError, match="resnet51.*allowed.*resnet50"):
+        peers.choose(["resnet18", "resnet51"])
+
+
+def test_speed(run, tmp_path):
+    out = tmp_path / "out"
+    size = ["--shape", 32, "--rounds", 2, "--out", out]
+    status, printed = run("speed", "--models", "resnet18", "dualtoken_t", *size)
+    assert status == 0, printed
+    rows = rows_of(out / "speed.csv")
+    assert {row["model"] for row in rows} == {"dualtoken_s", "dualtoken_t", "resnet18"}
+    times = [float(row["time"]) for row in rows]
+    assert times == sorted(times)  # what is faster than ours comes first
+    ours = next(row for row in rows if row["model"] == "dualtoken_s")
+    assert float(ours["time"]) == 1 and float(ours["params M"]) == pytest.approx(11.39, abs=0.01)
+    assert all(float(row["of limit"]) > 0 for row in rows)
+    record = json.loads((out / "machine.json").read_text())
+    assert {"date", "command", "hardware", "versions", "limits"} <= set(record)
+    assert (out / "speed.png").stat().st_size > 1000
+    status, printed = run("speed", "--models", "resnet18", *size)
+    assert status == 2 and "name a new or an empty folder" in printed
+    assert rows_of(out / "speed.csv") == rows
+
+
+def test_speed_says_what_it_could_not_run(run, tmp_path):
+    args = ["--models", "efficientformer_l1", "--dense", "--shape", 64, 96, "--rounds", 1]
+    status, printed = run("speed", *args, "--out", tmp_path / "out")
+    assert status == 0 and "not run: efficientformer_l1" in printed
+    assert "not run" in json.loads((tmp_path / "out" / "machine.json").read_text())
+
+
+def test_growth(run, tmp_path):
+    args = ["--models", "dualtoken_t", "--sizes", "64", "64x96", "--rounds", 1]
+    status, printed = run("growth", *args, "--out", tmp_path / "out")
+    assert status == 0, printed
+    rows = rows_of(tmp_path / "out" / "growth.csv")
+    assert [row["size"] for row in rows] == ["64", "64x96", "224"]
+    for row in rows:
+        height, _, width = row["size"].partition("x")
+        pixels = int(height) * int(width or height) / 224**2
+        assert math.isclose(float(row["pixels"]), pixels)
+
+
+@pytest.mark.parametrize(
+    "system", ["retinanet", "deeplabv3", pytest.param("maskrcnn", marks=pytest.mark.slow)]
+)
+def test_systems(system, run, tmp_path):
+    args = ["--system", system, "--shape", 64, 96, "--rounds", 1]
+    status, printed = run("systems", *args, "--out", tmp_path / "out")
+    assert status == 0, printed
+    rows = rows_of(tmp_path / "out" / "systems.csv")
+    assert {r["model"] for r in rows} >= {"dualtoken_s", "dualtoken_t", "resnet18", "resnet50"}
+    assert [float(r["time"]) for r in rows if r["model"] == "dualtoken_s"] == [1]
+
+
+@pytest.mark.parametrize(
+    "name, args, words",
+    [
+        ("growth", ["--sizes", "16"], "numbers from 32 on"),
+        ("growth", ["--sizes", "axb"], "--sizes axb"),
+        ("growth", ["--models", "resnet18", "--with-cp"], "ours alone"),
+        ("speed", ["--models", "resnet"], "unknown; allowed"),
+        ("speed", ["--step", "training", "--variants", "fused"], "for inference only"),
+    ],
+)
+def test_bad_arguments(run, tmp_path, name, args, words):
+    status, printed = run(name, *args, "--rounds", 1, "--out", tmp_path / "out")
+    assert status == 2 and words in printed and "Traceback" not in printed
