@@ -10,11 +10,13 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmdualtoken.engine.clear_end import clear_end
 from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.engine.finetune import fine_tune
 from mmdualtoken.engine.preflight import check_data
 from mmdualtoken.engine.pretrained import start_from_checkpoint
+from mmdualtoken.engine.reliability import add_reliability
 
 
 def parse_args() -> argparse.Namespace:
@@ -120,7 +122,9 @@ def main() -> None:
     protect_work_dir(cfg, args)
     check_data(cfg, "train_dataloader", "val_dataloader")
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
-    build(cfg).train()
+    add_reliability(cfg)
+    with clear_end(cfg.work_dir):
+        build(cfg).train()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,30 @@
 """What training and testing need beside the models."""
 
+from .atomic_checkpoint import AtomicCheckpointHook, AtomicLocalBackend
 from .checkpoint import allow_mmengine_checkpoints, load_file, refuse_unsafe_checkpoints
 from .errors import InputError
+from .exact_resume import ExactResumeHook
 from .finetune import DropClassLayersHook
+from .interrupt import InterruptHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .pretrained import PretrainedBackbone
+from .reliability import add_reliability
+from .resumable_loops import ResumableEpochLoop, ResumableIterLoop
 
 allow_mmengine_checkpoints()
 
 __all__ = [
+    "AtomicCheckpointHook",
+    "AtomicLocalBackend",
     "DropClassLayersHook",
+    "ExactResumeHook",
     "InputError",
+    "InterruptHook",
     "LayerDecayOptimWrapperConstructor",
     "PretrainedBackbone",
+    "ResumableEpochLoop",
+    "ResumableIterLoop",
+    "add_reliability",
     "allow_mmengine_checkpoints",
     "load_file",
     "refuse_unsafe_checkpoints",

@@ -1,0 +1,308 @@
+"""A run that was killed and resumed ends with the weights of one that was not, bit for bit."""
+
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+import training_runs
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.registry import DATA_SAMPLERS, LOOPS
+from mmengine.runner import EpochBasedTrainLoop
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+from toy_training import run, toy_config, with_hook
+from training_runs import assert_same, last, random_config, state_of, train, write_scenes
+
+from mmdualtoken.engine import add_reliability, load_file
+from mmdualtoken.engine.resumable_loader import Draw, ResumableBatches, SeededItems
+from mmdualtoken.engine.seeding import seed_all
+
+# Iterations of the whole run, and where it is killed. Its last checkpoint is then of iteration 4,
+# or of epoch 2 with 3 batches per epoch; the segmentor's data ends after 5 batches, begins anew.
+WHOLE, KILLED = 9, 7
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Ten images of each task."""
+    training_runs.start_server()
+    root = tmp_path_factory.mktemp("resume")
+    write_scenes(root, 10)
+    return root
+
+
+@pytest.fixture
+def project(scenes, tmp_path):
+    (tmp_path / "data").symlink_to(scenes / "data")
+    return tmp_path
+
+
+def schedule(cfg, by_epoch=None):
+    """Nine iterations with a checkpoint after every fourth one, or three epochs of three."""
+    cfg.randomness = dict(seed=0)
+    epochs = bool(cfg.train_cfg.get("by_epoch"))
+    by_epoch = epochs if by_epoch is None else by_epoch
+    if epochs:
+        cfg.train_cfg.update(max_epochs=WHOLE // 3, val_interval=1)
+    else:
+        cfg.train_cfg.update(max_iters=WHOLE, val_interval=4)
+    interval = 1 if by_epoch else 4
+    cfg.default_hooks.checkpoint = dict(type="CheckpointHook", interval=interval, by_epoch=by_epoch)
+    return cfg
+
+
+CASES = {
+    "detection": ("detection", "iter_4.pth"),
+    "segmentation": ("segmentation", "iter_4.pth"),
+    "classification": ("classification", "epoch_2.pth"),
+    "classification, within an epoch": ("classification", "iter_4.pth"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_resumed(case, project):
+    """Also with other numbers of workers: neither they nor their history decide anything."""
+    task, checkpoint = CASES[case]
+    by_epoch = checkpoint.startswith("epoch")
+    assert train(project, schedule(random_config(task), by_epoch), "whole")[0] == 0
+    expected = state_of(project / last(project / "whole"))
+    assert len(expected["losses"]) == WHOLE
+    for workers in (0, 2):
+        name = f"killed{workers}"
+        cfg = schedule(random_config(task, workers), by_epoch)
+        cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
+        assert train(project, cfg, name)[0] == -9
+        assert last(project / name).endswith(checkpoint)
+        cfg.custom_hooks.pop()
+        status, output = train(project, cfg, name, "--resume")
+        assert status == 0
+        assert "Resume: data and random numbers go on exactly" in output
+        assert ("in epoch 2 after batch 1" in output) == ("within" in case)
+        assert_same(state_of(project / last(project / name)), expected)
+
+
+@pytest.mark.slow
+def test_stock_hooks_resume_to_other_weights(project):
+    """So the test above compares what does depend on the random numbers that were lost."""
+    cfg = schedule(random_config("classification"))
+    assert train(project, cfg, "whole", tool="stock")[0] == 0
+    cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
+    assert train(project, cfg, "killed", tool="stock")[0] == -9
+    cfg.custom_hooks.pop()
+    assert train(project, cfg, "killed", "resume", tool="stock")[0] == 0
+    whole, resumed = (
+        load_file(project / last(project / name))["state_dict"] for name in ("whole", "killed")
+    )
+    weight = "backbone.stages.0.blocks.0.ffn.fc1.weight"
+    assert weight in whole
+    assert not torch.equal(whole[weight], resumed[weight])
+
+
+# Where it cannot be exact, it says so.
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A toy run that was stopped after the second batch of its second epoch."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cfg = toy_config(length=2, by_epoch=True)
+    with pytest.raises(SystemExit):
+        run(with_hook(cfg, type="SignalAt", done=7, numbers=[signal.SIGTERM]), "run")
+    yield toy_config(length=2, by_epoch=True)
+    signal.signal(signal.SIGTERM, before)
+
+
+def iterations_of(file):
+    return len(state_of(file)["losses"])
+
+
+REPEATED = "epoch 2 begins anew: its first 2 batches are repeated"
+
+
+def test_other_batch_size(interrupted, capfd):
+    """Its epoch begins anew: nothing is left out."""
+    interrupted.train_dataloader.batch_size = 5
+    run(interrupted, "run", resume=True)
+    output = capfd.readouterr().out
+    assert f"not exact, as the run has changed: batch_size 2 -> 5; {REPEATED}." in output
+    assert iterations_of("run/epoch_2.pth") == 7 + 2
+
+
+@LOOPS.register_module()
+class OwnLoop(EpochBasedTrainLoop):
+    """A loop that we know nothing of."""
+
+
+def test_loop_of_the_users_own(interrupted, capfd):
+    interrupted.train_cfg = dict(type="OwnLoop", max_epochs=2)
+    interrupted.log_level = "INFO"
+    run(interrupted, "run", resume=True)
+    output = capfd.readouterr().out
+    assert "will differ after a resume: OwnLoop and its loader cannot start at" in output
+    assert REPEATED in output
+    assert iterations_of("run/epoch_2.pth") == 7 + 5
+
+
+def test_checkpoint_of_the_stock_hooks(interrupted, capfd):
+    checkpoint = load_file("run/interrupted.pth")
+    del checkpoint["exact_resume"]
+    checkpoint["meta"].update(epoch=1, iter=5)
+    torch.save(checkpoint, "stock.pth")
+    interrupted.load_from = "stock.pth"
+    run(interrupted, "other", resume=True)
+    expected = "not exact, as the checkpoint was written without ExactResumeHook."
+    assert expected in capfd.readouterr().out
+
+
+# What the exactness rests on.
+
+
+class Items(Dataset):
+    """Ten items; an item is its index and a number of each generator. Counts what is loaded."""
+
+    def __init__(self):
+        self.loaded = 0
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        self.loaded += 1
+        return index, random.random(), np.random.rand(), torch.rand(()).item()
+
+    def get_data_info(self, index):
+        """Wide and high images in turn, which mmdet's batch sampler keeps apart."""
+        return dict(width=1 + index % 2, height=1)
+
+
+def batches_of(sampler, dataset, seed=0, endless=False, grouped=False):
+    """A ResumableBatches of 3 indices each."""
+
+    def build(seed):
+        inner = sampler(dataset, shuffle=True, seed=seed)
+        if not grouped:
+            return BatchSampler(inner, 3, drop_last=False)
+        config = dict(type="mmdet.AspectRatioBatchSampler")
+        return DATA_SAMPLERS.build(config, default_args=dict(sampler=inner, batch_size=3))
+
+    return ResumableBatches(build(seed), build, seed, endless)
+
+
+def take(batches, count):
+    return [batch for batch, _ in zip(batches, range(count), strict=False)]
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["plain", "by aspect ratio"])
+@pytest.mark.parametrize("sampler", [DefaultSampler, InfiniteSampler])
+@pytest.mark.parametrize("first", [1, 4, 6, 9])
+def test_stream_from_any_batch(sampler, grouped, first):
+    """It is the end of the stream that was not stopped, and no data is loaded to get there."""
+    if grouped:
+        import mmdet.datasets.samplers  # noqa: F401
+    dataset = Items()
+    whole = take(batches_of(sampler, dataset, endless=True, grouped=grouped), 12)
+    assert len({draw.key for batch in whole for draw in batch}) == sum(map(len, whole))
+    resumed = batches_of(sampler, dataset, seed=7, endless=True, grouped=grouped)
+    take(resumed, 2)  # what was drawn before the seed was known
+    resumed.reset(seed=0, sampler_seed=0)
+    resumed.start(epoch=0, batch=first)
+    assert take(resumed, 12 - first) == whole[first:]
+    assert dataset.loaded == 0
+
+
+def test_order_is_that_of_the_sampler():
+    """Epochs follow each other as MMEngine's loops set them."""
+    dataset = Items()
+    sampler = DefaultSampler(dataset, shuffle=True, seed=3)
+    expected = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        expected += list(BatchSampler(sampler, 3, drop_last=False))
+    drawn = take(batches_of(DefaultSampler, dataset, seed=3, endless=True), 12)
+    assert [[draw.index for draw in batch] for batch in drawn] == expected
+    assert len({tuple(map(tuple, expected[i : i + 4])) for i in (0, 4, 8)}) == 3
+
+
+def test_nothing_to_draw_ends():
+    batches = batches_of(DefaultSampler, Items(), endless=True)
+    batches.inner = BatchSampler([1, 2], 3, drop_last=True)
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_numbers_belong_to_the_draw(workers):
+    """Whatever was drawn before, in this process or a worker."""
+    dataset = Items()
+    dataset.__getitems__ = SeededItems(dataset)
+    batches = batches_of(DefaultSampler, dataset)
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
+    first = list(loader)
+    seed_all(1, 2, 3)
+    second = list(loader)
+    assert first == second
+    items = [item for batch in first for item in batch]
+    for number in (1, 2, 3):
+        assert len({item[number] for item in items}) == 10
+    batches.start(epoch=1)
+    assert not {i[1] for batch in loader for i in batch} & {item[1] for item in items}
+
+
+def test_items_without_a_draw_are_left_alone():
+    dataset = Items()
+    load = SeededItems(dataset)
+    random.seed(0)
+    expected = random.random()
+    random.seed(0)
+    assert load([4])[0][:2] == (4, expected)
+    assert load([Draw((1, 2), (0,))])[0][0] == (1, 2)  # of a video: no plain number
+
+
+def test_seeds_differ_with_every_number_of_the_key():
+    def numbers(*key):
+        seed_all(*key)
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    keys = [(0,), (0, 0), (1,), (0, 1), (1, 0), (2**40,), (0, 2**40)]
+    drawn = [numbers(*key) for key in keys]
+    assert drawn == [numbers(*key) for key in keys]
+    assert all(len(set(column)) == len(keys) for column in zip(*drawn, strict=True))
+
+
+# Which configs get it.
+
+
+def test_stock_parts_are_replaced():
+    hook = dict(type="CheckpointHook", interval=3, max_keep_ckpts=2)
+    cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=5), default_hooks=dict(own=hook)))
+    add_reliability(cfg)
+    assert cfg.train_cfg == dict(type="ResumableEpochLoop", max_epochs=5)
+    assert cfg.default_hooks.own == {**hook, "type": "AtomicCheckpointHook"}
+    assert cfg.default_hooks.checkpoint == dict(type="AtomicCheckpointHook", interval=1)
+    assert [h.type for h in cfg.custom_hooks] == ["ExactResumeHook", "InterruptHook"]
+    before = cfg.pretty_text
+    add_reliability(cfg)
+    assert cfg.pretty_text == before
+
+
+@pytest.mark.parametrize("name", ["IterBasedTrainLoop", "mmengine.IterBasedTrainLoop"])
+def test_loop_over_iterations_is_replaced(name):
+    cfg = Config(dict(train_cfg=dict(type=name, max_iters=5)))
+    add_reliability(cfg)
+    assert cfg.train_cfg == dict(type="ResumableIterLoop", max_iters=5)
+
+
+def test_parts_of_the_users_own_stay():
+    own = dict(
+        train_cfg=dict(type="OwnLoop", max_epochs=5),
+        default_hooks=dict(checkpoint=None),
+        custom_hooks=[dict(type="InterruptHook", signals=("SIGUSR1",)), dict(type="OwnHook")],
+    )
+    cfg = Config(own)
+    add_reliability(cfg)
+    assert cfg.train_cfg == own["train_cfg"] and cfg.default_hooks == own["default_hooks"]
+    assert cfg.custom_hooks[:2] == own["custom_hooks"]
+    assert [h.type for h in cfg.custom_hooks[2:]] == ["ExactResumeHook"]
