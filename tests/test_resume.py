@@ -282,7 +282,7 @@ def test_stock_parts_are_replaced():
     assert cfg.train_cfg == dict(type="ResumableEpochLoop", max_epochs=5)
     assert cfg.default_hooks.own == {**hook, "type": "AtomicCheckpointHook"}
     assert cfg.default_hooks.checkpoint == dict(type="AtomicCheckpointHook", interval=1)
-    assert [h.type for h in cfg.custom_hooks] == ["ExactResumeHook", "InterruptHook"]
+    assert [h.type for h in cfg.custom_hooks] == ["ExactResumeHook", "NanLossHook", "InterruptHook"]
     before = cfg.pretty_text
     add_reliability(cfg)
     assert cfg.pretty_text == before
@@ -305,4 +305,4 @@ def test_parts_of_the_users_own_stay():
     add_reliability(cfg)
     assert cfg.train_cfg == own["train_cfg"] and cfg.default_hooks == own["default_hooks"]
     assert cfg.custom_hooks[:2] == own["custom_hooks"]
-    assert [h.type for h in cfg.custom_hooks[2:]] == ["ExactResumeHook"]
+    assert [h.type for h in cfg.custom_hooks[2:]] == ["ExactResumeHook", "NanLossHook"]

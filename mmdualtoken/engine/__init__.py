@@ -7,6 +7,7 @@ from .exact_resume import ExactResumeHook
 from .finetune import DropClassLayersHook
 from .interrupt import InterruptHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .nan_loss import NanLossHook
 from .pretrained import PretrainedBackbone
 from .reliability import add_reliability
 from .resumable_loops import ResumableEpochLoop, ResumableIterLoop
@@ -21,6 +22,7 @@ __all__ = [
     "InputError",
     "InterruptHook",
     "LayerDecayOptimWrapperConstructor",
+    "NanLossHook",
     "PretrainedBackbone",
     "ResumableEpochLoop",
     "ResumableIterLoop",

@@ -26,7 +26,8 @@ def _inside(path: str | None, folder: Path) -> bool:
     return path is None or Path(path).resolve().is_relative_to(folder.resolve())
 
 
-def _last_checkpoint(folder: Path) -> str:
+def last_checkpoint(folder: Path) -> str:
+    """In words: what --resume goes on from, in a work dir."""
     try:
         last = (folder / "last_checkpoint").read_text().strip()
     except OSError:
@@ -38,7 +39,7 @@ def _describe(error: OSError, folder: Path) -> str:
     return (
         f"Training cannot write {error.filename or f'to {folder}'}: {REASONS[error.errno]} "
         f"({error.strerror}). Make room or give another folder with --work-dir. "
-        f"{_last_checkpoint(folder)}."
+        f"{last_checkpoint(folder)}."
     )
 
 
@@ -61,7 +62,7 @@ def clear_end(work_dir: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nStopped by Ctrl-C at once. {_last_checkpoint(folder)}.", file=sys.stderr)
+        print(f"\nStopped by Ctrl-C at once. {last_checkpoint(folder)}.", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         if error.errno not in REASONS or not _inside(error.filename, folder):

@@ -24,7 +24,8 @@ class ExactResumeHook(Hook):
     `ResumableEpochLoop`, each sample's from (seed, rank, position in the data); there is nothing to
     restore but the seeds and the position, which are kept in the checkpoint as 'exact_resume'.
 
-    Processes draw different numbers for the model, also with `diff_rank_seed=False`.
+    Processes draw different numbers for the model, unless the config says
+    `randomness = dict(diff_rank_seed=False)`.
 
     Not covered: what a transform, model or hook keeps outside the checkpoint, such as a cache of
     images or a random generator of its own.
@@ -86,7 +87,9 @@ class ExactResumeHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the model's randomness."""
-        seed_all(ITERATION, runner.seed, get_rank(), runner.iter)
+        # The stock default draws the same in all processes, but only until their data differ.
+        alike = runner._randomness_cfg.get("diff_rank_seed") is False
+        seed_all(ITERATION, runner.seed, 0 if alike else get_rank(), runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what the weights do not tell."""

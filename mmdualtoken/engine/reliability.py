@@ -4,6 +4,7 @@ from mmengine.config import Config, ConfigDict
 
 from .exact_resume import ExactResumeHook
 from .interrupt import InterruptHook
+from .nan_loss import NanLossHook
 
 LOOPS = {
     "EpochBasedTrainLoop": "ResumableEpochLoop",
@@ -24,17 +25,18 @@ def _make_loop_resumable(loop: dict) -> None:
         loop["type"] = LOOPS[_kind(loop)]
 
 
-def add_reliability(cfg: Config) -> None:
+def add_reliability(cfg: Config, on_nan_loss: str | None = None) -> None:
     """Put MMEngine's checkpoint hook and training loop by ours, and add our hooks.
 
     Replaced are `CheckpointHook` by `AtomicCheckpointHook`, `EpochBasedTrainLoop` and
     `IterBasedTrainLoop` by `ResumableEpochLoop` and `ResumableIterLoop`, with the arguments that
-    the config gives; a hook or loop of the user's own stays. `ExactResumeHook` and `InterruptHook`
-    are added unless the config has them. `train_cfg`, `default_hooks` and `custom_hooks` written
+    the config gives; a hook or loop of the user's own stays. `ExactResumeHook`, `NanLossHook` and
+    `InterruptHook` are added unless the config has them. `train_cfg`, `default_hooks` and `custom_hooks` written
     that way do the same in the toolboxes' own train.py.
 
     Args:
         cfg: changed in place.
+        on_nan_loss: the `action` of NanLossHook, instead of the config's.
     """
     if cfg.get("train_cfg"):
         _make_loop_resumable(cfg.train_cfg)
@@ -48,5 +50,18 @@ def add_reliability(cfg: Config) -> None:
         if _kind(hook) == "CheckpointHook":
             hook["type"] = "AtomicCheckpointHook"
     known = {_kind(hook) for hook in configs}
-    names = [hook.__name__ for hook in (ExactResumeHook, InterruptHook)]
+    names = [hook.__name__ for hook in (ExactResumeHook, NanLossHook, InterruptHook)]
     cfg.custom_hooks = hooks + [ConfigDict(type=name) for name in names if name not in known]
+    for hook in cfg.custom_hooks:
+        if on_nan_loss is not None and isinstance(hook, dict) and _kind(hook) == "NanLossHook":
+            hook["action"] = on_nan_loss
+    _import_hooks(cfg)
+
+
+def _import_hooks(cfg: Config) -> None:
+    """Let the config that is written to the work dir find the hooks in the toolboxes' tools."""
+    imports = cfg.get("custom_imports") or ConfigDict(imports=[], allow_failed_imports=False)
+    names = imports.get("imports") or []
+    names = [names] if isinstance(names, str) else list(names)
+    if not any(name.split(".")[0] == "mmdualtoken" for name in names):
+        cfg.custom_imports = ConfigDict(imports, imports=[*names, "mmdualtoken"])
