@@ -301,6 +301,29 @@ def test_training_that_ends_gives_the_signals_back(folder, handlers):
     run(toy_config(length=2), "run")
 
 
+def test_pool_of_an_evaluation_ends(folder, handlers, capfd):
+    """mmdet's panoptic metric forks processes while the signals are taken, and terminates them."""
+
+    @HOOKS.register_module(force=True)
+    class WithPool(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                assert pool.map(abs, [-1, -2]) == [1, 2]
+
+    run(with_hook(toy_config(length=2), type="WithPool"), "run")
+    assert last("run") == "run/iter_2.pth" and "SIGTERM" not in capfd.readouterr().err
+
+
+def test_training_that_fails_gives_the_signals_back(folder, handlers):
+    @HOOKS.register_module(force=True)
+    class Fail(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        run(with_hook(toy_config(length=2), type="Fail"), "run")
+
+
 # Nothing is left over.
 
 

@@ -254,6 +254,7 @@ def test_image_files():
 def test_real_batches_are_named(task, project, tool):
     """A learning rate that cannot be: one paragraph, status 2, images that exist."""
     options = ["optim_wrapper.optimizer.lr=1e30", "param_scheduler=[]"]
+    options.append("train_dataloader.batch_size=2")
     status, printed = tool("train", TASKS[task][0], "--work-dir", "run", "--cfg-options", *options)
     assert status == 2, printed
     error = printed[printed.index("error: Training stopped: A loss is NaN") :]

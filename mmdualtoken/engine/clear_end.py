@@ -2,10 +2,13 @@
 
 import errno
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -43,13 +46,22 @@ def _describe(error: OSError, folder: Path) -> str:
     )
 
 
+def _give_back(handlers: dict[int, Any]) -> None:
+    """Set signal handlers that have changed back, where it is possible."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
 @contextmanager
 def clear_end(work_dir: str | Path) -> Iterator[None]:
     """Turn a disk that cannot be written, or Ctrl-C, into one paragraph and an exit status.
 
     Ctrl-C ends with status 130. A log file that cannot be written prints no traceback for each
     line, and does not end training. Errors of the operating system that do not come from writing
-    below `work_dir` are left as they are.
+    below `work_dir` are left as they are. Signal handlers are afterwards as before.
 
     Args:
         work_dir: folder of the run.
@@ -59,6 +71,7 @@ def clear_end(work_dir: str | Path) -> Iterator[None]:
     """
     folder = Path(work_dir)
     talkative, logging.raiseExceptions = logging.raiseExceptions, False
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     try:
         yield
     except KeyboardInterrupt:
@@ -70,3 +83,4 @@ def clear_end(work_dir: str | Path) -> Iterator[None]:
         raise InputError(_describe(error, folder)) from error
     finally:
         logging.raiseExceptions = talkative
+        _give_back(handlers)

@@ -57,6 +57,7 @@ class InterruptHook(Hook):
         self.received = 0
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
+        self._process = 0
 
     def before_run(self, runner: Runner) -> None:
         """Keep the signals from the workers that will be started."""
@@ -71,6 +72,7 @@ class InterruptHook(Hook):
         """
         if threading.current_thread() is not threading.main_thread():
             return
+        self._process = os.getpid()
         for number in self.signals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._receive)
@@ -85,6 +87,11 @@ class InterruptHook(Hook):
         self._previous.clear()
 
     def _receive(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:
+            # A process that others have forked: an evaluation ends its pool by SIGTERM.
+            self._restore()
+            os.kill(os.getpid(), number)
+            return
         first = not self.received
         again = time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS
         if first:

@@ -31,8 +31,8 @@ def add_reliability(cfg: Config, on_nan_loss: str | None = None) -> None:
     Replaced are `CheckpointHook` by `AtomicCheckpointHook`, `EpochBasedTrainLoop` and
     `IterBasedTrainLoop` by `ResumableEpochLoop` and `ResumableIterLoop`, with the arguments that
     the config gives; a hook or loop of the user's own stays. `ExactResumeHook`, `NanLossHook` and
-    `InterruptHook` are added unless the config has them. `train_cfg`, `default_hooks` and `custom_hooks` written
-    that way do the same in the toolboxes' own train.py.
+    `InterruptHook` are added unless the config has them. `train_cfg`, `default_hooks` and
+    `custom_hooks` written that way do the same in the toolboxes' own train.py.
 
     Args:
         cfg: changed in place.
