@@ -1,7 +1,13 @@
 """What training and testing need beside the models."""
 
 from .atomic_checkpoint import AtomicCheckpointHook, AtomicLocalBackend
-from .checkpoint import allow_mmengine_checkpoints, load_file, refuse_unsafe_checkpoints
+from .checkpoint import (
+    allow_mmengine_checkpoints,
+    allow_unsafe_checkpoints,
+    load_file,
+    load_remote,
+    refuse_unsafe_checkpoints,
+)
 from .errors import InputError
 from .exact_resume import ExactResumeHook
 from .finetune import DropClassLayersHook
@@ -28,6 +34,8 @@ __all__ = [
     "ResumableIterLoop",
     "add_reliability",
     "allow_mmengine_checkpoints",
+    "allow_unsafe_checkpoints",
     "load_file",
+    "load_remote",
     "refuse_unsafe_checkpoints",
 ]
