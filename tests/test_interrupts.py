@@ -78,6 +78,14 @@ def test_backend_of_the_stock_hook(folder):
     assert Path("new/file").read_bytes() == b"bytes" and Path("new/text").read_text() == "text"
 
 
+@pytest.mark.parametrize("given", [None, dict(backend="local")])
+def test_local_backend_is_replaced(given):
+    hook = dict(type="AtomicCheckpointHook", backend_args=given)
+    assert HOOKS.build(hook).backend_args == dict(backend="atomic_local")
+    other = dict(backend="petrel")
+    assert HOOKS.build({**hook, "backend_args": other}).backend_args == other
+
+
 class Cut(BaseException):
     """Ends a run like a kill: nothing handles it."""
 

@@ -26,7 +26,7 @@ from training_runs import (
 from mmdualtoken.engine import load_file
 from mmdualtoken.engine.atomic_checkpoint import PARTIAL
 
-pytestmark = pytest.mark.slow
+SLOW = pytest.mark.slow
 RUN = ("--work-dir", "run")
 
 
@@ -56,9 +56,13 @@ def kept_ones(folder):
     return sorted(p for p in folder.glob("*.pth"))
 
 
-def test_killed_at_20_random_moments(tmp_path, record_property):
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=SLOW)])
+def test_killed_at_random_moments(kills, tmp_path):
     """Training that does little but write checkpoints. Whenever it is killed, all that is left can
     be loaded, `last_checkpoint` names one, and in the end nothing tells that it was killed at all.
+
+    Every third run is killed from its start on, perhaps before it has resumed; the others when they
+    have written a checkpoint.
     """
     cfg = toy_config(width=1000, length=300)  # 12 MB a checkpoint
     cfg.train_cfg.val_interval = 1000
@@ -67,20 +71,22 @@ def test_killed_at_20_random_moments(tmp_path, record_property):
     moments = random.Random(0)
     cut_off = 0
     run_dir = tmp_path / "run"
-    for kill in range(20):
+    for kill in range(kills):
         run = Run(tmp_path, "train", config, *RUN, *(["--resume"] if kill else []))
         before = last(run_dir) if kill else None
-        while not (run_dir / "last_checkpoint").exists() or last(run_dir) == before:
-            assert run.process.is_alive(), run.output
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.3))
+        if kill % 3 == 1:
+            time.sleep(moments.uniform(0, 1.5))
+        else:
+            while not (run_dir / "last_checkpoint").exists() or last(run_dir) == before:
+                assert run.process.is_alive(), run.output
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.3))
         run.kill()
         cut_off += any(run_dir.glob(f"*{PARTIAL}"))
         assert tmp_path / last(run_dir) in kept_ones(run_dir)
         for file in kept_ones(run_dir):
             load_file(file)
-    record_property("kills while a checkpoint was being written", cut_off)
-    print(f"\nkills while a checkpoint was being written: {cut_off} of 20, at {last(run_dir)}")
+    print(f"\nkilled while a checkpoint was written: {cut_off} of {kills}, at {last(run_dir)}")
     done = state_of(tmp_path / last(run_dir))
     cfg.train_cfg.max_iters = len(done["losses"]) + 1
     assert train(tmp_path, cfg, "run", "--resume")[0] == 0
@@ -91,6 +97,7 @@ def test_killed_at_20_random_moments(tmp_path, record_property):
     assert_same(state_of(tmp_path / last(run_dir)), state_of(tmp_path / last(tmp_path / "whole")))
 
 
+@SLOW
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_signal_to_all_processes_of_a_run(task, number, tmp_path):
@@ -117,6 +124,7 @@ def test_signal_to_all_processes_of_a_run(task, number, tmp_path):
     assert_same(*ends)
 
 
+@SLOW
 def test_workers_end_with_a_killed_run(tmp_path):
     """They ignore a scheduler's SIGTERM, and see for themselves that nobody is left to serve."""
     run = Run(tmp_path, "train", write_config(toy_config(1000, 2, length=10**6), tmp_path / "c.py"))
@@ -140,6 +148,7 @@ def group_is_empty(run):
     return False
 
 
+@SLOW
 def test_nothing_runs_on_after_a_tool(tmp_path):
     write_scenes(tmp_path, 10)
     cfg = random_config("classification", workers=2)
@@ -164,6 +173,7 @@ def checked_end(status, output, *texts):
         assert text in paragraph
 
 
+@SLOW
 def test_disk_that_gets_full(tmp_path, tmpfs):
     disk = tmpfs("size=40m")
     cfg = toy_config(width=1000, length=9)
@@ -176,6 +186,7 @@ def test_disk_that_gets_full(tmp_path, tmpfs):
     assert train(tmp_path, cfg, disk / "run", "--resume")[0] == 0
 
 
+@SLOW
 def test_disk_that_is_full_when_training_begins(tmp_path, tmpfs):
     disk = tmpfs("size=1m")
     with pytest.raises(OSError, match="No space left"):
@@ -186,12 +197,14 @@ def test_disk_that_is_full_when_training_begins(tmp_path, tmpfs):
     checked_end(status, output, "the disk is full", "No checkpoint has been written yet")
 
 
+@SLOW
 def test_read_only_disk(tmp_path, tmpfs):
     disk = tmpfs("ro")
     status, output = train(tmp_path, toy_config(), disk / "run")
     checked_end(status, output, "the file system is read-only", f"{disk}/run")
 
 
+@SLOW
 def test_files_may_not_be_that_large(tmp_path):
     status, output = train(tmp_path, toy_config(width=1000), "run", file_limit=5_000_000)
     checked_end(status, output, "larger than the limit", "No checkpoint has been written yet")
@@ -205,6 +218,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@SLOW
 def test_two_processes_stop_together(tmp_path):
     """Though one alone is told, or the launcher; and go on exactly."""
 

@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from toy_training import run, toy_config, with_hook
 from training_runs import assert_same, last, random_config, state_of, train, write_scenes
 
-from mmdualtoken.engine import add_reliability, load_file
+from mmdualtoken.engine import add_reliability, exact_resume, load_file
 from mmdualtoken.engine.resumable_loader import Draw, ResumableBatches, SeededItems
 from mmdualtoken.engine.seeding import seed_all
 
@@ -61,18 +61,25 @@ CASES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_killed_and_resumed(case, project):
     """Also with other numbers of workers: neither they nor their history decide anything."""
+    killed_and_resumed(case, project, workers=(0, 2))
+
+
+def test_killed_and_resumed_in_short(project):
+    killed_and_resumed("classification, within an epoch", project, workers=(2,))
+
+
+def killed_and_resumed(case, project, workers):
     task, checkpoint = CASES[case]
     by_epoch = checkpoint.startswith("epoch")
     assert train(project, schedule(random_config(task), by_epoch), "whole")[0] == 0
     expected = state_of(project / last(project / "whole"))
     assert len(expected["losses"]) == WHOLE
-    for workers in (0, 2):
-        name = f"killed{workers}"
-        cfg = schedule(random_config(task, workers), by_epoch)
+    for count in workers:
+        name = f"killed{count}"
+        cfg = schedule(random_config(task, count), by_epoch)
         cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
         assert train(project, cfg, name)[0] == -9
         assert last(project / name).endswith(checkpoint)
@@ -272,6 +279,20 @@ def test_seeds_differ_with_every_number_of_the_key():
     assert all(len(set(column)) == len(keys) for column in zip(*drawn, strict=True))
 
 
+@pytest.mark.parametrize("randomness, alike", [({}, 0), (dict(diff_rank_seed=False), 1)])
+def test_processes_draw_alike_only_if_asked(randomness, alike, monkeypatch):
+    class FakeRunner:
+        seed, iter, _randomness_cfg = 0, 5, randomness
+
+    def draw(rank):
+        monkeypatch.setattr(exact_resume, "get_rank", lambda: rank)
+        exact_resume.ExactResumeHook().before_train_iter(FakeRunner, 0)
+        return torch.rand(()).item()
+
+    assert (draw(0) == draw(1)) == alike
+    assert draw(0) == draw(0)
+
+
 # Which configs get it.
 
 
@@ -281,6 +302,8 @@ def test_stock_parts_are_replaced():
     add_reliability(cfg)
     assert cfg.train_cfg == dict(type="ResumableEpochLoop", max_epochs=5)
     assert cfg.default_hooks.own == {**hook, "type": "AtomicCheckpointHook"}
+    # For the toolboxes' own tools, given the config that a run writes to its work dir.
+    assert cfg.custom_imports == dict(imports=["mmdualtoken"], allow_failed_imports=False)
     assert cfg.default_hooks.checkpoint == dict(type="AtomicCheckpointHook", interval=1)
     assert [h.type for h in cfg.custom_hooks] == ["ExactResumeHook", "NanLossHook", "InterruptHook"]
     before = cfg.pretty_text

@@ -106,14 +106,14 @@ class AtomicCheckpointHook(CheckpointHook):
     run starts, and so are outdated checkpoints that it left.
 
     Args:
-        all: as CheckpointHook's. With `out_dir` on a remote storage or `backend_args` given, that
-            backend's own way of writing is used.
+        all: as CheckpointHook's. With `out_dir` on a remote storage, or `backend_args` of another
+            backend than "local", that backend's own way of writing is used.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         remote = "://" in str(self.out_dir) or self.file_client_args is not None
-        if self.backend_args is None and not remote:
+        if self.backend_args in (None, {"backend": "local"}) and not remote:
             self.backend_args = dict(backend="atomic_local")
 
     def before_train(self, runner: Runner) -> None:

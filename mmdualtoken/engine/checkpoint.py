@@ -190,7 +190,7 @@ def load_remote(
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
             f"Checkpoint {filename} cannot be read ({_first_line(error)}): it is cut off or no "
-            f"checkpoint. Delete the copy in {torch.hub.get_dir()}/checkpoints to download it again."
+            f"checkpoint. Delete the copy in {torch.hub.get_dir()}/checkpoints to get it again."
         ) from error
 
 
