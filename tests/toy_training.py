@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 import uuid
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -160,3 +161,8 @@ def run(cfg, work_dir, resume=False):
     add_reliability(cfg)
     with clear_end(work_dir):
         Runner.from_cfg(cfg).train()
+
+
+def names(folder):
+    """Files of a work dir, without the config and the logs."""
+    return {p.name for p in Path(folder).iterdir() if p.is_file() and p.suffix != ".py"}
