@@ -125,9 +125,15 @@ def test_signal_to_all_processes_of_a_run(task, number, tmp_path):
 
 
 @SLOW
-def test_workers_end_with_a_killed_run(tmp_path):
-    """They ignore a scheduler's SIGTERM, and see for themselves that nobody is left to serve."""
-    run = Run(tmp_path, "train", write_config(toy_config(1000, 2, length=10**6), tmp_path / "c.py"))
+@pytest.mark.parametrize("ballast", [0, 10**6], ids=["pipes empty", "pipes full"])
+def test_workers_end_with_a_killed_run(ballast, tmp_path):
+    """They ignore a scheduler's SIGTERM, and see for themselves that nobody is left to serve.
+
+    With more in the pipe to the killed process than it takes, torch's own workers never end.
+    """
+    cfg = toy_config(1000, 2, length=10**6)
+    cfg.train_dataloader.dataset.ballast = ballast
+    run = Run(tmp_path, "train", write_config(cfg, tmp_path / "c.py"))
     while not list(tmp_path.glob("work_dirs/c/iter_2.pth")):
         assert run.process.is_alive(), run.output
         time.sleep(0.1)

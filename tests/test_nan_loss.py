@@ -33,7 +33,7 @@ class SpoiltModel(ToyModel):
         self.at, self.loss, self.gradient = at, loss, gradient
         self.done = 0
 
-    def forward(self, inputs, mode="tensor", img_path=None):
+    def forward(self, inputs, mode="tensor", img_path=None, ballast=None):
         """With the images' names in the batch."""
         found = super().forward(inputs, mode)
         if mode != "loss":

@@ -7,8 +7,8 @@ import torch
 import training_runs
 from mmengine.config import Config
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop
-from toy_training import run, toy_config, with_hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, random_config, state_of, train, write_scenes
 
 from mmdualtoken.engine import add_reliability, load_file
@@ -100,6 +100,32 @@ def test_stock_hooks_resume_to_other_weights(project):
     weight = "backbone.stages.0.blocks.0.ffn.fc1.weight"
     assert weight in whole
     assert not torch.equal(whole[weight], resumed[weight])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
+def test_all_but_the_random_numbers_is_as_in_mmengine(by_epoch, workers, tmp_path, monkeypatch):
+    """Without them, the weights of a run are those of its stock hooks and loops, bit for bit."""
+    monkeypatch.chdir(tmp_path)
+
+    def config():
+        cfg = toy_config(length=3 if by_epoch else 13, workers=workers, by_epoch=by_epoch)
+        cfg.model.dropout = 0
+        cfg.train_dataloader.dataset.fixed = True
+        cfg.val_dataloader.dataset.fixed = True
+        cfg.experiment_name = f"stock{by_epoch}{workers}"
+        return cfg
+
+    cfg = config()
+    cfg.work_dir = "stock"
+    Runner.from_cfg(cfg).train()
+    run(config(), "ours")
+    ours, stock = (load_file(last(name)) for name in ("ours", "stock"))
+    assert ours.pop("exact_resume")["samples"] == 10
+    for key in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers"):
+        assert_same(ours[key], stock[key])
+    assert set(ours) == set(stock)
+    assert names("ours") == names("stock")
 
 
 # Where it cannot be exact, it says so.

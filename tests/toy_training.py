@@ -74,12 +74,12 @@ class SignalAt(Hook):
 class ToyModel(BaseModel):
     """A layer of width² weights and dropout, which learns to give back its input."""
 
-    def __init__(self, width: int = 8):
+    def __init__(self, width: int = 8, dropout: float = 0.3):
         super().__init__()
         self.layer = torch.nn.Linear(width, width)
-        self.dropout = torch.nn.Dropout(0.3)
+        self.dropout = torch.nn.Dropout(dropout)
 
-    def forward(self, inputs, mode="tensor"):
+    def forward(self, inputs, mode="tensor", ballast=None):
         """Loss in training; else the difference to the input."""
         inputs = torch.stack(inputs)
         error = self.layer(self.dropout(inputs)) - inputs
@@ -88,17 +88,26 @@ class ToyModel(BaseModel):
 
 @DATASETS.register_module()
 class ToyData(Dataset):
-    """Ten random vectors, drawn anew each time."""
+    """Ten random vectors, drawn anew each time.
 
-    def __init__(self, width: int = 8):
+    Args:
+        width: of a vector.
+        fixed: they stay the same.
+        ballast: bytes that come with each, and pass through a worker's pipe.
+    """
+
+    def __init__(self, width: int = 8, fixed: bool = False, ballast: int = 0):
         self.width = width
+        self.fixed = fixed
+        self.ballast = ballast
         self.metainfo = {}
 
     def __len__(self):
         return 10
 
     def __getitem__(self, index):
-        return dict(inputs=index + torch.rand(self.width))
+        part = torch.arange(self.width) / 10 if self.fixed else torch.rand(self.width)
+        return dict(inputs=index + part, ballast=bytes(self.ballast))
 
 
 @METRICS.register_module()

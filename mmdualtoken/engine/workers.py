@@ -9,11 +9,18 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 
-def _end_when_the_parent_says() -> None:
-    """Wait for SIGTERM from the process that started this one, and end."""
+SECONDS = 5.0
+
+
+def _end_with_the_parent(parent: int) -> None:
+    """Wait for SIGTERM from the process that started this one, or for its end, and end.
+
+    torch's own worker notices that its parent was killed as well, but can then wait for ever for
+    somebody to take the batches that it has loaded.
+    """
     while True:
-        info = signal.sigwaitinfo({signal.SIGTERM})
-        if info.si_pid == os.getppid():
+        info = signal.sigtimedwait({signal.SIGTERM}, SECONDS)
+        if os.getppid() != parent or (info and info.si_pid == parent):
             os._exit(0)
 
 
@@ -33,9 +40,10 @@ class ShieldedInit:
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        if hasattr(signal, "sigtimedwait"):  # not on macOS
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+            parent = (os.getppid(),)
+            threading.Thread(target=_end_with_the_parent, args=parent, daemon=True).start()
         if self.inner is not None:
             self.inner(worker)
 
