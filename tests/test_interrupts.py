@@ -14,6 +14,7 @@ from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, state_of
 
 from mmdualtoken.engine import InterruptHook
+from mmdualtoken.engine.cli import run_tool
 
 INTERRUPTS = [signal.SIGTERM, signal.SIGINT]
 
@@ -136,6 +137,17 @@ def test_ignored_signal_stays_ignored(folder, handlers):
 
 def test_training_that_ends_gives_the_signals_back(folder, handlers):
     run(toy_config(length=2), "run")
+
+
+def test_ctrl_c_outside_training(capsys):
+    """While a tool checks data, or tests."""
+
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run_tool(main)
+    assert end.value.code == 130 and capsys.readouterr().err == "\nStopped by Ctrl-C.\n"
 
 
 def test_pool_of_an_evaluation_ends(folder, handlers, capfd):
