@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import signal
+import time
 from contextlib import nullcontext, suppress
 
 import pytest
@@ -185,6 +186,18 @@ def leftovers():
     return multiprocessing.active_children(), sorted(f for f in files if not f.endswith(".log"))
 
 
+def settled():
+    """`leftovers`, when the threads that close a queue's pipe are done with it."""
+    gc.collect()
+    found = leftovers()
+    for _ in range(50):
+        time.sleep(0.1)
+        before, found = found, leftovers()
+        if found == before:
+            break
+    return found
+
+
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
 @pytest.mark.parametrize("failing", [False, True], ids=["done", "failing"])
@@ -208,9 +221,7 @@ def test_workers_and_files_end_with_training(failing, by_epoch, persistent, fold
             run(cfg(), name)
 
     train("first")  # what is opened once for all
-    gc.collect()
-    before = leftovers()
+    before = settled()
     train("second")
-    gc.collect()
     assert not before[0]
-    assert leftovers() == before
+    assert settled() == before
