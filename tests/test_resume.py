@@ -12,6 +12,7 @@ from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, random_config, state_of, train, write_scenes
 
 from mmdualtoken.engine import add_reliability, load_file
+from mmdualtoken.engine.workers import end_workers
 
 # Iterations of the whole run, and where it is killed. Its last checkpoint is then of iteration 4,
 # or of epoch 2 with 3 batches per epoch; the segmentor's data ends after 5 batches, begins anew.
@@ -118,7 +119,12 @@ def test_all_but_the_random_numbers_is_as_in_mmengine(by_epoch, workers, tmp_pat
 
     cfg = config()
     cfg.work_dir = "stock"
-    Runner.from_cfg(cfg).train()
+    stock_runner = Runner.from_cfg(cfg)
+    stock_runner.train()
+    # It leaves its workers to the garbage collector, for which they can take 5 s each.
+    end_workers(stock_runner.val_dataloader)
+    iterator = getattr(stock_runner.train_loop, "dataloader_iterator", None)
+    end_workers(stock_runner.train_dataloader, getattr(iterator, "_iterator", None))
     run(config(), "ours")
     ours, stock = (load_file(last(name)) for name in ("ours", "stock"))
     assert ours.pop("exact_resume")["samples"] == 10
