@@ -20,10 +20,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from . import stack
+from . import disks, stack
 from .stack import FAIL, OK, WARN, Finding
 
-GIB = 2**30
 COLUMNS = ("component", "found", "required", "verdict", "remedy")
 
 
@@ -31,14 +30,6 @@ def operators_missing() -> bool:
     """Whether mmcv's operators still have to be compiled in this environment."""
     mmcv = next(r for r in stack.REQUIREMENTS if r.name == "mmcv")
     return not stack.find(mmcv)
-
-
-def cache_dir() -> Path:
-    """Where compiled mmcv wheels are kept: ``$MMDUALTOKEN_CACHE`` or the user's cache."""
-    base = os.environ.get("MMDUALTOKEN_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmdualtoken"
 
 
 def check_python() -> Finding:
@@ -98,24 +89,7 @@ def check_make() -> Finding:
 
 def check_cache() -> Finding:
     """Free space and write permission where compiled wheels are kept."""
-    folder = existing = cache_dir()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    state = f"{free / GIB:.0f} GiB free" if os.access(existing, os.W_OK) else "not writable"
-    row = ("wheel cache", f"{folder}: {state}", "writable, 1 GiB")
-    if free >= GIB and state != "not writable":
-        return Finding(*row)
-    verdict = FAIL if operators_missing() else WARN
-    return Finding(*row, verdict, "set MMDUALTOKEN_CACHE to a folder on a disk with space")
-
-
-def check_disk() -> Finding:
-    """Free space for the environment; torch with its CUDA libraries takes 5 GiB."""
-    needed = 8 if stack.installed_version("torch") is None else 1
-    free = shutil.disk_usage(sys.prefix).free / GIB
-    row = ("disk space", f"{free:.0f} GiB free", f"{needed} GiB for the environment")
-    return Finding(*row) if free >= needed else Finding(*row, FAIL, "free some space")
+    return disks.check_cache(operators_missing())
 
 
 def check_import(name: str) -> Finding | None:
@@ -214,8 +188,11 @@ CHECKS = (
     ("venv module", check_venv, ""),
     ("C++ compiler", check_compiler, ""),
     ("Python headers", check_headers, ""),
-    ("disk space", check_disk, ""),
+    ("disk space", disks.check_disk, ""),
     ("wheel cache", check_cache, "set MMDUALTOKEN_CACHE to a folder you can write to"),
+    ("download cache", disks.check_downloads, "set TORCH_HOME to a folder you can write to"),
+    ("temporary files", disks.check_temporary, "set TMPDIR to a folder you can write to"),
+    ("shared memory", disks.check_shared_memory, ""),
     ("versions", stack.survey, ""),
     ("torch imports", partial(check_import, "torch"), "reinstall torch"),
     (

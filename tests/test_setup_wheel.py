@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdualtoken import doctor, stack
+from mmdualtoken import disks, stack
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -136,11 +136,11 @@ def test_jobs():
 def test_doctor_and_cache_look_at_the_same_folder(monkeypatch, tmp_path):
     for name in ("MMDUALTOKEN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert doctor.cache_dir() == mmcv_wheel.cache_root() == Path.home() / ".cache" / "mmdualtoken"
+    assert disks.cache_dir() == mmcv_wheel.cache_root() == Path.home() / ".cache" / "mmdualtoken"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert doctor.cache_dir() == mmcv_wheel.cache_root() == tmp_path / "mmdualtoken"
+    assert disks.cache_dir() == mmcv_wheel.cache_root() == tmp_path / "mmdualtoken"
     monkeypatch.setenv("MMDUALTOKEN_CACHE", str(tmp_path / "own"))
-    assert doctor.cache_dir() == mmcv_wheel.cache_root() == tmp_path / "own"
+    assert disks.cache_dir() == mmcv_wheel.cache_root() == tmp_path / "own"
 
 
 # --- commands and packaging

@@ -10,11 +10,14 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmdualtoken.engine.clear_end import clear_end
 from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.engine.finetune import fine_tune
+from mmdualtoken.engine.nan_loss import ACTIONS
 from mmdualtoken.engine.preflight import check_data
 from mmdualtoken.engine.pretrained import start_from_checkpoint
+from mmdualtoken.engine.reliability import add_reliability
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,6 +48,11 @@ def parse_args() -> argparse.Namespace:
         "--overwrite",
         action="store_true",
         help="start anew in a work dir that holds checkpoints of an earlier run",
+    )
+    parser.add_argument(
+        "--on-nan-loss",
+        choices=ACTIONS,
+        help="when a loss is NaN: stop (the default) and say why, only warn, or do not look",
     )
     return parser.parse_args()
 
@@ -120,7 +128,9 @@ def main() -> None:
     protect_work_dir(cfg, args)
     check_data(cfg, "train_dataloader", "val_dataloader")
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
-    build(cfg).train()
+    add_reliability(cfg, args.on_nan_loss)
+    with clear_end(cfg.work_dir):
+        build(cfg).train()
 
 
 if __name__ == "__main__":

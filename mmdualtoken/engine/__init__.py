@@ -1,22 +1,44 @@
 """What training and testing need beside the models."""
 
-from .checkpoint import allow_mmengine_checkpoints, load_file, refuse_unsafe_checkpoints
+from .atomic_checkpoint import AtomicCheckpointHook, AtomicLocalBackend
+from .checkpoint import (
+    allow_mmengine_checkpoints,
+    allow_unsafe_checkpoints,
+    load_file,
+    load_remote,
+    refuse_unsafe_checkpoints,
+)
 from .errors import InputError
+from .exact_resume import ExactResumeHook
 from .finetune import DropClassLayersHook
 from .fsdp import ResumingFSDPStrategy, dualtoken_wrap_policy
+from .interrupt import InterruptHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .nan_loss import NanLossHook
 from .pretrained import PretrainedBackbone
+from .reliability import add_reliability
+from .resumable_loops import ResumableEpochLoop, ResumableIterLoop
 
 allow_mmengine_checkpoints()
 
 __all__ = [
+    "AtomicCheckpointHook",
+    "AtomicLocalBackend",
     "DropClassLayersHook",
+    "ExactResumeHook",
     "InputError",
+    "InterruptHook",
     "LayerDecayOptimWrapperConstructor",
+    "NanLossHook",
     "PretrainedBackbone",
+    "ResumableEpochLoop",
+    "ResumableIterLoop",
     "ResumingFSDPStrategy",
+    "add_reliability",
     "allow_mmengine_checkpoints",
+    "allow_unsafe_checkpoints",
     "dualtoken_wrap_policy",
     "load_file",
+    "load_remote",
     "refuse_unsafe_checkpoints",
 ]

@@ -1,12 +1,19 @@
 """Reading checkpoints without unpickling anything that could run code."""
 
+import logging
+import os
 import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
@@ -15,6 +22,13 @@ from .errors import InputError
 # Names for allowed objects, which the histories need, came with torch 2.6. Before it torch.load
 # was unrestricted by default, and MMEngine's own loading stays in place.
 RESTRICTED = digit_version(torch.__version__) >= digit_version("2.6.0")
+
+UNSAFE_FLAG = "--allow-unsafe-checkpoints"
+UNSAFE_TEXT = (
+    "checkpoints may run ANY CODE on this machine, with all your rights, when they are loaded. "
+    "Never use it for a file from somebody whom you would not let use your account."
+)
+_unsafe_allowed = False
 
 
 def _history_method(owner: type, name: str) -> Any:
@@ -70,6 +84,26 @@ def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
         ) from error
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _first_global(error: Exception) -> str:
+    """What in a file was refused, out of torch's long text."""
+    reason = str(error).splitlines()
+    detail = next((line for line in reason if "GLOBAL" in line or "getattr" in line), reason[0])
+    return detail.strip()
+
+
+def _refusal(filename: object, error: pickle.UnpicklingError) -> InputError:
+    return InputError(
+        f"Checkpoint {filename} was refused: it is broken or holds objects whose loading could run "
+        f"code ({_first_global(error)}). Only tensors, plain containers and MMEngine's training "
+        "histories are read. If you trust whoever made the file, load it yourself and save its "
+        f"'state_dict' alone with torch.save, or allow it to run code with {UNSAFE_FLAG}."
+    )
+
+
 def load_file(filename: str, map_location: Any = None) -> Any:
     """Load a local checkpoint: tensors, plain containers and MMEngine's histories, nothing else.
 
@@ -78,7 +112,8 @@ def load_file(filename: str, map_location: Any = None) -> Any:
         map_location: as in `torch.load`; for .safetensors a device, else the CPU.
 
     Raises:
-        InputError: the file is missing, broken, or holds objects whose loading could run code.
+        InputError: the file is missing, broken, or holds objects whose loading could run code, and
+            `allow_unsafe_checkpoints` has not been called.
     """
     path = Path(filename).expanduser()
     if not path.is_file():
@@ -88,32 +123,119 @@ def load_file(filename: str, map_location: Any = None) -> Any:
     # Again: MMEngine's fork takes them off the list whenever it has loaded a file itself.
     allow_mmengine_checkpoints()
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()
-        detail = next((line for line in reason if "GLOBAL" in line or "getattr" in line), reason[0])
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not _unsafe_allowed:
+                raise _refusal(path, error) from error
+            _warn_of(path, error)
+            return torch.load(path, map_location=map_location, weights_only=False)
+    except InputError:
+        raise
+    except Exception as error:  # unpickling what is no pickle raises anything
         raise InputError(
-            f"Checkpoint {path} was refused: it is broken or holds objects whose loading could run "
-            f"code ({detail.strip()}). Only tensors, plain containers and MMEngine's training "
-            "histories are read. If you trust the file, load it yourself and save its 'state_dict' "
-            "alone with torch.save."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(
-            f"Checkpoint {path} cannot be read ({str(error).splitlines()[0]}): it is cut off or no "
+            f"Checkpoint {path} cannot be read ({_first_line(error)}): it is cut off or no "
             "checkpoint. Use another one, for instance an earlier epoch of the same run."
         ) from error
 
 
+@contextmanager
+def _weights_only(only: bool) -> Iterator[None]:
+    """Let `torch.load` read tensors only, or anything, whatever its callers ask for."""
+    names = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[only]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[names[only]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def load_remote(
+    filename: str, map_location: Any = None, load: Callable = CheckpointLoader.load_checkpoint
+) -> Any:
+    """Load a checkpoint from a URL by MMEngine: tensors and histories only, as `load_file` does.
+
+    MMEngine reads what it has downloaded without restriction.
+
+    Args:
+        filename: http://, https:// or another scheme that MMEngine knows.
+        map_location: as in `torch.load`.
+        load: MMEngine's loader.
+
+    Raises:
+        InputError: it cannot be had, is broken, or holds objects whose loading could run code.
+    """
+    if not RESTRICTED:
+        return load(filename, map_location)
+    if filename.endswith(".safetensors"):
+        raise InputError(f"Checkpoint {filename}: download .safetensors files first.")
+    allow_mmengine_checkpoints()
+    try:
+        try:
+            with _weights_only(True):
+                return load(filename, map_location)
+        except pickle.UnpicklingError as error:
+            if not _unsafe_allowed:
+                raise _refusal(filename, error) from error
+            _warn_of(filename, error)
+            with _weights_only(False):
+                return load(filename, map_location)
+    except (OSError, HTTPException) as error:
+        raise InputError(
+            f"Checkpoint {filename} cannot be had ({type(error).__name__}: {error}). Check the "
+            "address, the network and its proxy, or download the file by other means."
+        ) from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"Checkpoint {filename} cannot be read ({_first_line(error)}): it is cut off or no "
+            f"checkpoint. Delete the copy in {torch.hub.get_dir()}/checkpoints to get it again."
+        ) from error
+
+
 def refuse_unsafe_checkpoints() -> None:
-    """Make MMEngine read local checkpoints through `load_file` in this process (torch >= 2.6).
+    """Let MMEngine read checkpoints by `load_file` and `load_remote` from now on (torch >= 2.6).
 
     The maintained fork of MMEngine falls back to unrestricted unpickling where the restricted one
-    fails; our tools do not.
+    fails, and both stacks use nothing else for URLs; our tools do not.
     """
+    global _unsafe_allowed
+    _unsafe_allowed = False
+    if not RESTRICTED:
+        return
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:
         return load_file(filename, map_location)
 
-    if RESTRICTED:
-        CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+    def guarded(load: Callable) -> Callable:
+        @wraps(load)  # MMEngine logs its name
+        def load_guarded(filename: str, map_location: Any = None) -> Any:
+            return load_remote(filename, map_location, load)
+
+        return load_guarded
+
+    for prefix, load in list(CheckpointLoader._schemes.items()):
+        if prefix == "":
+            CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+        elif not hasattr(load, "__wrapped__"):
+            CheckpointLoader.register_scheme(prefixes=prefix, loader=guarded(load), force=True)
+
+
+def allow_unsafe_checkpoints() -> None:
+    """From now on, until `refuse_unsafe_checkpoints`, let checkpoints run any code. Says so loudly.
+
+    Files that hold weights only are read as before; others are unpickled without restriction.
+    """
+    global _unsafe_allowed
+    _unsafe_allowed = True
+    print(f"{'!' * 80}\n{UNSAFE_FLAG}: {UNSAFE_TEXT}\n{'!' * 80}", file=sys.stderr, flush=True)
+
+
+def _warn_of(filename: object, error: Exception) -> None:
+    print_log(
+        f"UNSAFE: {filename} is loaded without restriction, and may run code now "
+        f"({_first_global(error)}).",
+        logger="current",
+        level=logging.WARNING,
+    )

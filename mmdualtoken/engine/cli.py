@@ -12,7 +12,12 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from ..config_files import FOLDERS
-from .checkpoint import refuse_unsafe_checkpoints
+from .checkpoint import (
+    UNSAFE_FLAG,
+    UNSAFE_TEXT,
+    allow_unsafe_checkpoints,
+    refuse_unsafe_checkpoints,
+)
 from .distributed import start_processes
 from .errors import InputError
 
@@ -32,6 +37,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="launcher"
     )
+    parser.add_argument(UNSAFE_FLAG, action="store_true", help=f"DANGEROUS: {UNSAFE_TEXT}")
     # torch.distributed.launch passes one spelling or the other, by version.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
@@ -61,6 +67,8 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         InputError: the file is missing, or cannot be read as a config.
     """
+    if getattr(args, "allow_unsafe_checkpoints", False):
+        allow_unsafe_checkpoints()
     path = find_config(args.config)
     try:
         cfg = Config.fromfile(path)
@@ -105,6 +113,9 @@ def run_tool(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped by Ctrl-C.", file=sys.stderr)
+        sys.exit(130)
     except json.JSONDecodeError as error:
         print(
             f"\nerror: an annotation file is not valid JSON ({error}); it may be cut off. Copy or "

@@ -9,10 +9,9 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from .checkpoint import load_file
+from .checkpoint import load_file, load_remote
 from .errors import InputError
 
 PREFIX = "backbone."
@@ -70,9 +69,9 @@ def tensors_of(content: Any, filename: str) -> OrderedDict[str, Tensor]:
 
 
 def read_tensors(filename: str, map_location: Any = "cpu") -> dict[str, Tensor]:
-    """The tensors of a local file by `load_file`, or of a URL by MMEngine."""
+    """The tensors of a local file by `load_file`, or of a URL by `load_remote`."""
     if "://" in filename:
-        content = CheckpointLoader.load_checkpoint(filename, map_location=map_location)
+        content = load_remote(filename, map_location)
     else:
         content = load_file(filename, map_location)
     return tensors_of(content, filename)

@@ -1,0 +1,64 @@
+"""DataLoader workers that outlive the signals by which a run is stopped, and end with the run."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+SECONDS = 5.0
+
+
+def _end_with_the_parent(parent: int) -> None:
+    """Wait for SIGTERM from the process that started this one, or for its end, and end.
+
+    torch's own worker notices that its parent was killed as well, but can then wait for ever for
+    somebody to take the batches that it has loaded.
+    """
+    while True:
+        info = signal.sigtimedwait({signal.SIGTERM}, SECONDS)
+        if os.getppid() != parent or (info and info.si_pid == parent):
+            os._exit(0)
+
+
+class ShieldedInit:
+    """A `worker_init_fn`: keeps signals of a terminal or scheduler from the worker.
+
+    Ctrl-C reaches every process of the terminal's foreground group, and some schedulers send
+    SIGTERM to every process of a job. The training process needs its workers until it has finished
+    the iteration; it ends them itself.
+
+    Args:
+        inner: the worker_init_fn to call then.
+    """
+
+    def __init__(self, inner: Callable[[int], Any] | None):
+        self.inner = inner
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "sigtimedwait"):  # not on macOS
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            parent = (os.getppid(),)
+            threading.Thread(target=_end_with_the_parent, args=parent, daemon=True).start()
+        if self.inner is not None:
+            self.inner(worker)
+
+
+def shield_workers(loader: DataLoader) -> None:
+    """Shield the workers that `loader` will start; those that run already are left alone."""
+    if not isinstance(loader.worker_init_fn, ShieldedInit):
+        loader.worker_init_fn = ShieldedInit(loader.worker_init_fn)
+
+
+def end_workers(loader: DataLoader, iterator: Any = None) -> None:
+    """End the workers of a DataLoader, and those of an iterator of it.
+
+    Left to the garbage collector, each of them can take torch's five seconds of patience.
+    """
+    for found in (getattr(loader, "_iterator", None), iterator):
+        if hasattr(found, "_shutdown_workers"):
+            found._shutdown_workers()
+    loader._iterator = None

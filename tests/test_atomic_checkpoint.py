@@ -1,0 +1,176 @@
+"""Writes that are cut off and disks that fail: checkpoints are whole or not there."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from mmengine.registry import HOOKS
+from toy_training import names, run, toy_config, with_hook
+from training_runs import assert_same, last, state_of
+
+from mmdualtoken.engine import InputError
+from mmdualtoken.engine import atomic_checkpoint as atomic
+from mmdualtoken.engine.clear_end import clear_end
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file(failing, folder, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    atomic.replace_file("file", b"old")
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(OSError, match="No space"):
+        atomic.replace_file("file", b"new")
+    assert Path("file").read_bytes() == b"old" and names(".") == {"file"}
+
+
+def test_a_write_that_is_cut_off_leaves_the_old_file(folder, monkeypatch):
+    def killed(*args):
+        raise SystemExit  # no clean-up for an OSError runs either
+
+    atomic.replace_file("file", b"old")
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(SystemExit):
+        atomic.replace_file("file", b"new")
+    assert Path("file").read_bytes() == b"old"
+    assert names(".") == {"file", "file" + atomic.PARTIAL}
+
+
+def test_replaced_file_may_be_a_link(folder):
+    Path("kept").mkdir()
+    Path("kept/file").write_bytes(b"old")
+    Path("file").symlink_to("kept/file")
+    atomic.replace_file("file", b"new")
+    assert Path("file").is_symlink() and Path("kept/file").read_bytes() == b"new"
+
+
+def test_backend_of_the_stock_hook(folder):
+    """It is enough to name the backend where our hook is not wanted."""
+    from mmengine.fileio import get_file_backend
+
+    backend = get_file_backend("x", backend_args=dict(backend="atomic_local"))
+    backend.put(b"bytes", "new/file")
+    backend.put_text("text", "new/text")
+    assert Path("new/file").read_bytes() == b"bytes" and Path("new/text").read_text() == "text"
+
+
+@pytest.mark.parametrize("given", [None, dict(backend="local")])
+def test_local_backend_is_replaced(given):
+    hook = dict(type="AtomicCheckpointHook", backend_args=given)
+    assert HOOKS.build(hook).backend_args == dict(backend="atomic_local")
+    other = dict(backend="petrel")
+    assert HOOKS.build({**hook, "backend_args": other}).backend_args == other
+
+
+class Cut(BaseException):
+    """Ends a run like a kill: nothing handles it."""
+
+
+def cut_write(monkeypatch, name):
+    """Cut off the writing of files whose name begins so, half-way."""
+    replace = atomic.replace_file
+
+    def cut(path, content):
+        if Path(path).name.startswith(name):
+            Path(f"{path}{atomic.PARTIAL}").write_bytes(content[: len(content) // 2])
+            raise Cut
+        replace(path, content)
+
+    monkeypatch.setattr(atomic, "replace_file", cut)
+
+
+@pytest.mark.parametrize("cut", ["iter_3", "best_error_iter_2", "best_error_iter_4"])
+@pytest.mark.parametrize("kept", [-1, 1])
+def test_cut_off_while_a_checkpoint_is_written(cut, kept, folder, monkeypatch):
+    def config():
+        cfg = toy_config(length=5)
+        cfg.default_hooks.checkpoint.update(max_keep_ckpts=kept, save_best="error", rule="less")
+        return cfg
+
+    run(config(), "whole")
+    with monkeypatch.context() as patch:
+        cut_write(patch, cut)
+        with pytest.raises(Cut):
+            run(config(), "cut")
+    step = 2 if cut == "iter_3" else int(cut[-1])
+    assert last("cut") == f"cut/iter_{step}.pth"
+    assert state_of(last("cut"))["exact_resume"]
+    assert f"{cut}.pth{atomic.PARTIAL}" in names("cut")
+    assert ("best_error_iter_2.pth" in names("cut")) == (cut != "best_error_iter_2")
+    run(config(), "cut", resume=True)
+    assert names("cut") == names("whole")
+    assert_same(state_of(last("cut")), state_of(last("whole")))
+
+
+def test_outdated_checkpoint_that_a_kill_left_is_removed(folder, monkeypatch):
+    def config(length):
+        cfg = toy_config(length=length)
+        cfg.default_hooks.checkpoint.max_keep_ckpts = 2
+        return cfg
+
+    def killed(*args):
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.AtomicCheckpointHook, "_remove", killed)
+        with pytest.raises(Cut):
+            run(config(3), "run")
+    assert names("run") == {"iter_1.pth", "iter_2.pth", "iter_3.pth", "last_checkpoint"}
+    run(config(3), "run", resume=True)
+    assert names("run") == {"iter_2.pth", "iter_3.pth", "last_checkpoint"}
+
+
+def test_full_disk(folder, monkeypatch):
+    """The last good checkpoint stays, also where only one is kept, and is named."""
+    sync = os.fsync
+
+    def full(descriptor):
+        if "iter_3" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    cfg = toy_config()
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 1
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="disk is full.*last good checkpoint is .*run/iter_2.pth"):
+        run(cfg, "run")
+    assert names("run") == {"iter_2.pth", "last_checkpoint"}
+    assert len(state_of("run/iter_2.pth")["losses"]) == 2
+
+
+def test_work_dir_is_a_file(folder):
+    Path("taken").touch()
+    with pytest.raises(InputError, match="taken: a file is in the folder's place.*--work-dir"):
+        run(toy_config(), "taken")
+    with pytest.raises(InputError, match="a part of the path is a file.*No checkpoint has been"):
+        run(toy_config(), "taken/run")
+
+
+def test_out_dir_that_cannot_be_written_fails_before_training(folder, monkeypatch):
+    """Not after the first epoch's hours."""
+    Path("out").touch()
+    cfg = with_hook(toy_config(), type="SignalAt", done=1)
+    cfg.default_hooks.checkpoint.out_dir = "out"
+    with pytest.raises(NotADirectoryError, match="out/run"):
+        run(cfg, "run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file", "run/image.jpg"),
+        PermissionError(errno.EACCES, "Permission denied", "elsewhere/image.jpg"),
+    ],
+    ids=["of another kind", "elsewhere"],
+)
+def test_other_errors_keep_their_traceback(error):
+    with pytest.raises(type(error)), clear_end("run"):
+        raise error

@@ -1,0 +1,272 @@
+"""A NaN loss ends training with its circumstances; no checkpoint of broken weights is written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS
+from mmengine.structures import BaseDataElement
+from tasks import TASKS
+from toy_training import ToyModel, run, toy_config
+from training_runs import last, state_of
+
+from mmdualtoken.engine import InputError, NanLossHook, load_file
+from mmdualtoken.engine import nan_loss as module
+from mmdualtoken.engine.nan_loss import image_files
+
+NAN, INF = float("nan"), float("inf")
+
+
+@MODELS.register_module()
+class SpoiltModel(ToyModel):
+    """ToyModel whose loss, or whose gradients alone, are multiplied by a number in one iteration.
+
+    Args:
+        at: the iteration, counted from 1.
+        loss: for the loss.
+        gradient: for the gradients.
+    """
+
+    def __init__(self, at, loss=1.0, gradient=1.0):
+        super().__init__()
+        self.at, self.loss, self.gradient = at, loss, gradient
+        self.done = 0
+
+    def forward(self, inputs, mode="tensor", img_path=None, ballast=None):
+        """With the images' names in the batch."""
+        found = super().forward(inputs, mode)
+        if mode != "loss":
+            return found
+        self.done += 1
+        if self.done == self.at:
+            found["loss"] = found["loss"] * self.loss
+            found["loss"].register_hook(lambda gradient: gradient * self.gradient)
+        return found
+
+
+@HOOKS.register_module()
+class NameImages(Hook):
+    """Gives each batch names, by iteration."""
+
+    priority = "VERY_HIGH"
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        """As a data set of images does."""
+        data_batch["img_path"] = [f"{'ab'[i]}{runner.iter + 1}.jpg" for i in range(2)]
+
+
+def config(at=4, length=6, **spoilt):
+    cfg = toy_config(length=length)
+    cfg.model = dict(type="SpoiltModel", at=at, **spoilt)
+    cfg.custom_hooks.append(dict(type="NameImages"))
+    return cfg
+
+
+def with_nan_hook(cfg, **arguments):
+    cfg.custom_hooks.append(dict(type="NanLossHook", **arguments))
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def checkpoints():
+    return sorted(p.name for p in Path("run").glob("*.pth"))
+
+
+@pytest.mark.parametrize("kept", [-1, 1])
+def test_nan_loss_stops(kept):
+    cfg = config(loss=NAN)
+    cfg.default_hooks.checkpoint.max_keep_ckpts = kept
+    with pytest.raises(InputError) as stop:
+        run(cfg, "run")
+    text = str(stop.value)
+    assert "A loss is NaN. Iteration 4, epoch 1: loss nan" in text
+    assert "Files of the batch: a4.jpg, b4.jpg." in text
+    assert "last update: not finite in any of 2 parameters." in text
+    norms = text.split("previous update: ")[1].split(". The last")[0].split(", ")
+    assert {n.split()[0] for n in norms} == {"layer.weight", "layer.bias"}
+    values = [float(n.split()[1]) for n in norms]
+    assert values == sorted(values, reverse=True) and 0 < values[1] < values[0] < 1000
+    assert "last good checkpoint is" in text and "iter_3.pth; --resume" in text
+    assert last("run") == "run/iter_3.pth"
+    assert checkpoints() == ([f"iter_{i}.pth" for i in (1, 2, 3)] if kept < 0 else ["iter_3.pth"])
+    assert all(v.isfinite().all() for v in state_of("run/iter_3.pth")["state_dict"].values())
+
+
+def test_norms_are_those_of_the_gradients():
+    """Of the update before: the same run, stopped there."""
+
+    @HOOKS.register_module(force=True)
+    class Grads(Hook):
+        found = {}
+
+        def before_train(self, runner):
+            def note(optimizer, *args):
+                params = optimizer.param_groups[0]["params"]
+                self.found[runner.iter + 1] = [float(p.grad.norm()) for p in params]
+
+            runner.optim_wrapper.optimizer.register_step_pre_hook(note)
+
+    cfg = config(loss=NAN)
+    cfg.custom_hooks.append(dict(type="Grads"))
+    with pytest.raises(InputError) as stop:
+        run(cfg, "run")
+    expected = ", ".join(f"{norm:.3g}" for norm in sorted(Grads.found[3], reverse=True))
+    found = str(stop.value).split("previous update: ")[1].split(". The last")[0]
+    assert ", ".join(part.split()[1] for part in found.split(", ")) == expected
+
+
+def test_weights_that_break_while_the_loss_is_finite():
+    """A NaN gradient at the iteration of a checkpoint, whose loss was computed before."""
+    with pytest.raises(InputError, match=r"NaN or infinity in \d weights .*layer.weight") as stop:
+        run(config(gradient=NAN), "run")
+    assert "Iteration 4" in str(stop.value) and "a4.jpg" in str(stop.value)
+    assert last("run") == "run/iter_3.pth" and "iter_4.pth" not in checkpoints()
+
+
+def test_infinite_weights_are_broken_and_infinite_buffers_are_not():
+    model = torch.nn.Linear(2, 1)
+    model.register_buffer("mask", torch.tensor([0.0, -INF]))
+
+    def broken():
+        runner = type("Runner", (), dict(model=model))
+        return module.broken_weights(runner, dict(state_dict=model.state_dict()))
+
+    assert broken() == []
+    model.mask[0] = NAN
+    model.bias.data[0] = INF
+    assert broken() == ["mask", "bias"]
+
+
+def test_infinite_loss_is_logged():
+    """Its gradients may be finite."""
+    hook = NanLossHook()
+    records = []
+
+    class FakeRunner:
+        iter, epoch, hooks = 3, 0, ()
+        message_hub = type("Hub", (), dict(log_scalars={}))
+        logger = type("Logger", (), dict(warning=staticmethod(records.append)))
+
+    hook.after_train_iter(FakeRunner, 0, dict(img_path=["a.jpg"]), dict(loss=torch.tensor(INF)))
+    assert len(records) == 1
+    assert records[0].startswith("A loss is infinite. Iteration 4, epoch 1: loss inf.")
+
+
+def test_only_warn(capfd):
+    """Each time, up to a limit; weights that are NaN are kept out of checkpoints all the same."""
+    cfg = with_nan_hook(config(loss=NAN, length=30), action="warn", limit=3)
+    cfg.default_hooks.checkpoint.interval = 20
+    cfg.train_cfg.val_interval = 100
+    with pytest.raises(InputError, match="NaN or infinity in .* Iteration 20,"):
+        run(cfg, "run")
+    printed = capfd.readouterr().out
+    assert printed.count("A loss is NaN. Iteration") == 3
+    assert printed.count("No more of these warnings follow") == 1
+    assert checkpoints() == []
+
+
+def test_ignore():
+    cfg = with_nan_hook(config(loss=NAN), action="ignore")
+    run(cfg, "run")
+    state = load_file("run/iter_6.pth")["state_dict"]
+    assert state["layer.weight"].isnan().all()
+
+
+def test_unknown_action():
+    with pytest.raises(ValueError, match="received 'halt'; allowed: stop, warn, ignore"):
+        NanLossHook(action="halt")
+
+
+@pytest.fixture
+def scaling_on_the_cpu(monkeypatch):
+    """AmpOptimWrapper wants a GPU and its scaler; here it gets the CPU's."""
+    from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
+
+    if not hasattr(torch.amp, "GradScaler"):
+        pytest.skip("torch.amp.GradScaler, which works on the CPU, came with 2.3")
+    monkeypatch.setattr(amp, "is_cuda_available", lambda: True)
+    monkeypatch.setattr(amp, "GradScaler", lambda **kw: torch.amp.GradScaler("cpu", **kw))
+
+
+def amp_config(**spoilt):
+    cfg = config(**spoilt)
+    cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale="dynamic")
+    return cfg
+
+
+@pytest.mark.parametrize("gradient", [NAN, INF])
+def test_skipped_step_of_loss_scaling_is_normal(gradient, scaling_on_the_cpu):
+    run(amp_config(gradient=gradient), "run")
+    state = load_file("run/iter_6.pth")
+    assert state["optimizer"]["loss_scaler"]["scale"] == 2.0**15  # halved once
+    assert all(v.isfinite().all() for v in state["state_dict"].values())
+
+
+def test_nan_loss_with_loss_scaling_stops(scaling_on_the_cpu):
+    """Although its step was skipped; the gradients are those of the last update that was made."""
+    with pytest.raises(InputError, match="A loss is NaN. Iteration 4.*layer.weight") as stop:
+        run(amp_config(loss=NAN), "run")
+    assert last("run") == "run/iter_3.pth"
+    assert "not finite" not in str(stop.value)
+
+
+def test_hook_changes_no_bit():
+    run(toy_config(), "with")
+    run(with_nan_hook(toy_config(), action="ignore"), "without")
+    a, b = (load_file(f"{name}/iter_6.pth")["state_dict"] for name in ("with", "without"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_nothing_stays_on_the_optimizer():
+    runners = []
+
+    @HOOKS.register_module(force=True)
+    class Keep(Hook):
+        def before_train(self, runner):
+            runners.append(runner)
+
+    cfg = toy_config(length=2)
+    cfg.custom_hooks.append(dict(type="Keep"))
+    run(cfg, "run")
+    assert not runners[0].optim_wrapper.optimizer._optimizer_step_pre_hooks
+
+
+def test_image_files():
+    sample = BaseDataElement(metainfo=dict(img_path="a.jpg"))
+    branches = dict(sup=[sample], unsup=[BaseDataElement(metainfo=dict(img_path="b.jpg"))])
+    batch = dict(inputs=[torch.zeros(1)], data_samples=branches)
+    assert list(image_files(batch)) == ["a.jpg", "b.jpg"]
+    assert list(image_files([dict(img_path="c.jpg"), dict(img_path=["d.jpg"])])) == [
+        "c.jpg",
+        "d.jpg",
+    ]
+    assert list(image_files(dict(inputs="text", data_samples=[BaseDataElement()]))) == []
+    assert list(image_files(None)) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_real_batches_are_named(task, project, tool):
+    """A learning rate that cannot be: one paragraph, status 2, images that exist."""
+    options = ["optim_wrapper.optimizer.lr=1e30", "param_scheduler=[]"]
+    options.append("train_dataloader.batch_size=2")
+    status, printed = tool("train", TASKS[task][0], "--work-dir", "run", "--cfg-options", *options)
+    assert status == 2, printed
+    error = printed[printed.index("error: Training stopped: A loss is NaN") :]
+    assert "Traceback" not in printed and "No checkpoint has been written yet" in error
+    files = error.split("Files of the batch: ")[1].split(". Largest")[0].split(", ")
+    assert len(files) == 2 and all(Path(name).is_file() for name in files)
+    assert not any("nan" in line for line in error.splitlines()[1:])
+
+
+def test_flag(project, tool):
+    options = ["optim_wrapper.optimizer.lr=1e30", "param_scheduler=[]"]
+    args = ["--work-dir", "run", "--on-nan-loss", "warn", "--cfg-options", *options]
+    status, printed = tool("train", TASKS["classification"][0], *args)
+    assert status == 2 and "WARNING - A loss is NaN" in printed
+    assert "error: Training stopped: NaN or infinity in" in printed

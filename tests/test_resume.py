@@ -1,0 +1,229 @@
+"""A run that was killed and resumed ends with the weights of one that was not, bit for bit."""
+
+import signal
+
+import pytest
+import torch
+import training_runs
+from mmengine.config import Config
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from toy_training import names, run, toy_config, with_hook
+from training_runs import assert_same, last, random_config, state_of, train, write_scenes
+
+from mmdualtoken.engine import add_reliability, load_file
+from mmdualtoken.engine.workers import end_workers
+
+# Iterations of the whole run, and where it is killed. Its last checkpoint is then of iteration 4,
+# or of epoch 2 with 3 batches per epoch; the segmentor's data ends after 5 batches, begins anew.
+WHOLE, KILLED = 9, 7
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Ten images of each task."""
+    training_runs.start_server()
+    root = tmp_path_factory.mktemp("resume")
+    write_scenes(root, 10)
+    return root
+
+
+@pytest.fixture
+def project(scenes, tmp_path):
+    (tmp_path / "data").symlink_to(scenes / "data")
+    return tmp_path
+
+
+def schedule(cfg, by_epoch=None):
+    """Nine iterations with a checkpoint after every fourth one, or three epochs of three."""
+    cfg.randomness = dict(seed=0)
+    epochs = bool(cfg.train_cfg.get("by_epoch"))
+    by_epoch = epochs if by_epoch is None else by_epoch
+    if epochs:
+        cfg.train_cfg.update(max_epochs=WHOLE // 3, val_interval=1)
+    else:
+        cfg.train_cfg.update(max_iters=WHOLE, val_interval=4)
+    interval = 1 if by_epoch else 4
+    cfg.default_hooks.checkpoint = dict(type="CheckpointHook", interval=interval, by_epoch=by_epoch)
+    return cfg
+
+
+CASES = {
+    "detection": ("detection", "iter_4.pth"),
+    "segmentation": ("segmentation", "iter_4.pth"),
+    "classification": ("classification", "epoch_2.pth"),
+    "classification, within an epoch": ("classification", "iter_4.pth"),
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) for c in CASES])
+def test_killed_and_resumed(case, project):
+    """Also with other numbers of workers: neither they nor their history decide anything."""
+    killed_and_resumed(case, project, workers=(0, 2))
+
+
+def test_killed_and_resumed_in_short(project):
+    killed_and_resumed("classification, within an epoch", project, workers=(2,))
+
+
+def killed_and_resumed(case, project, workers):
+    task, checkpoint = CASES[case]
+    by_epoch = checkpoint.startswith("epoch")
+    assert train(project, schedule(random_config(task), by_epoch), "whole")[0] == 0
+    expected = state_of(project / last(project / "whole"))
+    assert len(expected["losses"]) == WHOLE
+    for count in workers:
+        name = f"killed{count}"
+        cfg = schedule(random_config(task, count), by_epoch)
+        cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
+        assert train(project, cfg, name)[0] == -9
+        assert last(project / name).endswith(checkpoint)
+        cfg.custom_hooks.pop()
+        status, output = train(project, cfg, name, "--resume")
+        assert status == 0
+        assert "Resume: data and random numbers go on exactly" in output
+        assert ("in epoch 2 after batch 1" in output) == ("within" in case)
+        assert_same(state_of(project / last(project / name)), expected)
+
+
+@pytest.mark.slow
+def test_stock_hooks_resume_to_other_weights(project):
+    """So the test above compares what does depend on the random numbers that were lost."""
+    cfg = schedule(random_config("classification"))
+    assert train(project, cfg, "whole", tool="stock")[0] == 0
+    cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
+    assert train(project, cfg, "killed", tool="stock")[0] == -9
+    cfg.custom_hooks.pop()
+    assert train(project, cfg, "killed", "resume", tool="stock")[0] == 0
+    whole, resumed = (
+        load_file(project / last(project / name))["state_dict"] for name in ("whole", "killed")
+    )
+    weight = "backbone.stages.0.blocks.0.ffn.fc1.weight"
+    assert weight in whole
+    assert not torch.equal(whole[weight], resumed[weight])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
+def test_all_but_the_random_numbers_is_as_in_mmengine(by_epoch, workers, tmp_path, monkeypatch):
+    """Without them, the weights of a run are those of its stock hooks and loops, bit for bit."""
+    monkeypatch.chdir(tmp_path)
+
+    def config():
+        cfg = toy_config(length=3 if by_epoch else 13, workers=workers, by_epoch=by_epoch)
+        cfg.model.dropout = 0
+        cfg.train_dataloader.dataset.fixed = True
+        cfg.val_dataloader.dataset.fixed = True
+        cfg.experiment_name = f"stock{by_epoch}{workers}"
+        return cfg
+
+    cfg = config()
+    cfg.work_dir = "stock"
+    stock_runner = Runner.from_cfg(cfg)
+    stock_runner.train()
+    # It leaves its workers to the garbage collector, for which they can take 5 s each.
+    end_workers(stock_runner.val_dataloader)
+    iterator = getattr(stock_runner.train_loop, "dataloader_iterator", None)
+    end_workers(stock_runner.train_dataloader, getattr(iterator, "_iterator", None))
+    run(config(), "ours")
+    ours, stock = (load_file(last(name)) for name in ("ours", "stock"))
+    assert ours.pop("exact_resume")["samples"] == 10
+    for key in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers"):
+        assert_same(ours[key], stock[key])
+    assert set(ours) == set(stock)
+    assert names("ours") == names("stock")
+
+
+# Where it cannot be exact, it says so.
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A toy run that was stopped after the second batch of its second epoch."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cfg = toy_config(length=2, by_epoch=True)
+    with pytest.raises(SystemExit):
+        run(with_hook(cfg, type="SignalAt", done=7, numbers=[signal.SIGTERM]), "run")
+    yield toy_config(length=2, by_epoch=True)
+    signal.signal(signal.SIGTERM, before)
+
+
+def iterations_of(file):
+    return len(state_of(file)["losses"])
+
+
+REPEATED = "epoch 2 begins anew: its first 2 batches are repeated"
+
+
+def test_other_batch_size(interrupted, capfd):
+    """Its epoch begins anew: nothing is left out."""
+    interrupted.train_dataloader.batch_size = 5
+    run(interrupted, "run", resume=True)
+    output = capfd.readouterr().out
+    assert f"not exact, as the run has changed: batch_size 2 -> 5; {REPEATED}." in output
+    assert iterations_of("run/epoch_2.pth") == 7 + 2
+
+
+@LOOPS.register_module()
+class OwnLoop(EpochBasedTrainLoop):
+    """A loop that we know nothing of."""
+
+
+def test_loop_of_the_users_own(interrupted, capfd):
+    interrupted.train_cfg = dict(type="OwnLoop", max_epochs=2)
+    interrupted.log_level = "INFO"
+    run(interrupted, "run", resume=True)
+    output = capfd.readouterr().out
+    assert "will differ after a resume: OwnLoop and its loader cannot start at" in output
+    assert REPEATED in output
+    assert iterations_of("run/epoch_2.pth") == 7 + 5
+
+
+def test_checkpoint_of_the_stock_hooks(interrupted, capfd):
+    checkpoint = load_file("run/interrupted.pth")
+    del checkpoint["exact_resume"]
+    checkpoint["meta"].update(epoch=1, iter=5)
+    torch.save(checkpoint, "stock.pth")
+    interrupted.load_from = "stock.pth"
+    run(interrupted, "other", resume=True)
+    expected = "not exact, as the checkpoint was written without ExactResumeHook."
+    assert expected in capfd.readouterr().out
+
+
+# Which configs get it.
+
+
+def test_stock_parts_are_replaced():
+    hook = dict(type="CheckpointHook", interval=3, max_keep_ckpts=2)
+    cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=5), default_hooks=dict(own=hook)))
+    add_reliability(cfg)
+    assert cfg.train_cfg == dict(type="ResumableEpochLoop", max_epochs=5)
+    assert cfg.default_hooks.own == {**hook, "type": "AtomicCheckpointHook"}
+    # For the toolboxes' own tools, given the config that a run writes to its work dir.
+    assert cfg.custom_imports == dict(imports=["mmdualtoken"], allow_failed_imports=False)
+    assert cfg.default_hooks.checkpoint == dict(type="AtomicCheckpointHook", interval=1)
+    assert [h.type for h in cfg.custom_hooks] == ["ExactResumeHook", "NanLossHook", "InterruptHook"]
+    before = cfg.pretty_text
+    add_reliability(cfg)
+    assert cfg.pretty_text == before
+
+
+@pytest.mark.parametrize("name", ["IterBasedTrainLoop", "mmengine.IterBasedTrainLoop"])
+def test_loop_over_iterations_is_replaced(name):
+    cfg = Config(dict(train_cfg=dict(type=name, max_iters=5)))
+    add_reliability(cfg)
+    assert cfg.train_cfg == dict(type="ResumableIterLoop", max_iters=5)
+
+
+def test_parts_of_the_users_own_stay():
+    own = dict(
+        train_cfg=dict(type="OwnLoop", max_epochs=5),
+        default_hooks=dict(checkpoint=None),
+        custom_hooks=[dict(type="InterruptHook", signals=("SIGUSR1",)), dict(type="OwnHook")],
+    )
+    cfg = Config(own)
+    add_reliability(cfg)
+    assert cfg.train_cfg == own["train_cfg"] and cfg.default_hooks == own["default_hooks"]
+    assert cfg.custom_hooks[:2] == own["custom_hooks"]
+    assert [h.type for h in cfg.custom_hooks[2:]] == ["ExactResumeHook", "NanLossHook"]

@@ -1,0 +1,183 @@
+"""Checkpoints run no code, from files and from URLs, unless that is asked for loudly."""
+
+import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from tasks import TASKS
+
+from mmdualtoken.engine import InputError, load_remote
+from mmdualtoken.engine.checkpoint import (
+    RESTRICTED,
+    allow_unsafe_checkpoints,
+    load_file,
+    refuse_unsafe_checkpoints,
+)
+from mmdualtoken.engine.pretrained import read_tensors
+
+pytestmark = pytest.mark.skipif(not RESTRICTED, reason="torch before 2.6 restricts nothing")
+
+CLASSIFIER = TASKS["classification"][0]
+FLAG = "--allow-unsafe-checkpoints"
+
+
+class Hostile:
+    """Pickles as a call of a shell command."""
+
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def executed():
+    """Whether it has been called; forgets it."""
+    found = Path("executed").exists()
+    Path("executed").unlink(missing_ok=True)
+    return found
+
+
+@pytest.fixture
+def url(project, monkeypatch):
+    """Address of a server of this test for the files of the working directory."""
+    monkeypatch.setenv("TORCH_HOME", str(project / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    handler = partial(SimpleHTTPRequestHandler, directory=project)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+_trained = {}  # one run is enough for all tests
+
+
+@pytest.fixture
+def trained(project, tool):
+    """A checkpoint of a training run, and the same one with something hostile in it."""
+    if not _trained:
+        assert tool("train", CLASSIFIER, "--work-dir", "run")[0] == 0
+        _trained.update(load_file("run/epoch_1.pth"))
+    torch.save(dict(_trained), "safe.pth")
+    torch.save({**_trained, "payload": Hostile()}, "hostile.pth")
+
+
+WAYS = {
+    "test": ("test",),
+    "load-from": ("train", "--load-from"),
+    "pretrained": ("train", "--pretrained"),
+}
+
+
+def use(tool, way, checkpoint, *args):
+    name, *option = WAYS[way]
+    return tool(name, CLASSIFIER, "--work-dir", "other", *args, *option, checkpoint)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_url(way, url, trained, tool):
+    """MMEngine's own loader would run it."""
+    status, printed = use(tool, way, f"{url}/safe.pth")
+    assert status == 0, printed
+    assert "by http backend from path" in printed
+    status, printed = use(tool, way, f"{url}/hostile.pth", *(["--overwrite"] * (way != "test")))
+    assert status == 2 and f"error: Checkpoint {url}/hostile.pth was refused" in printed
+    assert FLAG in printed and "Traceback" not in printed
+    assert not executed()
+
+
+@pytest.mark.parametrize(
+    "way, remote", [("test", False), ("pretrained", False), ("load-from", True)]
+)
+def test_opt_out(way, remote, url, trained, tool):
+    """It is loaded, it runs, and it is said; the next run of a tool refuses again."""
+    file = f"{url}/hostile.pth" if remote else "hostile.pth"
+    status, printed = use(tool, way, file, FLAG)
+    assert status == 0, printed
+    assert executed()
+    assert f"!!!!!!!!!!\n{FLAG}: checkpoints may run ANY CODE" in printed
+    assert f"WARNING - UNSAFE: {file} is loaded without restriction" in printed
+    assert "posix.system" in printed
+    status, printed = use(tool, way, file, *(["--overwrite"] * (way != "test")))
+    assert status == 2 and "was refused" in printed and not executed()
+
+
+def test_opt_out_changes_nothing_for_weights(trained, tool):
+    status, printed = use(tool, "test", "safe.pth", FLAG)
+    assert status == 0 and "ANY CODE" in printed and "UNSAFE:" not in printed
+
+
+def test_resume_from_unsafe_checkpoint(trained, tool):
+    args = ("--work-dir", "more", "--resume", "hostile.pth")
+    assert tool("train", CLASSIFIER, *args)[0] == 2 and not executed()
+    assert tool("train", CLASSIFIER, *args, FLAG)[0] == 0 and executed()
+
+
+@pytest.fixture
+def stock_loader():
+    """MMEngine's loaders as in the toolboxes' own tools."""
+    before = dict(CheckpointLoader._schemes)
+    for prefix, load in before.items():
+        stock = getattr(load, "__wrapped__", load)
+        CheckpointLoader.register_scheme(prefix, stock, force=True)
+    yield
+    for prefix, load in before.items():
+        CheckpointLoader.register_scheme(prefix, load, force=True)
+
+
+@pytest.mark.parametrize("variable", ["", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
+def test_pretrained_backbone_in_the_stock_tools(variable, url, stock_loader, monkeypatch):
+    """Also where the environment asks for the contrary, as a way around torch's restriction."""
+    refuse_unsafe_checkpoints()
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    torch.save(dict(state_dict=dict(a=torch.ones(1)), payload=Hostile()), "hostile.pth")
+    for name in (f"{url}/hostile.pth", "hostile.pth"):
+        with pytest.raises(InputError, match="was refused"):
+            read_tensors(name)
+        assert not executed()
+    assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") is None
+    assert os.environ.get(variable or "unset") == ("1" if variable else None)
+
+
+def test_stock_loader_does_run_it(url, stock_loader):
+    """So the tests above test something."""
+    torch.save(dict(payload=Hostile()), "hostile.pth")
+    loader = CheckpointLoader._get_checkpoint_loader(url)
+    loader(f"{url}/hostile.pth", "cpu")
+    assert executed()
+
+
+def test_what_cannot_be_downloaded(url, tool):
+    status, printed = use(tool, "test", f"{url}/nowhere.pth")
+    assert status == 2, printed
+    assert "nowhere.pth cannot be had (HTTPError: HTTP Error 404" in printed
+    assert "Traceback" not in printed
+    with pytest.raises(InputError, match="cannot be had .*proxy"):
+        load_remote("http://127.0.0.1:1/x.pth")
+
+
+def test_cut_off_download(url):
+    torch.save(dict(a=torch.ones(1000)), "whole.pth")
+    Path("cut.pth").write_bytes(Path("whole.pth").read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"cut off.*Delete the copy in \S+cache/hub/checkpoints"):
+        load_remote(f"{url}/cut.pth")
+
+
+def test_safetensors_by_url():
+    with pytest.raises(InputError, match="download .safetensors files first"):
+        load_remote("https://example.org/x.safetensors")
+
+
+def test_unsafe_file_that_is_broken(project):
+    """With the opt-out, an unreadable file is still a user's error."""
+    Path("broken.pth").write_bytes(b"\x80\x02}q\x00(X\x01")
+    allow_unsafe_checkpoints()
+    try:
+        with pytest.raises(InputError, match="broken.pth cannot be read"):
+            load_file("broken.pth")
+    finally:
+        refuse_unsafe_checkpoints()
