@@ -15,6 +15,7 @@ from mmdualtoken.engine.errors import InputError
 from mmdualtoken.engine.finetune import fine_tune
 from mmdualtoken.engine.preflight import check_data
 from mmdualtoken.engine.pretrained import start_from_checkpoint
+from mmdualtoken.engine.watch import watch
 
 
 def parse_args() -> argparse.Namespace:
@@ -120,7 +121,9 @@ def main() -> None:
     protect_work_dir(cfg, args)
     check_data(cfg, "train_dataloader", "val_dataloader")
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
-    build(cfg).train()
+    runner = build(cfg)
+    watch(runner, Path(__file__).with_name("test.py"))
+    runner.train()
 
 
 if __name__ == "__main__":
