@@ -47,6 +47,11 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="start anew in a work dir that holds checkpoints of an earlier run",
     )
+    parser.add_argument(
+        "--no-watch",
+        action="store_true",
+        help="no curves, TensorBoard, pictures of predictions and summary",
+    )
     return parser.parse_args()
 
 
@@ -122,7 +127,8 @@ def main() -> None:
     check_data(cfg, "train_dataloader", "val_dataloader")
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
     runner = build(cfg)
-    watch(runner, Path(__file__).with_name("test.py"))
+    if not args.no_watch:
+        watch(runner, Path(__file__).with_name("test.py"))
     runner.train()
 
 

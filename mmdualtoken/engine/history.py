@@ -1,6 +1,7 @@
 """What a run has logged so far, also before it was resumed."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.dist import master_only
+from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 FILE = "evaluations.json"
@@ -55,10 +57,24 @@ def recall(runner: Runner) -> None:
     MMEngine writes a checkpoint before the evaluation of the same step; a resumed run would lack
     that one without the file in the work dir.
     """
-    file, entries = Path(runner.work_dir) / FILE, []
-    if runner._resume and file.is_file():
-        entries = [e for e in json.loads(file.read_text()) if e["step"] <= _step(runner)]
+    entries = _read(Path(runner.work_dir) / FILE) if runner._resume else []
+    entries = [entry for entry in entries if entry["step"] <= _step(runner)]
     runner.message_hub.update_info(KEY, entries, resumed=False)
+
+
+def _read(file: Path) -> list[dict]:
+    """The evaluations in a file; none, and a warning, where it is of another kind."""
+    if not file.is_file():
+        return []
+    try:
+        return [
+            dict(step=int(entry["step"]), metrics=dict(entry["metrics"]))
+            for entry in json.loads(file.read_text())
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        text = f"{file} cannot be read ({error}): earlier evaluations are missing in the curves"
+        print_log(text, "current", logging.WARNING)
+        return []
 
 
 def note(runner: Runner, metrics: Mapping[str, float]) -> None:
@@ -73,7 +89,9 @@ def note(runner: Runner, metrics: Mapping[str, float]) -> None:
 
 @master_only
 def _write(file: Path, entries: list[dict]) -> None:
-    file.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    part = file.with_suffix(".part")  # a run that is killed meanwhile leaves the old one whole
+    part.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    part.replace(file)
 
 
 def train_scalars(runner: Runner) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.visualization import TensorboardVisBackend
 
-from .history import Evaluations, evaluations, note, recall, train_scalars
+from .history import FILE, Evaluations, evaluations, note, recall, train_scalars
 
 CURVES = "curves.png"
 
@@ -39,9 +39,9 @@ class CurvesHook(Hook):
         """Take note of the evaluation, and draw."""
         try:
             note(runner, metrics or {})
-            self._draw(runner)
         except OSError as error:  # a full disk, say, should not end the training here
-            print_log(f"{CURVES} cannot be written: {error}", "current", logging.WARNING)
+            print_log(f"{FILE} cannot be written: {error}", "current", logging.WARNING)
+        self._draw(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Draw a last time."""
@@ -51,8 +51,12 @@ class CurvesHook(Hook):
     def _draw(self, runner: Runner) -> None:
         from ..visualization.curves import curves_figure  # matplotlib only where it is used
 
-        figure = curves_figure(train_scalars(runner), evaluations(runner))
-        figure.savefig(Path(runner.work_dir) / CURVES, dpi=120)
+        try:
+            figure = curves_figure(train_scalars(runner), evaluations(runner))
+            figure.savefig(Path(runner.work_dir) / CURVES, dpi=120)
+        except Exception as error:  # whatever it is, training is worth more than its picture
+            text = f"{CURVES} is not drawn ({type(error).__name__}: {error})"
+            print_log(text, "current", logging.WARNING)
 
 
 class ValPicturesHook(Hook):
@@ -64,7 +68,7 @@ class ValPicturesHook(Hook):
         num: how many images, about; a batch with several is drawn whole by some toolboxes.
     """
 
-    def __init__(self, num: int = 8):
+    def __init__(self, num: int = 4):
         self.num = num
 
     def before_val(self, runner: Runner) -> None:
@@ -178,7 +182,7 @@ def _add_tensorboard(runner: Runner) -> None:
         backends["TensorboardVisBackend"] = TensorboardVisBackend(save_dir=save_dir)
 
 
-def watch(runner: Runner, test_tool: str | Path = "tools/test.py", num_pictures: int = 8) -> None:
+def watch(runner: Runner, test_tool: str | Path = "tools/test.py", num_pictures: int = 4) -> None:
     """Make the training of a runner one that can be watched.
 
     In the work dir: curves.png; below its dated folder, in vis_data, predictions on some validation

@@ -40,37 +40,25 @@ def _losses(ax: Axes, scalars: Mapping[str, np.ndarray]) -> None:
             ax.plot(shown + 1, values[shown], color=line.get_color(), alpha=0.25, lw=0.7)
     ax.set_title("loss, averaged over 1/50 of the run", fontsize=9)
     ax.set_xlabel("iteration", fontsize=8)
-    ax.set_ylim(bottom=0)
+    if ax.get_ylim()[0] > 0:
+        ax.set_ylim(bottom=0)
     _legend(ax)
 
 
 def _metrics(ax: Axes, found: Evaluations) -> None:
     """The metrics of the evaluations, the main one thick and with its best value marked."""
-    names = sorted((n for n in found.metrics if not n.endswith("time")), key=_by_size)
-    names = sorted(names, key=lambda name: name != found.main)[:MAX_CURVES]
-    for name in names:
+    names = [n for n in found.metrics if not n.endswith(("time", "_75", "_s", "_m", "_l"))]
+    for name in sorted(names, key=lambda name: name != found.main)[:MAX_CURVES]:
         values, main = found.metrics[name], name == found.main
         ax.plot(found.steps, values, "o-", lw=2 if main else 1, ms=4 if main else 2, label=name)
+    title, unit = "evaluations", "epoch" if found.unit == "epoch" else "iteration"
     if found.main:
-        values = found.metrics[found.main]
-        best = found.best
-        ax.annotate(
-            f"{values[best]:.4g}",
-            (found.steps[best], values[best]),
-            xytext=(0, 6),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-    ax.margins(y=0.15)
-    ax.set_title("evaluations", fontsize=9)
-    ax.set_xlabel("epoch" if found.unit == "epoch" else "iteration", fontsize=8)
+        step, value = found.steps[found.best], found.metrics[found.main][found.best]
+        ax.plot(step, value, "*", ms=12, mfc="gold", mec="black", mew=0.8, zorder=3)
+        title = f"best {found.main}: {value:.4g} at {unit} {step}"
+    ax.set_title(title, fontsize=9)
+    ax.set_xlabel(unit, fontsize=8)
     _legend(ax)
-
-
-def _by_size(name: str) -> bool:
-    """Whether a metric is of objects of one size only, as in 'bbox_mAP_s'."""
-    return name.endswith(("_s", "_m", "_l"))
 
 
 def curves_figure(scalars: Mapping[str, np.ndarray], found: Evaluations) -> Figure:
