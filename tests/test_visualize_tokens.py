@@ -170,6 +170,17 @@ def test_image_goes_through_the_config(task, here):  # noqa: F811
     np.testing.assert_array_equal(by_tensor.blocks[-1].broadcast, maps.blocks[-1].broadcast)
 
 
+def test_model_of_a_toolbox(here):  # noqa: F811
+    """A model from the toolbox's own function knows its config, too."""
+    from mmpretrain import get_model
+
+    file, folder = write_checkpoint("classification"), write_images("photos")
+    ours = load_model(Config.fromfile(TASKS["classification"][0]), file)
+    theirs = get_model(TASKS["classification"][0], pretrained=file, device="cpu")
+    maps = [inspect_tokens(model, f"{folder}/0.png") for model in (ours, theirs)]
+    np.testing.assert_array_equal(maps[0].blocks[-1].broadcast, maps[1].blocks[-1].broadcast)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_tool(task, here, tool):  # noqa: F811
     write_checkpoint(task)

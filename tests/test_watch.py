@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tasks import DETECTOR, TASKS
+from tasks import TASKS
 
 from mmdualtoken.engine.checkpoint import load_file
 from mmdualtoken.engine.history import Evaluations
@@ -70,9 +70,10 @@ def test_a_resumed_run_keeps_its_curves(project, tool):
 
 
 def test_pictures_that_the_config_asks_for_stay_as_they_are(project, tool):
-    options = [*SHORT["detection"], "default_hooks.visualization.draw=True"]
+    options = [*SHORT["segmentation"], "default_hooks.visualization.draw=True"]
     options += ["default_hooks.visualization.interval=100"]
-    assert tool("train", DETECTOR, "--work-dir", "run", "--cfg-options", *options)[0] == 0
+    config = TASKS["segmentation"][0]
+    assert tool("train", config, "--work-dir", "run", "--cfg-options", *options)[0] == 0
     assert len(list(Path("run").glob("*/vis_data/vis_image/*.png"))) == 0
 
 

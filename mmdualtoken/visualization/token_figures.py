@@ -117,8 +117,9 @@ def attention_figure(
             y, x = (place[0] + 0.5) / height, (place[1] + 0.5) / width
             for panel in (row[0], ax) if maps.grid else (row[0],):
                 panel.plot(x, y, "o", mfc=colour, mec="white", ms=6, mew=1)
+            offset = (5 if x < 0.85 else -13, 5 if y > 0.15 else -13)  # px, inside the picture
             row[0].annotate(
-                letter, (x, y), xytext=(5, 5), textcoords="offset points", color="white",
+                letter, (x, y), xytext=offset, textcoords="offset points", color="white",
                 fontsize=8, fontweight="bold", bbox=dict(fc=colour, ec="none", pad=1),
             )  # fmt: skip
             values = _grid(maps, attention[place] * number)
