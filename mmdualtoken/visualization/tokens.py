@@ -214,17 +214,17 @@ def select_block(backbone: DualTokenViT, stage: int = -1, block: int = -1) -> tu
     Raises:
         InputError: there is no such stage or block.
     """
-    for name, index, count in (
-        ("stage", stage, len(backbone.stages)),
-        ("block", block, lambda: len(backbone.stages[stage].blocks)),
-    ):
-        count = count() if callable(count) else count
+
+    def check(name: str, index: int, count: int) -> int:
         if not -count <= index < count:
             raise InputError(
                 f"{name} is {index}; it must be from 0 to {count - 1}, or from -{count} to -1 "
                 "counted from the end."
             )
-    return stage % len(backbone.stages), block % len(backbone.stages[stage].blocks)
+        return index % count
+
+    stage = check("stage", stage, len(backbone.stages))
+    return stage, check("block", block, len(backbone.stages[stage].blocks))
 
 
 @torch.no_grad()
