@@ -8,7 +8,7 @@ import sys
 
 from .version import __version__
 
-__all__ = ["__version__", "config_path", "list_configs"]
+__all__ = ["__version__", "config_path", "inspect_tokens", "list_configs"]
 
 
 def _runs_doctor() -> bool:
@@ -26,3 +26,4 @@ if not _runs_doctor():
 
     from . import datasets, engine, models  # noqa: F401
     from .config_files import config_path, list_configs
+    from .visualization import inspect_tokens

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.utils import ManagerMixin
-
-from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
 
 # Narrow models at 64 pixels: threads cost more than they give, on a busy machine twenty times.
 torch.set_num_threads(1)
@@ -52,6 +49,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """A folder with data/scenes, data/ade and data/imagenet, small."""
+    from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
+
     root = tmp_path_factory.mktemp("project")
     size = dict(num_train=8, num_val=6, size_range=(96, 128))
     write_coco(root / "data/scenes", **size)
@@ -75,6 +74,8 @@ def run_script(path):
     the second it starts in: of two runs in one second the later one would write to the earlier
     one's log.
     """
+    from mmengine.utils import ManagerMixin
+
     forget(ManagerMixin)
     runpy.run_path(str(path), run_name="__main__")
 

@@ -45,8 +45,8 @@ def test_train_then_test(task, project, tool):
     value = metrics_of(project / "eval")[metric]
     assert 0 <= value <= 100
     assert len(pickle.loads((project / "predictions.pkl").read_bytes())) == 6
-    drawn = [p for p in project.rglob("*") if p.suffix in (".png", ".jpg")]
-    assert len([p for p in drawn if "data" not in p.parts]) == 6
+    drawn = [p for p in (project / "eval").rglob("*") if p.suffix in (".png", ".jpg")]
+    assert len(drawn) == 6
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])

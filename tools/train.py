@@ -18,6 +18,7 @@ from mmdualtoken.engine.nan_loss import ACTIONS
 from mmdualtoken.engine.preflight import check_data
 from mmdualtoken.engine.pretrained import start_from_checkpoint
 from mmdualtoken.engine.reliability import add_reliability
+from mmdualtoken.engine.watch import watch
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,6 +54,11 @@ def parse_args() -> argparse.Namespace:
         "--on-nan-loss",
         choices=ACTIONS,
         help="when a loss is NaN: stop (the default) and say why, only warn, or do not look",
+    )
+    parser.add_argument(
+        "--no-watch",
+        action="store_true",
+        help="no curves, TensorBoard, pictures of predictions and summary",
     )
     return parser.parse_args()
 
@@ -130,7 +136,10 @@ def main() -> None:
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
     add_reliability(cfg, args.on_nan_loss)
     with clear_end(cfg.work_dir):
-        build(cfg).train()
+        runner = build(cfg)
+        if not args.no_watch:
+            watch(runner, Path(__file__).with_name("test.py"))
+        runner.train()
 
 
 if __name__ == "__main__":

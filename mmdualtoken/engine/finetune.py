@@ -41,6 +41,33 @@ def _without_wrapper(own: Mapping, state: Mapping) -> Mapping:
     return {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
 
 
+def match_tensors(
+    model: nn.Module, state: Mapping
+) -> tuple[OrderedDict, list[str], list[str], list[str]]:
+    """Compare a checkpoint's tensors with a model's, token grids brought to the model's.
+
+    Args:
+        model: detector, segmentor or classifier.
+        state: tensors of the checkpoint by name, with or without 'module.' before them.
+
+    Returns:
+        the checkpoint's tensors as the model names them; names that it lacks; names that the
+        model lacks; names whose shapes differ.
+    """
+    own = model.state_dict()
+    state = _without_wrapper(own, state)
+    fitted = OrderedDict(state)
+    fitted._metadata = getattr(state, "_metadata", OrderedDict())
+    missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
+    unknown = [k for k in state if k not in own]
+    if not missing and not unknown:
+        for name, module in model.named_modules():
+            if hasattr(module, "resize_loaded_tokens"):
+                module.resize_loaded_tokens(fitted, f"{name}." if name else "")
+    other = [k for k in own if k in fitted and fitted[k].shape != own[k].shape]
+    return fitted, missing, unknown, other
+
+
 def fit_classes(
     model: nn.Module, state: Mapping, filename: str
 ) -> tuple[OrderedDict, dict[str, int]]:
@@ -59,16 +86,7 @@ def fit_classes(
         InputError: a tensor is missing, not known, or of another shape elsewhere.
     """
     own = model.state_dict()
-    state = _without_wrapper(own, state)
-    fitted = OrderedDict(state)
-    fitted._metadata = getattr(state, "_metadata", OrderedDict())
-    missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
-    unknown = [k for k in state if k not in own]
-    if not missing and not unknown:
-        for name, module in model.named_modules():
-            if hasattr(module, "resize_loaded_tokens"):
-                module.resize_loaded_tokens(fitted, f"{name}." if name else "")
-    other = [k for k in own if k in fitted and fitted[k].shape != own[k].shape]
+    fitted, missing, unknown, other = match_tensors(model, state)
     dropped = {
         k: len(fitted[k])
         for k in other

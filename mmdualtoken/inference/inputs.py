@@ -1,0 +1,74 @@
+"""What the user names as input: images, folders of them, and videos."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..engine.errors import InputError
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image or a video, and the name of its results without a suffix ('folder/photo')."""
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the file is a video, by its suffix."""
+        return self.path.suffix.lower() in VIDEOS
+
+
+def _in_folder(folder: Path, out: Path) -> list[Source]:
+    """The images and videos at any depth of a folder, but for earlier results in `out`."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES + VIDEOS)
+    files = [p for p in files if not p.is_dir() and out.resolve() not in p.resolve().parents]
+    return [Source(p, p.relative_to(folder).with_suffix("").as_posix()) for p in files]
+
+
+def _named_apart(sources: list[Source]) -> list[Source]:
+    """The sources with names that differ: first by the suffix, then by a number."""
+    counts = Counter(source.name for source in sources)
+    sources = [
+        s if counts[s.name] == 1 else replace(s, name=s.name + s.path.suffix) for s in sources
+    ]
+    taken: Counter = Counter()
+    apart = []
+    for source in sources:
+        taken[source.name] += 1
+        number = taken[source.name]
+        apart.append(source if number == 1 else replace(source, name=f"{source.name}_{number}"))
+    return apart
+
+
+def find_sources(inputs: Iterable[str], out: str | Path) -> list[Source]:
+    """All images and videos that are meant, in order, each with a name of its own.
+
+    Args:
+        inputs: files, and folders that are searched at any depth for the suffixes `IMAGES` and
+            `VIDEOS`. A file named outright may have any suffix.
+        out: folder of the results; what lies in it is no input.
+
+    Raises:
+        InputError: a path does not exist, or there is nothing at all.
+    """
+    found: list[Source] = []
+    inputs = list(inputs)
+    for path in (Path(name).expanduser() for name in inputs):
+        if path.is_dir():
+            found += _in_folder(path, Path(out))
+        elif path.exists() or path.is_symlink():
+            found.append(Source(path, path.stem))
+        else:
+            raise InputError(f"{path} does not exist (working directory: {Path.cwd()}).")
+    if not found:
+        raise InputError(
+            f"No image or video in {', '.join(inputs)}: none of the files ends in "
+            f"{', '.join(IMAGES + VIDEOS)}."
+        )
+    return _named_apart(found)

@@ -1,0 +1,117 @@
+"""Where predictions are written: vis/ for pictures, preds/ for records and label maps."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.structures import BaseDataElement
+from PIL import Image
+
+from ..datasets.loading import BrokenFileError
+from ..engine.errors import InputError
+from .inputs import Source
+from .predictor import Predictor
+
+
+def result_files(sources: Sequence[Source], out: Path, with_maps: bool) -> Iterator[Path]:
+    """The files and folders that the results of the sources go to."""
+    for source in sources:
+        vis, preds = out / "vis" / source.name, out / "preds" / source.name
+        yield Path(f"{vis}{'.mp4' if source.is_video else '.jpg'}")
+        yield Path(f"{preds}{'.jsonl' if source.is_video else '.json'}")
+        if with_maps:
+            yield preds if source.is_video else Path(f"{preds}.png")
+
+
+def protect_results(sources: Sequence[Source], out: Path, with_maps: bool) -> None:
+    """Refuse to write over earlier results.
+
+    Raises:
+        InputError: some are there, or `out` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder.")
+    there = [path for path in result_files(sources, out, with_maps) if path.exists()]
+    if there:
+        names = ", ".join(str(path) for path in there[:3])
+        raise InputError(
+            f"--out {out} holds earlier results ({names}{', ...' if len(there) > 3 else ''}). "
+            "Name another folder, or replace them with --overwrite."
+        )
+
+
+def _write_map(path: Path, labels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels).save(path)
+
+
+def write_image(
+    predictor: Predictor, source: Source, image: np.ndarray, sample: BaseDataElement, out: Path
+) -> None:
+    """Write picture, record and, of a segmentor, the label map of one image."""
+    record: dict[str, Any] = dict(image=str(source.path), height=image.shape[0])
+    record.update(width=image.shape[1], **predictor.record(sample))
+    preds = Path(f"{out / 'preds' / source.name}.json")
+    preds.parent.mkdir(parents=True, exist_ok=True)
+    if predictor.task == "segmentation":
+        file = Path(f"{out / 'preds' / source.name}.png")
+        _write_map(file, predictor.label_map(sample))
+        record["map"] = file.name
+    drawn = predictor.draw(image, sample)
+    mmcv.imwrite(drawn[..., ::-1], f"{out / 'vis' / source.name}.jpg")
+    preds.write_text(json.dumps(record), encoding="utf-8")
+
+
+class VideoResults:
+    """The annotated video and the records of its frames, one a line; use it in a `with`.
+
+    Args:
+        predictor: what predicts.
+        source: the video.
+        fps: frames per second of the annotated one.
+        out: folder of the results.
+    """
+
+    def __init__(self, predictor: Predictor, source: Source, fps: float, out: Path):
+        self.predictor = predictor
+        self.source = source
+        self.fps = fps
+        self.video = Path(f"{out / 'vis' / source.name}.mp4")
+        self.preds = out / "preds" / source.name
+        self.writer: cv2.VideoWriter | None = None
+        self.size = (0, 0)
+        self.frames = 0
+
+    def __enter__(self) -> "VideoResults":
+        self.video.parent.mkdir(parents=True, exist_ok=True)
+        self.preds.parent.mkdir(parents=True, exist_ok=True)
+        self.lines = Path(f"{self.preds}.jsonl").open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.lines.close()
+        if self.writer is not None:
+            self.writer.release()
+
+    def add(self, frame: np.ndarray, sample: BaseDataElement) -> None:
+        """Append a frame, (H, W, 3) BGR, with its prediction."""
+        record: dict[str, Any] = dict(frame=self.frames, time=round(self.frames / self.fps, 4))
+        record.update(height=frame.shape[0], width=frame.shape[1], **self.predictor.record(sample))
+        if self.predictor.task == "segmentation":
+            file = self.preds / f"{self.frames:06d}.png"
+            _write_map(file, self.predictor.label_map(sample))
+            record["map"] = f"{self.preds.name}/{file.name}"
+        drawn = self.predictor.draw(frame, sample)[..., ::-1]
+        if self.writer is None:
+            self.size = drawn.shape[1::-1]
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            self.writer = cv2.VideoWriter(str(self.video), code, self.fps, self.size)
+            if not self.writer.isOpened():
+                raise BrokenFileError(f"{self.video} cannot be written: OpenCV has no mp4 encoder")
+        self.writer.write(np.ascontiguousarray(drawn))
+        self.lines.write(json.dumps(record) + "\n")
+        self.frames += 1

@@ -1,0 +1,255 @@
+"""tools/predict.py: pictures and records of images, folders and videos, for the three tasks."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from narrow import build
+from pycocotools import mask as coco_mask
+from tasks import TASKS
+
+from mmdualtoken.engine.errors import InputError
+from mmdualtoken.inference import Predictor, find_sources, load_model
+
+CLASSES = {
+    "detection": ("disc", "square", "triangle", "star"),
+    "segmentation": ("background", "disc", "square", "triangle", "star"),
+    "classification": ("disc", "square", "star", "triangle"),
+}
+
+
+def write_checkpoint(task, file="model.pth", **meta):
+    """Random weights of the narrow config, saved as training does."""
+    torch.manual_seed(0)
+    model = build(Config.fromfile(TASKS[task][0]))
+    meta = meta or dict(dataset_meta=dict(classes=CLASSES[task], palette=[(9, 8, 7)] * 5))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), file)
+    return file
+
+
+def write_images(folder, sizes=((96, 80), (64, 64), (64, 64))):
+    rng = np.random.default_rng(0)
+    Path(folder).mkdir(parents=True)
+    for i, (height, width) in enumerate(sizes):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        cv2.imwrite(f"{folder}/{i}.png", image)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def record_of(name, out="out"):
+    return json.loads(Path(out, "preds", f"{name}.json").read_text())
+
+
+def toolbox_result(task, image):
+    """What the toolbox's own inferencer predicts with our config and checkpoint."""
+    config = TASKS[task][0]
+    if task == "classification":
+        from mmpretrain import ImageClassificationInferencer
+
+        return ImageClassificationInferencer(config, pretrained="model.pth", device="cpu")(image)[0]
+    if task == "segmentation":
+        from mmseg.apis import MMSegInferencer
+
+        return MMSegInferencer(config, weights="model.pth", device="cpu")(image)["predictions"]
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(config, weights="model.pth", device="cpu")
+    return inferencer(image, return_datasamples=True)["predictions"][0].pred_instances
+
+
+def check_detection(record, expected):
+    assert record["labels"] == expected.labels.tolist() and len(record["labels"]) == 5
+    np.testing.assert_allclose(record["scores"], expected.scores, atol=1e-6)
+    np.testing.assert_allclose(record["bboxes"], expected.bboxes, atol=1e-3)
+    assert record["label_names"] == [CLASSES["detection"][i] for i in record["labels"]]
+    assert (coco_mask.decode(record["masks"]).transpose(2, 0, 1) == expected.masks.numpy()).all()
+
+
+def check_segmentation(record, expected):
+    written = cv2.imread(f"out/preds/{record['map']}", cv2.IMREAD_UNCHANGED)
+    assert written.dtype == np.uint8 and (written == expected).all()
+    shares = {i: float((expected == i).mean()) for i in np.unique(expected).tolist()}
+    assert {c["label"]: c["share"] for c in record["classes"]} == pytest.approx(shares, abs=1e-6)
+    found = [c["share"] for c in record["classes"]]
+    assert found == sorted(found, reverse=True)
+    assert all(c["name"] == CLASSES["segmentation"][c["label"]] for c in record["classes"])
+
+
+def check_classification(record, expected):
+    scores = np.sort(expected["pred_scores"])[::-1]
+    np.testing.assert_allclose([c["score"] for c in record["top"]], scores, atol=1e-6)
+    assert record["pred_class"] == expected["pred_class"] == record["top"][0]["name"]
+    assert record["pred_label"] == expected["pred_label"]
+    assert record["pred_score"] == pytest.approx(expected["pred_score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_same_as_the_toolbox(task, here, tool):
+    """Batched or not, records say what the toolbox's own function gives; pictures differ from the
+    image where something was found."""
+    write_checkpoint(task)
+    write_images("photos")
+    arguments = [TASKS[task][0], "model.pth", "photos", "--out", "out", "--score-thr", "0"]
+    status, printed = tool("predict", *arguments, "--batch-size", "2")
+    assert status == 0 and "3 of 3 files done" in printed
+    check = globals()[f"check_{task}"]
+    for name, size in (("0", (96, 80)), ("1", (64, 64)), ("2", (64, 64))):
+        record = record_of(name)
+        assert (record["height"], record["width"]) == size
+        assert record["image"] == f"photos/{name}.png"
+        check(record, toolbox_result(task, f"photos/{name}.png"))
+        drawn = cv2.imread(f"out/vis/{name}.jpg")
+        if task == "classification":  # enlarged, for legible names
+            assert min(drawn.shape[:2]) == 224
+        else:
+            assert drawn.shape[:2] == size
+            assert np.abs(drawn - cv2.imread(f"photos/{name}.png").astype(int)).mean() > 10
+
+
+def test_a_broken_file_is_named_and_the_rest_done(here, tool):
+    write_checkpoint("classification")
+    write_images("photos/deep")
+    Path("photos/empty.jpg").touch()
+    Path("photos/notes.txt").write_text("no image")
+    content = Path("photos/deep/1.png").read_bytes()
+    Path("photos/cut.png").write_bytes(content[: len(content) // 2])
+    arguments = [TASKS["classification"][0], "model.pth", "photos", "--out", "photos/out"]
+    status, printed = tool("predict", *arguments)
+    assert status == 1 and "3 of 5 files done" in printed and "Traceback" not in printed
+    assert "not predicted: photos/empty.jpg is empty (0 bytes)" in printed
+    assert "not predicted: photos/cut.png is cut off or damaged" in printed
+    assert record_of("deep/2", "photos/out")["top"]
+    # The pictures of this run, below the folder, are no inputs of the next.
+    status, printed = tool("predict", *arguments, "--overwrite")
+    assert status == 1 and "3 of 5 files done" in printed
+
+
+def test_results_are_not_overwritten_unasked(here, tool):
+    write_checkpoint("classification")
+    write_images("photos")
+    arguments = [TASKS["classification"][0], "model.pth", "photos/0.png", "--out", "out"]
+    assert tool("predict", *arguments)[0] == 0
+    file = Path("out/preds/0.json")
+    file.write_text("mine")
+    status, printed = tool("predict", *arguments)
+    assert status == 2 and "out/preds/0.json" in printed and "--overwrite" in printed
+    assert file.read_text() == "mine"
+    assert tool("predict", *arguments, "photos/1.png")[0] == 2
+    assert tool("predict", *arguments, "--overwrite")[0] == 0
+    assert record_of("0")["top"]
+
+
+def write_video(file, frames=5):
+    writer = cv2.VideoWriter(file, cv2.VideoWriter_fourcc(*"mp4v"), 10, (80, 64))
+    for i in range(frames):
+        writer.write(np.full((64, 80, 3), 40 * i, np.uint8))
+    writer.release()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_video(task, here, tool):
+    write_checkpoint(task)
+    write_video("clip.mp4")
+    Path("broken.mp4").write_bytes(b"no video")
+    arguments = [TASKS[task][0], "model.pth", "clip.mp4", "broken.mp4", "--out", "out"]
+    status, printed = tool("predict", *arguments, "--batch-size", "2")
+    assert status == 1 and "1 of 2 files done" in printed
+    assert "broken.mp4 is no video that OpenCV can read" in printed
+    records = [json.loads(line) for line in Path("out/preds/clip.jsonl").read_text().splitlines()]
+    assert [(r["frame"], r["time"]) for r in records] == [(i, i / 10) for i in range(5)]
+    assert all((r["height"], r["width"]) == (64, 80) for r in records)
+    video = cv2.VideoCapture("out/vis/clip.mp4")
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and video.get(cv2.CAP_PROP_FPS) == 10
+    if task == "segmentation":
+        assert {len(list(Path("out/preds/clip").glob("*.png")))} == {5}
+        assert cv2.imread(f"out/preds/{records[4]['map']}", 0).shape == (64, 80)
+
+
+def test_score_threshold_holds_for_picture_and_record(here):
+    model = load_model(Config.fromfile(TASKS["detection"][0]), write_checkpoint("detection"))
+    images = write_images("photos")
+    every, few = Predictor(model, score_thr=0), Predictor(model, score_thr=0.5)
+    image = every.read(f"{images}/0.png")
+    (sample,) = every.predict([every.prepare(image)])
+    scores = every.record(sample)["scores"]
+    cut = sorted(scores)[2]
+    few.score_thr = cut
+    (kept,) = few.predict([few.prepare(image)])
+    assert few.record(kept)["scores"] == [s for s in scores if s > cut] and len(scores) > 2
+    none = Predictor(model, score_thr=1)
+    (empty,) = none.predict([none.prepare(image)])
+    assert none.record(empty) == dict(labels=[], label_names=[], scores=[], bboxes=[], masks=[])
+    smooth = np.arange(96 * 80 * 3, dtype=np.uint8).reshape(96, 80, 3) // 4
+    drawn = none.draw(np.sort(smooth, axis=0), empty)
+    assert np.abs(drawn[..., ::-1] - np.sort(smooth, axis=0).astype(int)).mean() < 2
+
+
+def test_names_of_classes(here):
+    """From the checkpoint; from the config where it says nothing; else numbers."""
+    cfg = Config.fromfile(TASKS["segmentation"][0])
+    file = write_checkpoint("segmentation", dataset_meta=dict(classes=("a", "b")))
+    meta = load_model(cfg, file).dataset_meta
+    assert meta["classes"] == ("a", "b", "class 2", "class 3", "class 4")
+    assert meta["palette"] == [(40 * i, 0, 0) for i in range(5)]
+    file = write_checkpoint("segmentation", epoch=1)
+    assert load_model(cfg, file).dataset_meta["classes"] == CLASSES["segmentation"]
+    file = write_checkpoint("classification", epoch=1)
+    meta = load_model(Config.fromfile(TASKS["classification"][0]), file).dataset_meta
+    assert meta["classes"] == ("class 0", "class 1", "class 2", "class 3")
+    assert len(set(meta["palette"])) == 4
+
+
+def test_another_model(here, tool):
+    write_checkpoint("segmentation")
+    write_images("photos")
+    status, printed = tool("predict", TASKS["detection"][0], "model.pth", "photos", "--out", "out")
+    assert status == 2 and "model.pth is of another model than the config's" in printed
+    assert "decode_head.conv_seg" in printed and not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nowhere.jpg", "--out", "out"], "nowhere.jpg does not exist"),
+        (["empty", "--out", "out"], "No image or video in empty"),
+        (["photos", "--out", "model.pth"], "--out model.pth is a file"),
+        (["photos", "--out", "out", "--device", "warp:9"], "Device warp:9 cannot be used"),
+        (["photos", "--out", "out", "--batch-size", "0"], "--batch-size is 0"),
+        (["photos", "--out", "out", "--score-thr", "30"], "--score-thr is 30"),
+    ],
+)
+def test_bad_arguments(arguments, message, here, tool):
+    write_checkpoint("classification")
+    write_images("photos")
+    Path("empty").mkdir()
+    status, printed = tool("predict", TASKS["classification"][0], "model.pth", *arguments)
+    assert status == 2 and message in printed and "Traceback" not in printed
+
+
+def test_sources(here):
+    write_images("photos")
+    shutil.copy("photos/0.png", "photos/0.jpg")
+    write_images("more")
+    for i in range(3):
+        shutil.copy("photos/0.png", f"more/{i}.png")
+    (here / "photos" / "out" / "vis").mkdir(parents=True)
+    shutil.copy("photos/0.png", "photos/out/vis/0.png")
+    names = [s.name for s in find_sources(["photos"], "photos/out")]
+    assert names == ["0.jpg", "0.png", "1", "2"]
+    names = [s.name for s in find_sources(["photos", "more/1.png", "more"], "photos/out")]
+    assert len(set(names)) == len(names) == 8 and {"0.jpg", "1.png", "1.png_2"} < set(names)
+    Path("clip.MP4").touch()
+    assert [s.is_video for s in find_sources(["clip.MP4", "photos/1.png"], "out")] == [True, False]
+    with pytest.raises(InputError, match="does not exist"):
+        find_sources(["photos", "nowhere"], "out")

@@ -1,0 +1,166 @@
+"""Predict on images, folders and videos: annotated pictures, and the results as JSON.
+
+Works with configs of mmdet, mmseg and mmpretrain. What is written, and its format: docs/tools.md.
+Exit status: 0 if all was predicted, 1 if some file was broken (the others are done), 2 if the
+arguments, the config or the checkpoint are wrong.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import mmcv
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from mmdualtoken.datasets.loading import BrokenFileError
+from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.inference import Predictor, Source, find_sources, load_model
+from mmdualtoken.inference.model import TASKS
+from mmdualtoken.inference.outputs import VideoResults, protect_results, write_image
+
+FPS = 25.0  # of a video that does not say
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file, relative to the working directory or project")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("inputs", nargs="+", help="images, folders of images, videos")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--score-thr",
+        type=float,
+        default=0.3,
+        help="detection: objects need a higher score to be drawn and written (%(default)s)",
+    )
+    parser.add_argument(
+        "--topk", type=int, default=5, help="classification: classes to write (%(default)s)"
+    )
+    parser.add_argument("--device", help="cpu, cuda:0, ... (a GPU if there is one)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images at once, if of one size (%(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
+    )
+    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
+    args = parser.parse_args()
+    if not 0 <= args.score_thr <= 1:
+        parser.error(f"--score-thr is {args.score_thr:g}; it is a number from 0 to 1")
+    for name in ("topk", "batch_size"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is at least 1")
+    return args
+
+
+def batches(sequence: Iterable, size: int) -> Iterator[list]:
+    """The elements in lists of `size`, the last one shorter."""
+    iterator = (element for element in sequence)  # iter() would rewind a video with each batch
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def prepare(predictor: Predictor, source: Source, problems: list[str]) -> tuple | None:
+    """Source, image and what the model gets of it; None, and a problem, for a broken file."""
+    try:
+        image = predictor.read(str(source.path))
+        return source, image, predictor.prepare(image, str(source.path))
+    except BrokenFileError as error:
+        problems.append(str(error))
+    except Exception as error:  # a transform may refuse an image, of one pixel for instance
+        problems.append(f"{source.path} cannot be prepared ({type(error).__name__}: {error})")
+    return None
+
+
+def predict_images(
+    predictor: Predictor, sources: list[Source], args: argparse.Namespace, advance
+) -> list[str]:
+    """Predict on all images; returns what is wrong with those that failed."""
+    problems: list[str] = []
+    for batch in batches(sources, args.batch_size):
+        ready = [prepare(predictor, source, problems) for source in batch]
+        ready = [entry for entry in ready if entry]
+        samples = predictor.predict([data for _, _, data in ready])
+        for (source, image, _), sample in zip(ready, samples, strict=True):
+            write_image(predictor, source, image, sample, Path(args.out))
+        advance(len(batch))
+    return problems
+
+
+def predict_video(
+    predictor: Predictor, source: Source, args: argparse.Namespace, advance
+) -> list[str]:
+    """Predict on all frames of a video; returns what is wrong with it."""
+    reader = mmcv.VideoReader(str(source.path))
+    if not reader.opened or reader.frame_cnt < 1:
+        advance(1)
+        return [f"{source.path} is no video that OpenCV can read"]
+    with VideoResults(predictor, source, reader.fps or FPS, Path(args.out)) as results:
+        for frames in batches(reader, args.batch_size):
+            samples = predictor.predict([predictor.prepare(frame) for frame in frames])
+            for frame, sample in zip(frames, samples, strict=True):
+                results.add(frame, sample)
+            advance(len(frames))
+    if results.frames < reader.frame_cnt:
+        return [f"{source.path} ended after {results.frames} of {reader.frame_cnt} frames"]
+    return []
+
+
+def length(source: Source) -> int:
+    """Steps of the progress bar: frames of a video, else 1."""
+    return max(1, mmcv.VideoReader(str(source.path)).frame_cnt) if source.is_video else 1
+
+
+def predict(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> list[str]:
+    """Predict on everything, with a progress bar where somebody sees it."""
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Predicting", total=sum(map(length, sources)))
+
+        def advance(steps: int) -> None:
+            progress.advance(task, steps)
+
+        images = [s for s in sources if not s.is_video]
+        problems = predict_images(predictor, images, args, advance)
+        for source in (s for s in sources if s.is_video):
+            problems += predict_video(predictor, source, args, advance)
+    return problems
+
+
+def main() -> None:
+    args = parse_args()
+    with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
+        cfg = load_config(args)
+        sources = find_sources(args.inputs, args.out)
+        if not args.overwrite:
+            maps = TASKS.get(cfg.get("default_scope")) == "segmentation"
+            protect_results(sources, Path(args.out), maps)
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(cfg, args.checkpoint, device)
+        predictor = Predictor(model, args.score_thr, args.topk)
+        problems = predict(predictor, sources, args)
+    for problem in problems:
+        print(f"not predicted: {problem}", file=sys.stderr)
+    good = len(sources) - len(problems)
+    print(f"{good} of {len(sources)} files done: {Path(args.out) / 'vis'}, {args.out}/preds")
+    if problems:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        run_tool(main)
+    except KeyboardInterrupt:
+        print("\npredict: interrupted; results so far are kept.", file=sys.stderr)
+        sys.exit(130)

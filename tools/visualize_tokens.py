@@ -1,0 +1,98 @@
+"""See what the tokens of a DualTokenViT see in an image: figures like the paper's 1 and 4.
+
+Works with configs of mmdet, mmseg and mmpretrain. Writes attention.png, heads.png, tokens.png,
+stages.png, contributions.png, grids.png and, with the numbers, maps.npz: see docs/tools.md.
+"""
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import DictAction
+
+from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.engine.errors import InputError
+from mmdualtoken.inference import load_model
+from mmdualtoken.visualization import BlockMaps, TokenMaps, inspect_tokens
+from mmdualtoken.visualization.token_figures import all_figures, picture_of
+from mmdualtoken.visualization.tokens import find_backbone, select_block
+
+NAMES = ("attention", "heads", "tokens", "stages", "contributions", "grids")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file, relative to the working directory or project")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("image", help="image file")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the figures")
+    parser.add_argument(
+        "--stage", type=int, default=-1, help="stage from 0, or -1 for the last (%(default)s)"
+    )
+    parser.add_argument(
+        "--block", type=int, default=-1, help="block of the stage, likewise (%(default)s)"
+    )
+    parser.add_argument("--head", type=int, help="one attention head, from 0 (all, and their mean)")
+    parser.add_argument("--dpi", type=int, default=200, help="dots per inch (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ... (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier figures in DIR")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
+    )
+    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
+    args = parser.parse_args()
+    if args.dpi < 1:
+        parser.error(f"--dpi is {args.dpi}; it is at least 1")
+    return args
+
+
+def prepare_folder(args: argparse.Namespace) -> Path:
+    """The folder of the figures, checked before the work."""
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder.")
+    files = [out / f"{name}.png" for name in NAMES] + [out / "maps.npz"]
+    there = [str(file) for file in files if file.exists()]
+    if there and not args.overwrite:
+        raise InputError(
+            f"--out {out} holds earlier figures ({', '.join(there[:3])}). Name another folder, or "
+            "replace them with --overwrite."
+        )
+    return out
+
+
+def as_arrays(maps: TokenMaps, block: BlockMaps) -> dict[str, np.ndarray]:
+    """What maps.npz holds: the chosen block's maps and the stages' image tokens."""
+    names = ("broadcast", "aggregation", "tokens_read", "tokens_out", "local", "tokens", "bias")
+    arrays = {name: getattr(block, name) for name in names if getattr(block, name) is not None}
+    stages = {f"stage{i}": stage for i, stage in enumerate(maps.stages)}
+    return dict(inputs=maps.inputs, token_size=np.array(maps.token_size), **arrays, **stages)
+
+
+def main() -> None:
+    args = parse_args()
+    out = prepare_folder(args)
+    with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
+        model = load_model(load_config(args), args.checkpoint, args.device)
+    backbone = find_backbone(model)
+    place = select_block(backbone, args.stage, args.block)
+    maps = inspect_tokens(model, args.image)
+    (block,) = [b for b in maps.blocks if (b.stage, b.block) == place]
+    heads = block.broadcast.shape[1]
+    if args.head is not None and not 0 <= args.head < heads:
+        raise InputError(f"--head is {args.head}; {block.name} has heads 0 to {heads - 1}.")
+    figures = all_figures(maps, block, picture_of(model, maps.inputs[0]), args.head)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, draw in figures.items():
+        draw().savefig(out / f"{name}.png", dpi=args.dpi)
+    np.savez_compressed(out / "maps.npz", **as_arrays(maps, block))
+    print(f"{block.name}: {', '.join(f'{name}.png' for name in figures)} and maps.npz in {out}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
