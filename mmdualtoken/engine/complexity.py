@@ -11,6 +11,13 @@ def _attention_flop(query, key, value, *args, out_shape=None, **kwargs) -> int:
     return sdpa_flop(query, key, value)
 
 
+def counter_of_macs() -> FlopCounterMode:
+    """torch's counter, attention included; it counts two for a multiply-accumulate."""
+    # torch does not list its fused CPU attention, so that it would count as nothing.
+    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
+    return FlopCounterMode(display=False, custom_mapping=fused)
+
+
 def count_macs(function: Callable, *args: Any) -> float:
     """Multiply-accumulates of `function(*args)`: convolutions, matrix products and attention.
 
@@ -20,9 +27,7 @@ def count_macs(function: Callable, *args: Any) -> float:
     Returns:
         the number of multiply-accumulates (not in millions).
     """
-    # torch does not list its fused CPU attention, so that it would count as nothing.
-    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
-    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
+    with counter_of_macs() as counter:
         function(*args)
     return counter.get_total_flops() / 2
 

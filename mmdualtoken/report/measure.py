@@ -38,6 +38,21 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+def check_scope(cfg: Config) -> str:
+    """The config's toolbox.
+
+    Raises:
+        InputError: it is none of those whose models can be measured.
+    """
+    scope = cfg.get("default_scope")
+    if scope not in IMAGE_SIZES:
+        raise InputError(
+            f"{cfg.filename} has default_scope {scope!r}; one of {', '.join(IMAGE_SIZES)} can be "
+            "measured."
+        )
+    return scope
+
+
 def build_model(cfg: Config) -> nn.Module:
     """The config's model in eval mode, on the CPU; pretrained weights are not loaded."""
     with quiet(), DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -86,12 +101,7 @@ def measure(cfg: Config, size: tuple[int, int] | None = None) -> Complexity:
     Raises:
         InputError: the config is of another toolbox.
     """
-    scope = cfg.get("default_scope")
-    if scope not in IMAGE_SIZES:
-        raise InputError(
-            f"{cfg.filename} has default_scope {scope!r}; one of {', '.join(IMAGE_SIZES)} can be "
-            "measured."
-        )
+    scope = check_scope(cfg)
     size = size or IMAGE_SIZES[scope]
     model = build_model(cfg)
     params = count_parameters(model)

@@ -1,0 +1,93 @@
+"""tools/get_flops.py: parts add up to the report's figures; what is not counted is listed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from tasks import TASKS
+
+from mmdualtoken.report.breakdown import break_down, shape_of_config
+from mmdualtoken.report.measure import measure
+
+ROOT = Path(__file__).resolve().parent.parent
+SCOPES = dict(mmdet="detection", mmseg="segmentation", mmpretrain="classification")
+
+
+def narrow(scope):
+    return Config.fromfile(TASKS[SCOPES[scope]][0])
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_parts_add_up_to_the_reports_figures(scope):
+    cfg = narrow(scope)
+    if scope == "mmseg":
+        cfg.model.auxiliary_head = dict(cfg.model.decode_head, in_index=1)
+    parts, whole = break_down(cfg, (64, 96)), measure(cfg, (64, 96))
+    assert (parts.params, parts.macs) == (whole.params, whole.macs)
+    assert all(part.macs >= 0 and part.params >= 0 for part in parts.parts)
+    names = [part.name for part in parts.parts]
+    assert names[:4] == ["backbone.stem", *(f"backbone.stages.{i}" for i in range(3))]
+    assert "backbone.global_tokens" in names and "(between the parts)" not in names
+
+
+def test_heads_that_are_called_past_their_hooks_have_their_share():
+    """mmseg calls `decode_head.forward` itself."""
+    cfg = narrow("mmseg")
+    macs = {part.name: part.macs for part in break_down(cfg, (64, 64)).parts}
+    # A map of 2x2 cells: a 3x3 convolution 16 -> 16, one more on what it and its input make, 1x1.
+    assert macs["decode_head"] == 2 * 2 * (16 * 16 * 9 + 32 * 16 * 9 + 16 * 5)
+
+
+def test_stem_by_hand():
+    """48 x 48 pixels: 24 x 24 cells at 3 -> 8 and twice depthwise, 12 x 12, then 6 x 6 to 16."""
+    (stem,) = (p for p in break_down(narrow("mmpretrain"), (48, 48)).parts if p.name[9:] == "stem")
+    assert stem.macs == 9 * (24 * 24 * 8 * (3 + 1 + 1) + 12 * 12 * 8 + 6 * 6 * 8 * 16)
+    # Convolutions, the last one's bias, four BatchNorms of 8 and a LayerNorm of 16.
+    assert stem.params == 9 * 8 * (3 + 1 + 1 + 1 + 16) + 16 + 4 * 2 * 8 + 2 * 16
+
+
+def test_lists_operators_that_are_not_counted():
+    result = break_down(narrow("mmpretrain"), (64, 64))
+    assert result.uncounted["_native_batch_norm_legit_no_training"] == 4  # the stem's
+    assert result.uncounted["max_pool2d_with_indices"] == 2  # two patch mergings
+    # Stem 4, per block and Conv Encoder (of 3 and 2) one, FFN; BiDim two; token MLP one; neck one.
+    assert result.uncounted["gelu"] == 4 + 2 + 3 + 2 * 3 + 3 + 1
+    assert not {"convolution", "mm", "addmm", "bmm"} & set(result.uncounted)
+
+
+def test_compiled_operators_are_listed_too():
+    pytest.importorskip("mmcv._ext", reason="mmcv without compiled operators", exc_type=ImportError)
+    cfg = narrow("mmseg")
+    cfg.model.decode_head.conv_cfg = dict(type="DCNv2")
+    assert break_down(cfg, (64, 64)).uncounted["mmcv ModulatedDeformConv2dPack"] == 2
+
+
+def test_shape_of_the_config():
+    def size(name):
+        return shape_of_config(Config.fromfile(ROOT / "configs" / f"{name}.py"))[0]
+
+    assert size("mmpretrain/dualtoken_s_mix_in1k") == (224, 224)  # CenterCrop
+    assert size("mmdet/retinanet_dualtoken_s_1x") == (800, 1280)
+    assert size("mmseg/pspnet_dualtoken_s_160k") == (512, 512)
+    cfg = narrow("mmseg")
+    cfg.test_dataloader.dataset.pipeline[1].scale = (96, 64)  # width, height; no ratio is kept
+    assert shape_of_config(cfg)[0] == (64, 96)
+
+
+def test_tool_prints_and_writes(project, tool):
+    config = TASKS["detection"][0]
+    status, printed = tool("get_flops", config, "--shape", "64", "96", "--json", "figures.json")
+    assert status == 0
+    figures = json.loads(Path("figures.json").read_text())
+    assert figures["macs"] == sum(p["macs"] for p in figures["parts"]) > 0
+    assert "roi_head.mask_head" in printed and "native_layer_norm x" in printed
+    assert "RoIAlign and NMS are not run" in printed
+    status, printed = tool("get_flops", config, "--json", "figures.json")
+    assert status == 2 and "exists already" in printed
+
+
+@pytest.mark.parametrize("shape", [["0"], ["64", "64", "3"], ["-1", "64"]])
+def test_tool_refuses_shapes(shape, project, tool):
+    status, printed = tool("get_flops", TASKS["detection"][0], "--shape", *shape)
+    assert status == 2 and "height and width" in printed
