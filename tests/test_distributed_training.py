@@ -145,9 +145,8 @@ def check_equal(one, two):
         assert one == two
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param(t, marks=() if t == "detection" else pytest.mark.slow) for t in TASKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_two_processes_test_as_one(task, project, tool):
     """Metrics and predictions of five images, of which one process gets an image more."""
     config, metric = TASKS[task]

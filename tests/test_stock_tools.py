@@ -13,7 +13,9 @@ def losses(file):
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["our config", "config of the run"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param("detection", marks=pytest.mark.slow), "segmentation", "classification"]
+)
 def test_stock_train_resumes(task, written, project, tool, stock):
     config = TASKS[task][0]
     assert tool("train", config, "--work-dir", "run")[0] == 0
