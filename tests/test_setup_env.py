@@ -110,7 +110,7 @@ def machine(tmp_path, monkeypatch):
     return Machine(tmp_path, monkeypatch)
 
 
-ALL = ["venv", "build", "runtime", "obtain", "onedl_mmcv", "onedl", "package", "test"]
+ALL = ["venv", "build", "runtime", "obtain", "onedl_mmcv", "onedl", "package", "test", "benchmarks"]
 
 
 def test_setup_from_nothing_then_nothing_to_do(machine):
@@ -119,7 +119,9 @@ def test_setup_from_nothing_then_nothing_to_do(machine):
     assert machine.complete() == []
 
 
-@pytest.mark.parametrize("broken", ["venv", "build", "runtime", "onedl", "package", "test"])
+@pytest.mark.parametrize(
+    "broken", ["venv", "build", "runtime", "onedl", "package", "test", "benchmarks"]
+)
 def test_setup_resumes_where_it_broke(machine, broken):
     machine.fail_on = broken
     with pytest.raises(setup_env.SetupError):

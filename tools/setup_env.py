@@ -218,6 +218,7 @@ class Environment:
         self.install(self.stack, "--no-deps", "--no-build-isolation", skip=mmcv)
         self.package()
         self.install("test")
+        self.install("benchmarks", "--no-deps")
         self.doctor()
 
 
