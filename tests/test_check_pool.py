@@ -40,7 +40,7 @@ def test_interrupt(tmp_path, monkeypatch):
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted" in err and "Traceback" not in err
+    assert "Stopped by Ctrl-C" in err and "Traceback" not in err
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 

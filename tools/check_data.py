@@ -130,8 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run_tool(main)
-    except KeyboardInterrupt:
-        print("\ncheck_data: interrupted; nothing was written.", file=sys.stderr)
-        sys.exit(130)
+    run_tool(main)
