@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier, LinearClsHead
 from torch import nn
 
@@ -38,11 +39,12 @@ class Peer:
 def _ours(arch: str, token_mlp: str) -> nn.Module:
     backbone = dict(arch=arch, token_mlp=token_mlp, out_indices=(2,))
     width = DualTokenViT.arch_settings[arch]["embed_dims"][-1]
-    return ImageClassifier(
-        backbone=dict(type=DualTokenViT, **backbone),
-        neck=dict(type=DualTokenClsNeck, in_channels=width),
-        head=dict(type=LinearClsHead, num_classes=NUM_CLASSES, in_channels=1280),
-    )
+    with DefaultScope.overwrite_default_scope("mmpretrain"):  # the classifier builds by name
+        return ImageClassifier(
+            backbone=dict(type=DualTokenViT, **backbone),
+            neck=dict(type=DualTokenClsNeck, in_channels=width),
+            head=dict(type=LinearClsHead, num_classes=NUM_CLASSES, in_channels=1280),
+        )
 
 
 def _timm(name: str, **options) -> nn.Module:
