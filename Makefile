@@ -21,7 +21,7 @@ MATCH := --match-python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint
+.PHONY: help setup demo test test-all lint docs
 
 help:
 	@echo 'make setup     create or complete the environment ($(VENV))'
@@ -29,6 +29,7 @@ help:
 	@echo 'make test      set up, run the tests'
 	@echo 'make test-all  set up, run all tests of both stacks, slow ones too'
 	@echo 'make lint      set up, run ruff'
+	@echo 'make docs      build the site of the documentation into site/'
 	@echo
 	@echo 'STACK=onedl      the maintained forks of the mm packages (default, in .venv)'
 	@echo 'STACK=openmmlab  the official mm packages (in .venv-openmmlab)'
@@ -52,3 +53,11 @@ test-all: setup
 
 lint: setup
 	$(VENV)/bin/python -m ruff check .
+
+# Reads the sources without importing them, hence an environment without torch and the stacks.
+docs:
+	@test -n "$(PYTHON)" || { echo 'no Python 3.10, 3.11 or 3.12 on PATH'; exit 1; }
+	test -x .venv-docs/bin/mkdocs || { "$(PYTHON)" -m venv .venv-docs && \
+		.venv-docs/bin/python -m pip install -q -r requirements/docs.txt; }
+	.venv-docs/bin/mkdocs build --strict
+	@echo 'Read site/index.html'

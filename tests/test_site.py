@@ -1,0 +1,67 @@
+"""The site of the documentation: complete, its names exist, and it builds without a warning."""
+
+import importlib
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from documents import ROOT
+
+#: Names the pages of the site from outside docs/
+HOOKS = (ROOT / "docs" / "site" / "hooks.py").read_text()
+
+
+def nav_of(node):
+    if isinstance(node, str):
+        return [node]
+    values = node.values() if isinstance(node, dict) else node
+    return [page for value in values for page in nav_of(value)]
+
+
+def test_every_page_is_in_the_navigation():
+    pages = nav_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert len(pages) == len(set(pages))
+    assert {p.name for p in (ROOT / "docs").glob("*.md")} <= set(pages)
+    for page in pages:
+        assert (ROOT / "docs" / page).is_file() or page in HOOKS or page.startswith("configs/")
+
+
+NAMES = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_api_names_exist_and_are_described(name):
+    module, _, attribute = name.rpartition(".")
+    try:
+        thing = importlib.import_module(name)
+    except ImportError:
+        thing = getattr(importlib.import_module(module), attribute)
+    assert len(thing.__doc__.strip()) > 20
+
+
+def test_public_names_are_in_the_reference():
+    text = (ROOT / "docs" / "api.md").read_text()
+    engine = importlib.import_module("mmdualtoken.engine").__all__
+    models = importlib.import_module("mmdualtoken.models").__all__
+    inside = {"AtomicLocalBackend", "allow_mmengine_checkpoints", "dualtoken_wrap_policy"}
+    for name in {*models, *engine} - inside:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+@pytest.mark.slow
+def test_site_builds(tmp_path):
+    """Links between pages, also to those outside docs/, lead to pages of the site."""
+    own = ROOT / ".venv-docs" / "bin" / "mkdocs"
+    mkdocs = str(own) if own.is_file() else shutil.which("mkdocs")
+    if mkdocs is None:
+        pytest.skip("mkdocs is not installed; make docs installs it in .venv-docs")
+    command = [mkdocs, "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "site" / "readme.html").read_text()
+    assert 'href="own-data.html"' in page and 'href="configs/mmdet.html"' in page
+    api = (tmp_path / "site" / "api.html").read_text()
+    assert 'id="mmdualtoken.models.backbones.dualtoken_vit.DualTokenViT"' in api
+    assert (tmp_path / "site" / "images" / "architecture.svg").is_file()
