@@ -60,4 +60,4 @@ docs:
 	test -x .venv-docs/bin/mkdocs || { "$(PYTHON)" -m venv .venv-docs && \
 		.venv-docs/bin/python -m pip install -q -r requirements/docs.txt; }
 	.venv-docs/bin/mkdocs build --strict
-	@echo 'Read site/index.html'
+	@echo 'Read site/index.html, or, to search too, run .venv-docs/bin/mkdocs serve'

@@ -38,7 +38,7 @@ def config_path(name: str) -> str:
     """Absolute path of a config of the installed package, from a wheel or an editable install.
 
     Made for the `_base_` of a user's config, where MMEngine evaluates an expression but allows no
-    import statement before it; importing the package registers its models on the way::
+    import statement before it; importing the package registers its models on the way:
 
         _base_ = __import__("mmdualtoken").config_path("mmdet/maskrcnn_dualtoken_s_1x.py")
 

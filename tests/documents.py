@@ -80,6 +80,17 @@ COMMANDS = sorted(
     }
 )
 
+#: Commands within sentences and tables, by page.
+INLINE = sorted(
+    {
+        (name_of(page), tuple(shlex.split(found)))
+        for page in PAGES
+        for found in re.findall(
+            r"`((?:python )?(?:tools|benchmarks)/\w+\.(?:py|sh) [^`]+)`", page.read_text("utf-8")
+        )
+    }
+)
+
 
 def tool_of(words: tuple) -> tuple[str, list[str]] | None:
     """Name and arguments of the tool of ours that a command runs; the shell scripts count as the

@@ -11,6 +11,7 @@ import pytest
 from documents import (
     BLOCKS,
     COMMANDS,
+    INLINE,
     OWN_CONFIGS,
     PAGES,
     PLACEHOLDERS,
@@ -126,6 +127,18 @@ def test_command_is_right(page, words):
             else:
                 assert part in node or key in NEW_KEYS, f"{path} has no {key}"
                 node = node.get(part)
+
+
+@pytest.mark.parametrize(
+    "page, words", INLINE, ids=[f"{page}: {' '.join(words)}" for page, words in INLINE]
+)
+def test_command_in_a_sentence_is_right(page, words):
+    if tool_of(words):
+        parse(*tool_of(words))
+        return
+    source = (ROOT / words[words[0] == "python"]).read_text()
+    for flag in (w for w in words if w.startswith("--")):
+        assert f'"{flag}"' in source
 
 
 RUN = sorted(

@@ -28,6 +28,31 @@ def test_every_page_is_in_the_navigation():
         assert (ROOT / "docs" / page).is_file() or page in HOOKS or page.startswith("configs/")
 
 
+CARDS = (ROOT / "docs" / "model-cards.md").read_text()
+CARD_ROWS = {
+    "`mix`: parameters": "dualtoken_{}_mix_in1k",
+    "`mlp`: parameters": "dualtoken_{}_mlp_in1k",
+    "Mask R-CNN": "maskrcnn_dualtoken_{}_1x",
+    "RetinaNet": "retinanet_dualtoken_{}_1x",
+    "DeepLabv3": "deeplabv3_dualtoken_{}_160k",
+    "PSPNet": "pspnet_dualtoken_{}_160k",
+}
+
+
+@pytest.mark.parametrize("row", CARD_ROWS)
+def test_model_cards(row):
+    """The figures are those of the metafiles, which test_metafiles.py counts again."""
+    metafiles = (ROOT / "configs").glob("*/metafile.yml")
+    models = [m for file in metafiles for m in yaml.safe_load(file.read_text())["Models"]]
+    figures = {m["Name"]: m["Metadata"] for m in models}
+    (line,) = re.findall(rf"^\| {row}.*$", CARDS, re.M)
+    expected = []
+    for size in "ts":
+        counted = figures[CARD_ROWS[row].format(size)]
+        expected.append(f"{counted['Parameters'] / 1e6:.2f} M, {counted['FLOPs'] / 1e9:.2f} G")
+    assert line.endswith(f"| {' | '.join(expected)} |")
+
+
 NAMES = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
 
 

@@ -15,6 +15,7 @@ OUTSIDE = {
         f"configs/{name}/README.md": f"configs/{name}.md"
         for name in ("mmdet", "mmseg", "mmpretrain")
     },
+    "benchmarks/README.md": "benchmarks.md",
     "benchmarks/results/demo.md": "results/demo.md",
     "benchmarks/results/nuclei.md": "results/nuclei.md",
 }
