@@ -49,13 +49,13 @@ NOT_RUN = {
 }
 #: Pages whose commands another test runs, on the data that the page is about.
 RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
-#: Blocks of Python that other tests run word for word.
+#: Blocks of Python that are compiled here and run elsewhere.
 PYTHON_ELSEWHERE = {
     ("README.md", "DetInferencer("): "test_installed.py",
     (
         "docs/deployment.md",
         "onnxruntime.InferenceSession",
-    ): "needs an exported file: test_export.py",
+    ): "needs an exported file; test_export.py has its own",
 }
 #: What a key given by --cfg-options adds to the config rather than changes.
 NEW_KEYS = ("train_dataloader.dataset.pipeline.0.on_error",)
@@ -257,6 +257,11 @@ def program_of(block):
     if any(block.page == page and mark in block.text for page, mark in PYTHON_ELSEWHERE):
         return None
     return block
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda b: b.id)
+def test_block_compiles(block):
+    compile(block.text, block.id, "exec")
 
 
 PROGRAMS = [b for b in PYTHON if b not in CONFIGS and program_of(b)]
