@@ -89,14 +89,8 @@ def test_every_block_is_run():
     ]
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param("cells.py", marks=pytest.mark.slow),
-        pytest.param("streets.py", marks=pytest.mark.slow),
-        "things.py",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", OPTIONS)
 def test_example(config, real_data, tmp_path, monkeypatch, tool):
     """The config word for word; the commands too, with options that make the model narrow."""
     monkeypatch.chdir(tmp_path)
