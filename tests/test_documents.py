@@ -33,7 +33,6 @@ FOREIGN = {
     "git clone": "needs the network; the command after it changes into the folder",
     "ln -s": "the path is the reader's",
     "source .venv/bin/activate": "of the environment that runs this test",
-    "pip install": "needs a registry; packaging: test_installed.py, the pins: test_setup*.py",
     "MIM=$(python": "sets the variable of the next line",
     "python $MIM/tools/misc/download_dataset.py": "downloads COCO",
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
@@ -45,17 +44,12 @@ NOT_RUN = {
     "tools/dist_": "several GPUs; two processes on the CPU: test_distributed_training.py",
     "tools/slurm_train.sh": "needs Slurm; what it hands to srun: test_launchers.py",
     "python tools/reproduce.py": "counts or trains all models, minutes; test_report.py runs it",
-    "python tools/export.py": "test_export.py exports",
 }
 #: Pages whose commands another test runs, on the data that the page is about.
 RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 #: Blocks of Python that are compiled here and run elsewhere.
 PYTHON_ELSEWHERE = {
     ("README.md", "DetInferencer("): "test_installed.py",
-    (
-        "docs/deployment.md",
-        "onnxruntime.InferenceSession",
-    ): "needs an exported file; test_export.py has its own",
 }
 #: What a key given by --cfg-options adds to the config rather than changes.
 NEW_KEYS = ("train_dataloader.dataset.pipeline.0.on_error",)
@@ -289,6 +283,4 @@ def test_tables_hold_nothing_outdated():
         assert page in there
     commands = [" ".join(words) for _, words in COMMANDS]
     absent = [b for b in (*FOREIGN, *NOT_RUN) if not any(c.startswith(b) for c in commands)]
-    if "docs/deployment.md" in there:
-        assert not absent
-    assert set(absent) <= {"python tools/export.py", "pip install"}
+    assert not absent
