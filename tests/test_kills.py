@@ -166,9 +166,11 @@ def test_nothing_runs_on_after_a_tool(tmp_path):
     cfg.test_dataloader.update(num_workers=2, persistent_workers=True)
     config = write_config(cfg, tmp_path / "c.py")
     training = Run(tmp_path, "train", config, *RUN)
-    assert training.wait() == 0 and group_ends(training)
+    assert training.wait() == 0, training.output
+    assert group_ends(training)
     testing = Run(tmp_path, "test", config, "run/epoch_1.pth")
-    assert testing.wait() == 0 and group_ends(testing)
+    assert testing.wait() == 0, testing.output
+    assert group_ends(testing)
     cfg.custom_hooks.append(dict(type="SignalAt", done=2, numbers=["no signal"]))
     failing = Run(tmp_path, "train", write_config(cfg, tmp_path / "failing.py"))
     assert failing.wait() == 1 and "TypeError" in failing.output and group_ends(failing)

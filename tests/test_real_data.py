@@ -23,6 +23,7 @@ def tool(name, *args, cwd):
     return done.stdout + done.stderr
 
 
+@pytest.mark.timeout(1800)  # the real config at full size: ten minutes on a busy machine
 @pytest.mark.slow
 def test_coco_photos(real_data, tmp_path):
     """Four COCO photos at 1333x800: the loss falls, the COCO evaluation runs.
