@@ -11,19 +11,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.runner import set_random_seed
 from rich.console import Console
 from rich.progress import track
 
-from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.visualization.browse import Browser, build_dataset, contact_sheet, titled
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, relative to the working directory or project")
+    add_config_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the pictures")
     parser.add_argument(
         "--split", choices=["train", "val", "test"], default="train", help="default: train"
@@ -35,13 +34,6 @@ def parse_args() -> argparse.Namespace:
         "--seed", type=int, default=0, help="of the augmentations; others differ (%(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder with files")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
-    )
-    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
     args = parser.parse_args()
     if args.num < 1:
         parser.error(f"--num is {args.num}; it is at least 1")

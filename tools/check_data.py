@@ -13,13 +13,12 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import Progress
 
 from mmdualtoken.datasets import check
 from mmdualtoken.datasets.check import text
-from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
 
 REFRESH_S = 0.2
@@ -31,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file, relative to the working directory or project")
+    add_config_arguments(parser)
     parser.add_argument(
         "--split", choices=check.SPLITS, help="check only this one (all that the config has)"
     )
@@ -55,13 +54,6 @@ def parse_args() -> argparse.Namespace:
         help="warnings of a kind to show for each data set; errors are all shown (%(default)s)",
     )
     parser.add_argument("--json", metavar="FILE", help="write all findings to a new file")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
-    )
-    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
     args = parser.parse_args()
     for name, least in (("workers", 0), ("max_warnings", 0)):
         if getattr(args, name) < least:

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import mmcv
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mmdualtoken.datasets.loading import BrokenFileError
-from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.inference import Predictor, Source, find_sources, load_model
 from mmdualtoken.inference.model import TASKS
 from mmdualtoken.inference.outputs import VideoResults, protect_results, write_image
@@ -29,7 +28,7 @@ FPS = 25.0  # of a video that does not say
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, relative to the working directory or project")
+    add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("inputs", nargs="+", help="images, folders of images, videos")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
@@ -47,13 +46,6 @@ def parse_args() -> argparse.Namespace:
         "--batch-size", type=int, default=1, help="images at once, if of one size (%(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
-    )
-    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
     args = parser.parse_args()
     if not 0 <= args.score_thr <= 1:
         parser.error(f"--score-thr is {args.score_thr:g}; it is a number from 0 to 1")

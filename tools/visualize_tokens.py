@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import DictAction
 
-from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.inference import load_model
 from mmdualtoken.visualization import BlockMaps, TokenMaps, inspect_tokens
@@ -24,7 +23,7 @@ NAMES = ("attention", "heads", "tokens", "stages", "contributions", "grids")
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, relative to the working directory or project")
+    add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("image", help="image file")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the figures")
@@ -38,13 +37,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dpi", type=int, default=200, help="dots per inch (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ... (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier figures in DIR")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
-    )
-    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
     args = parser.parse_args()
     if args.dpi < 1:
         parser.error(f"--dpi is {args.dpi}; it is at least 1")

@@ -24,16 +24,22 @@ from .errors import InputError
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that training and testing share, named as in mmdet."""
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names a config and changes it, for tools that run in one process."""
     parser.add_argument("config", help="config file, relative to the working directory or project")
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints (work_dirs/CONFIG)")
     parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,
         help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
     )
+    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share, named as in mmdet."""
+    add_config_arguments(parser)
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (work_dirs/CONFIG)")
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="launcher"
     )
