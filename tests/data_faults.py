@@ -19,6 +19,12 @@ TASKS = {
 DETECTION_IMAGE = "data/scenes/train2017/000000000001.jpg"
 SEGMENTATION_IMAGE = "data/ade/images/training/ADE_train_00000001.jpg"
 CLASSIFICATION_IMAGE = "data/imagenet/train/disc/disc_00000001.jpg"
+#: The same by task.
+FIRST_IMAGES = dict(
+    detection=DETECTION_IMAGE,
+    segmentation=SEGMENTATION_IMAGE,
+    classification=CLASSIFICATION_IMAGE,
+)
 
 
 def write_data(*tasks):

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from data_faults import (
-    CLASSIFICATION_IMAGE,
     DETECTION_IMAGE,
-    SEGMENTATION_IMAGE,
+    FIRST_IMAGES,
     TASKS,
     config,
     config_file,
@@ -28,11 +27,6 @@ from mmdualtoken.datasets.check import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST_IMAGES = dict(
-    detection=DETECTION_IMAGE,
-    segmentation=SEGMENTATION_IMAGE,
-    classification=CLASSIFICATION_IMAGE,
-)
 
 
 @pytest.fixture(autouse=True)

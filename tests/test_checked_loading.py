@@ -11,7 +11,7 @@ import pytest
 import torch
 from data_faults import (
     CLASSIFICATION_IMAGE,
-    DETECTION_IMAGE,
+    FIRST_IMAGES,
     SEGMENTATION_IMAGE,
     TASKS,
     config,
@@ -28,11 +28,6 @@ from torch.utils.data import DataLoader
 from mmdualtoken.datasets import BrokenFileError, CheckedLoadImageFromFile
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST_IMAGES = dict(
-    detection=DETECTION_IMAGE,
-    segmentation=SEGMENTATION_IMAGE,
-    classification=CLASSIFICATION_IMAGE,
-)
 SEGMENTATION_MAP = "data/ade/annotations/training/ADE_train_00000001.png"
 STEP = "train_dataloader.dataset.pipeline.0"
 

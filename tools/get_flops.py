@@ -11,11 +11,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
-from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.report.breakdown import Breakdown, break_down, shape_of_config
 
@@ -23,7 +22,7 @@ from mmdualtoken.report.breakdown import Breakdown, break_down, shape_of_config
 def parse_args() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", help="config file, relative to the working directory or project")
+    add_config_arguments(parser)
     parser.add_argument(
         "--shape",
         nargs="+",
@@ -32,13 +31,6 @@ def parse_args() -> argparse.Namespace:
         help="height and width of the image, or one side of a square (the config's test size)",
     )
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this new file")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
-    )
-    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)
     return parser.parse_args()
 
 
