@@ -2,8 +2,6 @@
 
 import pickle
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,21 +37,12 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def train(monkeypatch, capfd):
+def train(tool):
     """Run tools/train.py in this process: train(task, option...) -> (exit status, printed)."""
 
     def call(task, *options):
         options = [f"{STEP}.type=CheckedLoadImageFromFile", *options]
-        args = ["tools/train.py", config_file(task), "--overwrite", "--cfg-options", *options]
-        monkeypatch.setattr(sys, "argv", args)
-        monkeypatch.setenv("LOCAL_RANK", "0")
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / "tools" / "train.py"), run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code or 0
-        printed = capfd.readouterr()
-        return status, printed.out + printed.err
+        return tool("train", config_file(task), "--overwrite", "--cfg-options", *options)
 
     return call
 

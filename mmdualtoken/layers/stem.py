@@ -14,7 +14,7 @@ def channels_last_on_cpu(x: torch.Tensor) -> torch.Tensor:
     """Images (B, C, H, W) in the memory layout that the CPU's convolutions are fastest with.
 
     Depthwise convolutions take a fraction of the time, and BatchNorm a third. A GPU keeps what it
-    is given: there, cuDNN has no depthwise convolution of that layout for fp32.
+    is given: what is fastest there was not measured.
     """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
