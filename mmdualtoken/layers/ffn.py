@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .pieces import by_positions
+
 
 class FFN(nn.Module):
     """Linear C -> rC, GELU, Linear rC -> C.
@@ -15,14 +17,14 @@ class FFN(nn.Module):
 
     def __init__(self, embed_dims: int, ratio: float):
         super().__init__()
-        hidden = round(embed_dims * ratio)  # the product of two floats may be 122.99999999999999
-        self.fc1 = nn.Linear(embed_dims, hidden)
+        self.hidden = round(embed_dims * ratio)  # of floats: may be 122.99999999999999
+        self.fc1 = nn.Linear(embed_dims, self.hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, embed_dims)
+        self.fc2 = nn.Linear(self.hidden, embed_dims)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C) -> (..., C)."""
-        return self.fc2(self.act(self.fc1(x)))
+        return by_positions(lambda x: self.fc2(self.act(self.fc1(x))), x, self.hidden)
 
 
 class BiDimAttention(nn.Module):

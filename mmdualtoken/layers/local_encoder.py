@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .pieces import by_positions
+
 
 class ConvEncoder(nn.Module):
     """ConvNeXt block: Z + gamma * PW2(GELU(PW1(LN(DWConv(Z))))).
@@ -28,16 +30,21 @@ class ConvEncoder(nn.Module):
         self.dwconv = nn.Conv2d(
             embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims
         )
+        self.hidden = expansion * embed_dims
         self.norm = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.pwconv1 = nn.Linear(embed_dims, expansion * embed_dims)
+        self.pwconv1 = nn.Linear(embed_dims, self.hidden)
         self.act = nn.GELU()
-        self.pwconv2 = nn.Linear(expansion * embed_dims, embed_dims)
+        self.pwconv2 = nn.Linear(self.hidden, embed_dims)
         self.gamma = nn.Parameter(torch.full((embed_dims,), layer_scale_init_value))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         z = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.gamma * self.pwconv2(self.act(self.pwconv1(self.norm(z))))
+        return x + self.gamma * by_positions(self.pointwise, z, self.hidden)
+
+    def pointwise(self, z: torch.Tensor) -> torch.Tensor:
+        """PW2(GELU(PW1(LN(Z)))), (..., C) -> (..., C)."""
+        return self.pwconv2(self.act(self.pwconv1(self.norm(z))))
 
 
 class WindowAttention(nn.Module):

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .pieces import by_images
+
 
 def conv_bn_gelu(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> list:
     """A 3x3 convolution without bias, BatchNorm and GELU, as a list of modules."""
@@ -30,6 +32,7 @@ class Stem(nn.Module):
     def __init__(self, in_channels: int, embed_dims: int):
         super().__init__()
         mid = embed_dims // 2
+        self.width = mid // 4  # per pixel of the image: C / 2 channels at half the resolution
         self.convs = nn.Sequential(
             *conv_bn_gelu(in_channels, mid, stride=2),  # H/2 W/2
             *conv_bn_gelu(mid, mid, groups=mid),
@@ -41,5 +44,7 @@ class Stem(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, ceil(H/8), ceil(W/8), C)."""
-        x = self.convs(channels_last_on_cpu(x))
+        x = channels_last_on_cpu(x)
+        # In training, BatchNorm takes its statistics over all images.
+        x = self.convs(x) if self.training else by_images(self.convs, x, self.width)
         return self.norm(x.permute(0, 2, 3, 1))  # (B, C, H, W) -> (B, H, W, C)
