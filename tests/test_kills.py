@@ -24,7 +24,7 @@ from training_runs import (
 )
 
 from mmdualtoken.engine import load_file
-from mmdualtoken.engine.atomic_checkpoint import PARTIAL
+from mmdualtoken.engine.hooks.atomic_checkpoint import PARTIAL
 
 SLOW = pytest.mark.slow
 RUN = ("--work-dir", "run")

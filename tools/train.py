@@ -14,7 +14,7 @@ from mmdualtoken.engine.clear_end import clear_end
 from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.engine.finetune import fine_tune
-from mmdualtoken.engine.nan_loss import ACTIONS
+from mmdualtoken.engine.hooks.nan_loss import ACTIONS
 from mmdualtoken.engine.preflight import check_data
 from mmdualtoken.engine.pretrained import start_from_checkpoint
 from mmdualtoken.engine.reliability import add_reliability

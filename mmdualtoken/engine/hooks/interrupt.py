@@ -13,8 +13,8 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..runner.workers import shield_workers
 from .atomic_checkpoint import write_checkpoint
-from .workers import shield_workers
 
 FILENAME = "interrupted.pth"
 UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
