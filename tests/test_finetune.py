@@ -16,7 +16,12 @@ from tasks import DETECTOR
 from torch import nn
 
 from mmdualtoken.engine import InputError
-from mmdualtoken.engine.finetune import DropClassLayersHook, fine_tune, fit_classes
+from mmdualtoken.engine.finetune import (
+    DropClassLayersHook,
+    check_resumed_optimizer,
+    fine_tune,
+    fit_classes,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -203,6 +208,22 @@ def test_forms_of_checkpoints(key, four):
 def test_before_averages_are_loaded():
     """EMAHook loads the checkpoint into its copy: it must get the fitted one."""
     assert get_priority(DropClassLayersHook.priority) < get_priority(EMAHook.priority)
+
+
+def test_resuming_with_another_optimizer():
+    layer = nn.Linear(2, 2)
+    adamw, adam = torch.optim.AdamW(layer.parameters()), torch.optim.Adam(layer.parameters())
+    sgd = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    groups = torch.optim.SGD([dict(params=[p]) for p in layer.parameters()], lr=0.1)
+    for own, there in ((adamw, adamw), (adamw, adam), (sgd, sgd)):
+        check_resumed_optimizer(own, there.state_dict(), "a.pth")
+    for own, there, text in (
+        (sgd, adamw, r"SGD, .*1 groups with \['momentum'\], in the file 1 groups with \['betas'\]"),
+        (adamw, sgd, r"AdamW, .*1 groups with \['betas'\]"),
+        (sgd, groups, r"1 groups with \['momentum'\], in the file 2 groups"),
+    ):
+        with pytest.raises(InputError, match=text):
+            check_resumed_optimizer(own, there.state_dict(), "a.pth")
 
 
 def test_added_to_a_config_once():

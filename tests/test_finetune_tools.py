@@ -163,7 +163,10 @@ def test_resuming_goes_on_with_the_same_classes(project, tool):
     assert "decode_head.conv_seg.weight is (5, 16, 1, 1) in the file, (7, 16, 1, 1) by" in printed
     assert "--load-from" in printed and "Traceback" not in printed
     path = config("segmentation", hooks="dict(type='DropClassLayersHook')")
-    options = ["--cfg-options", "train_cfg.max_iters=4"]
+    options = ["--cfg-options", "train_cfg.max_iters=4", "optim_wrapper.optimizer.type=RMSprop"]
+    status, printed = tool("train", path, "--work-dir", "run", "--resume", *options)
+    assert status == 2 and "RMSprop, is not the one that the run began with" in printed
+    del options[-1]
     status, printed = tool("train", path, "--work-dir", "run", "--resume", *options)
     assert status == 0
     assert "resumed epoch: 0, iter: 2" in printed

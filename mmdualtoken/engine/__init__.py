@@ -16,6 +16,7 @@ from .hooks import (
     ExactResumeHook,
     InterruptHook,
     NanLossHook,
+    StrictLoadHook,
 )
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .pretrained import PretrainedBackbone
@@ -37,6 +38,7 @@ __all__ = [
     "ResumableEpochLoop",
     "ResumableIterLoop",
     "ResumingFSDPStrategy",
+    "StrictLoadHook",
     "add_reliability",
     "allow_mmengine_checkpoints",
     "allow_unsafe_checkpoints",

@@ -1,4 +1,4 @@
-"""Hooks: whole checkpoints, exact resume, signals, NaN losses.
+"""Hooks: whole checkpoints, exact resume, signals, NaN losses, checkpoints that fit.
 
 `DropClassLayersHook` is in `engine/finetune.py`, with what it does; those of `watch` are there.
 """
@@ -7,6 +7,7 @@ from .atomic_checkpoint import AtomicCheckpointHook, AtomicLocalBackend
 from .exact_resume import ExactResumeHook
 from .interrupt import InterruptHook
 from .nan_loss import NanLossHook
+from .strict_load import StrictLoadHook
 
 __all__ = [
     "AtomicCheckpointHook",
@@ -14,4 +15,5 @@ __all__ = [
     "ExactResumeHook",
     "InterruptHook",
     "NanLossHook",
+    "StrictLoadHook",
 ]
