@@ -131,7 +131,10 @@ def log_lines():
     handler.emit = lambda record: lines.append(record.getMessage())
     logger = MMLogger.get_current_instance()
     logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)  # an earlier test may have left one that says less
     try:
         yield lines
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -26,14 +26,14 @@ def free_port():
         return s.getsockname()[1]
 
 
-def run_ranks(function, folder, *args):
+def run_ranks(function, folder, *args, backend="gloo"):
     """What function(rank, *args) returns in each of two ranks, in their order."""
     port = free_port()
-    mp.spawn(_rank, args=(function, str(folder), port, args), nprocs=WORLD)
+    mp.spawn(_rank, args=(function, str(folder), port, backend, args), nprocs=WORLD)
     return [torch.load(f"{folder}/rank{r}.pt", weights_only=False) for r in range(WORLD)]
 
 
-def _rank(rank, function, folder, port, args):
+def _rank(rank, function, folder, port, backend, args):
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank),
@@ -42,7 +42,7 @@ def _rank(rank, function, folder, port, args):
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
+    dist.init_process_group(backend, timeout=timedelta(seconds=120))
     torch.save(function(rank, *args), f"{folder}/rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -64,8 +64,17 @@ def environment(**more):
     return {**os.environ, **own, **more}
 
 
-def launch(script, *args, **more):
-    """Run tools/dist_train.sh or dist_test.sh to its end: (exit status, what it printed)."""
+def launch(script, *args, folder=None, **more):
+    """Run tools/dist_train.sh or dist_test.sh to its end, in a folder or where the test is.
+
+    Args:
+        more: of the environment.
+
+    Returns:
+        exit status, and what it printed.
+    """
     command = [str(ROOT / "tools" / script), *map(str, args)]
-    done = subprocess.run(command, env=environment(**more), capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=folder, env=environment(**more), capture_output=True, text=True
+    )
     return done.returncode, done.stdout + done.stderr

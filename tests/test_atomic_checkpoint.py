@@ -10,8 +10,8 @@ from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, state_of
 
 from mmdualtoken.engine import InputError
-from mmdualtoken.engine import atomic_checkpoint as atomic
 from mmdualtoken.engine.clear_end import clear_end
+from mmdualtoken.engine.hooks import atomic_checkpoint as atomic
 
 
 @pytest.fixture

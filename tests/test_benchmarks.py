@@ -181,7 +181,7 @@ def test_speed(run, tmp_path):
     assert {"date", "command", "hardware", "versions", "limits"} <= set(record)
     assert (out / "speed.png").stat().st_size > 1000
     status, printed = run("speed", "--models", "resnet18", *size)
-    assert status == 2 and "name a new or an empty folder" in printed
+    assert status == 2 and "Name a folder that is new or empty." in printed
     assert rows_of(out / "speed.csv") == rows
 
 

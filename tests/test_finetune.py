@@ -1,9 +1,5 @@
 """A trained model to other classes: what is kept, what is dropped, what is refused."""
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,201 +8,22 @@ import torch
 from helpers import build, log_lines, params, randomise
 from mmdet.models import RetinaHead, Shared2FCBBoxHead
 from mmengine.config import Config
-from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.hooks import EMAHook
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, get_priority
 from mmseg.models import FCNHead
-from tasks import DETECTOR, TASKS
+from tasks import DETECTOR
 from torch import nn
 
-from mmdualtoken.engine import InputError, load_file
-from mmdualtoken.engine.finetune import DropClassLayersHook, fine_tune, fit_classes
-from mmdualtoken.engine.pretrained import load_backbone, start_from_checkpoint
+from mmdualtoken.engine import InputError
+from mmdualtoken.engine.finetune import (
+    DropClassLayersHook,
+    check_resumed_optimizer,
+    fine_tune,
+    fit_classes,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# Per task: the toolbox, a config's changes to other classes, and the class layers by name.
-OTHER_CLASSES = {
-    "detection": (
-        "mmdet",
-        "two = dict(num_classes=2)\nmodel = dict(roi_head=dict(bbox_head=two, mask_head=two))\n"
-        "data = dict(dataset=dict(metainfo=dict(classes=('disc', 'square'))))\n"
-        "train_dataloader = test_dataloader = data\n",
-        {
-            "roi_head.bbox_head.fc_cls": (5, 3),
-            "roi_head.bbox_head.fc_reg": (16, 8),
-            "roi_head.mask_head.conv_logits": (4, 2),
-        },
-    ),
-    "segmentation": (
-        "mmseg",
-        "model = dict(decode_head=dict(num_classes=7))\n",
-        {"decode_head.conv_seg": (5, 7)},
-    ),
-    "classification": (
-        "mmpretrain",
-        "model = dict(head=dict(num_classes=6), data_preprocessor=dict(num_classes=6))\n"
-        "train_dataloader = test_dataloader = dict(persistent_workers=False)\n",
-        {"head.fc": (4, 6)},
-    ),
-}
-
-
-@HOOKS.register_module()
-class SaveStartHook(Hook):
-    """Saves the weights that training starts with to start.pth."""
-
-    def before_train(self, runner):
-        torch.save(runner.model.state_dict(), "start.pth")
-
-
-def config(task, changes="", hooks="dict(type='SaveStartHook')"):
-    """A config file that inherits the task's narrow one, without validation."""
-    path = Path("fine.py")
-    path.write_text(
-        f"_base_ = {TASKS[task][0]!r}\n{changes}custom_hooks = [{hooks}]\n"
-        "val_dataloader = val_cfg = val_evaluator = None\n"
-    )
-    return str(path)
-
-
-def save_narrow(task):
-    """A checkpoint of the task's narrow model."""
-    cfg = Config.fromfile(TASKS[task][0])
-    init_default_scope(cfg.default_scope)
-    state = params(randomise(MODELS.build(cfg.model), seed=4))
-    torch.save(dict(meta={}, state_dict=state), f"{task}.pth")
-    return f"{task}.pth"
-
-
-def checkpoint_of(work_dir):
-    return (Path(work_dir) / "last_checkpoint").read_text()
-
-
-def check_start(checkpoint, layers, printed):
-    """The first weights are the checkpoint's but for the class layers, which a line names."""
-    source, begun = load_file(checkpoint)["state_dict"], load_file("start.pth")
-    dropped = [name for name in begun if name.rpartition(".")[0] in layers]
-    assert len(dropped) == 2 * len(layers)  # weight and bias
-    for name, value in begun.items():
-        if name in dropped:
-            there, here = layers[name.rpartition(".")[0]]
-            assert (len(source[name]), len(value)) == (there, here)
-        else:
-            assert torch.equal(value, source[name]), name
-    parts = {name.split(".")[0] for name in begun if name not in dropped}
-    assert "backbone" in parts
-    named = ", ".join(f"{k} ({old} outputs, now {new})" for k, (old, new) in layers.items())
-    kept = f"kept {len(begun) - len(dropped)} of {len(begun)} tensors of {checkpoint}; "
-    assert printed.count(f"{kept}class layers that start anew: {named}\n") == 1
-    assert "do not match" not in printed
-    return parts
-
-
-@pytest.mark.parametrize("task", OTHER_CLASSES)
-def test_to_other_classes(task, project, tool):
-    """A model that was trained before, by tools/train.py."""
-    _, changes, layers = OTHER_CLASSES[task]
-    assert tool("train", config(task), "--work-dir", "first")[0] == 0
-    checkpoint = checkpoint_of("first")
-
-    path = config(task, changes)
-    status, printed = tool("train", path, "--work-dir", "ours", "--load-from", checkpoint)
-    assert status == 0
-    parts = check_start(checkpoint, layers, printed)
-    if task == "detection":
-        assert parts == {"backbone", "neck", "rpn_head", "roi_head"}
-    trained = load_file(checkpoint_of("ours"))["state_dict"]
-    assert all(len(trained[f"{layer}.weight"]) == new for layer, (_, new) in layers.items())
-
-
-@pytest.mark.parametrize("task", OTHER_CLASSES)
-def test_to_other_classes_by_the_stock_tools(task, project, tool, stock):
-    """By the toolbox's own train.py, with the hook in the config."""
-    toolbox, changes, layers = OTHER_CLASSES[task]
-    checkpoint = save_narrow(task)
-    hooks = "dict(type='DropClassLayersHook'), dict(type='SaveStartHook')"
-    path = config(task, f"{changes}load_from = {checkpoint!r}\n", hooks)
-    printed = stock(toolbox, path, "--work-dir", "theirs")
-    check_start(checkpoint, layers, printed)
-
-    # The config's hook must not make a tested model of the old classes look like one of the new.
-    status, printed = tool("test", path, checkpoint, "--work-dir", "eval")
-    assert status == 0 and "class layers that start anew" not in printed
-    assert "size mismatch for" in printed
-
-
-@pytest.mark.parametrize("task", OTHER_CLASSES)
-def test_pretrained_by_the_stock_tools(task, project, stock):
-    """init_cfg in a config, a classifier's checkpoint, the toolbox's own train.py."""
-    checkpoint = save_narrow("classification")
-    init_cfg = f"_delete_=True, type='Pretrained', checkpoint={checkpoint!r}, prefix='backbone.'"
-    changes = (
-        f"model = dict(backbone=dict(token_mlp='mix', init_cfg=dict({init_cfg})))\n"
-        "train_dataloader = test_dataloader = dict(persistent_workers=False)\n"
-    )
-    printed = stock(OTHER_CLASSES[task][0], config(task, changes), "--work-dir", "run")
-    source, begun = load_file(checkpoint)["state_dict"], load_file("start.pth")
-    backbone = [name for name in begun if name.startswith("backbone.")]
-    for name in backbone:
-        if not name.startswith("backbone.norm"):
-            assert torch.equal(begun[name], source[name]), name
-    (line,) = re.findall(r"loaded \d+ of \d+ backbone tensors from .*", printed)
-    taken = [n for n in backbone if task == "classification" or "backbone.norm" not in n]
-    expected = f"loaded {len(taken)} of {len(backbone)} backbone tensors from {checkpoint}"
-    if task != "classification":
-        expected += "; started anew, not in the file: norm0, norm1"
-        expected += "; started anew, of another type in the file: norm2"
-    assert line == expected
-
-
-def test_resuming_goes_on_with_the_same_classes(project, tool):
-    path = config("segmentation", hooks="dict(type='DropClassLayersHook')")
-    assert tool("train", path, "--work-dir", "run")[0] == 0
-    changed = config("segmentation", OTHER_CLASSES["segmentation"][1])
-    status, printed = tool("train", changed, "--work-dir", "run", "--resume")
-    assert status == 2
-    assert "decode_head.conv_seg.weight is (5, 16, 1, 1) in the file, (7, 16, 1, 1) by" in printed
-    assert "--load-from" in printed and "Traceback" not in printed
-    path = config("segmentation", hooks="dict(type='DropClassLayersHook')")
-    options = ["--cfg-options", "train_cfg.max_iters=4"]
-    status, printed = tool("train", path, "--work-dir", "run", "--resume", *options)
-    assert status == 0
-    assert "resumed epoch: 0, iter: 2" in printed
-    assert not re.search(r"kept \d+ of", printed)
-
-
-def test_misfits_by_the_tool(project, tool):
-    """A classifier is no segmentor; one of the three ways to start at a time; the file is there."""
-    file, segmentor = save_narrow("classification"), TASKS["segmentation"][0]
-    status, printed = tool("train", segmentor, "--load-from", file)
-    assert status == 2
-    assert f"load_from {file} does not fit" in printed
-    assert "missing" in printed and "not known" in printed and "--pretrained" in printed
-    status, printed = tool("train", segmentor, "--load-from", "nowhere.pth")
-    assert status == 2 and "nowhere.pth" in printed and "does not exist" in printed
-    for other in (["--resume"], ["--pretrained", file]):
-        status, printed = tool("train", segmentor, "--load-from", file, *other)
-        assert status == 2 and "one of the three" in printed
-
-
-@pytest.mark.slow
-def test_one_line_in_two_processes(project):
-    """torchrun's launcher with gloo on the CPU: the first process speaks."""
-    file = save_narrow("classification")
-    command = [ROOT / "tools" / "dist_train.sh", config("detection"), "2", "--pretrained", file]
-    mix = ["--cfg-options", "model.backbone.token_mlp=mix"]
-    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    Path("fine.py").write_text(Path("fine.py").read_text().replace("custom_hooks", "unused"))
-    done = subprocess.run([*command, *mix], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    printed = done.stdout + done.stderr
-    assert "Distributed training: True" in printed
-    assert printed.count(f"backbone tensors from {file}") == 1
-
-
-# ---------------------------------------------------------------- rules
 
 
 def detector(classes=4):
@@ -393,6 +210,22 @@ def test_before_averages_are_loaded():
     assert get_priority(DropClassLayersHook.priority) < get_priority(EMAHook.priority)
 
 
+def test_resuming_with_another_optimizer():
+    layer = nn.Linear(2, 2)
+    adamw, adam = torch.optim.AdamW(layer.parameters()), torch.optim.Adam(layer.parameters())
+    sgd = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    groups = torch.optim.SGD([dict(params=[p]) for p in layer.parameters()], lr=0.1)
+    for own, there in ((adamw, adamw), (adamw, adam), (sgd, sgd)):
+        check_resumed_optimizer(own, there.state_dict(), "a.pth")
+    for own, there, text in (
+        (sgd, adamw, r"SGD, .*1 groups with \['momentum'\], in the file 1 groups with \['betas'\]"),
+        (adamw, sgd, r"AdamW, .*1 groups with \['betas'\]"),
+        (sgd, groups, r"1 groups with \['momentum'\], in the file 2 groups"),
+    ):
+        with pytest.raises(InputError, match=text):
+            check_resumed_optimizer(own, there.state_dict(), "a.pth")
+
+
 def test_added_to_a_config_once():
     """Where it loads a checkpoint."""
     other = dict(type="EMAHook")
@@ -408,79 +241,8 @@ def test_added_to_a_config_once():
     assert "custom_hooks" not in cfg
 
 
-# ---------------------------------------------------------------- the page
-
-PAGE = (ROOT / "docs" / "finetuning.md").read_text()
-BLOCKS = dict(re.findall(r"```python\n# ([\w ]+)\n(.*?)```", PAGE, re.S))
-
-
-@pytest.fixture
-def written(tmp_path, monkeypatch):
-    """Write a block of the page where it finds our configs; gives its Config."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.chdir(tmp_path)
-
-    def write(name):
-        Path("my_config.py").write_text(BLOCKS[name])
-        return Config.fromfile("my_config.py")
-
-    return write
-
-
-def test_every_block_of_the_page_is_tested():
-    assert set(BLOCKS) == {"pretrained", "layer decay", "other classes"}
-    assert PAGE.count("```python") == len(BLOCKS)
-
-
-def test_page_pretrained(written):
-    """The config does what --pretrained does."""
-    cfg = written("pretrained")
-    Path("FILE").touch()
-    expected = Config.fromfile("configs/mmdet/maskrcnn_dualtoken_s_1x.py")
-    start_from_checkpoint(expected, "FILE")
-    assert cfg.model == expected.model
-    assert cfg.model.backbone.init_cfg.type == "Pretrained"
-
-
-def test_page_line_of_the_log(tmp_path):
-    """The counts on the page are those of a Small with the mix MLP."""
-    model = build(arch="small", token_mlp="mix")
-    state = params(build(arch="small", token_mlp="mix", out_indices=(2,)))
-    torch.save({f"backbone.{k}": v for k, v in state.items()}, tmp_path / "FILE")
-    with log_lines() as lines:
-        load_backbone(model, str(tmp_path / "FILE"), "backbone.")
-    assert f"    {lines[0].replace(str(tmp_path / 'FILE'), 'FILE')}\n" in PAGE
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_page_layer_decay(task, written):
-    """The same lines on a config of each toolbox."""
-    cfg = Config.fromfile(TASKS[task][0])
-    cfg.merge_from_dict(written("layer decay").to_dict())
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    rates = {id(p): g["lr"] for g in groups for p in g["params"]}
-    stem, last = rates[id(model.backbone.stem.norm.bias)], rates[id(model.backbone.norm2.bias)]
-    assert stem == pytest.approx(last * 0.8**4)
-    assert last == cfg.optim_wrapper.optimizer.lr
-
-
-def test_page_other_classes(written):
-    cfg = written("other classes")
-    assert cfg.load_from == "FILE"
-    assert cfg.custom_hooks == [dict(type="DropClassLayersHook")]
-    heads = cfg.model.roi_head
-    assert heads.bbox_head.num_classes == heads.mask_head.num_classes == 2
-    for loader, split in ((cfg.train_dataloader, "train"), (cfg.val_dataloader, "val")):
-        assert loader.dataset.metainfo.classes == ("cat", "dog")
-        assert loader.dataset.data_root == "data/pets/"
-        assert loader.dataset.ann_file == f"annotations/instances_{split}2017.json"
-    fine_tune(cfg)
-    assert len(cfg.custom_hooks) == 1
-
-
 def test_page_kept_line(four):
     """The counts on the page are those of the narrow detector's model."""
+    page = (ROOT / "docs" / "finetuning.md").read_text()
     fitted, dropped = fit_classes(detector(2), four, "FILE")
-    assert f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of FILE" in PAGE
+    assert f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of FILE" in page

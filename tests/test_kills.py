@@ -3,16 +3,14 @@
 import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import pytest
 import training_runs
+from ranks import launch
 from toy_training import toy_config
 from training_runs import (
-    ROOT,
     Run,
     assert_same,
     last,
@@ -24,7 +22,7 @@ from training_runs import (
 )
 
 from mmdualtoken.engine import load_file
-from mmdualtoken.engine.atomic_checkpoint import PARTIAL
+from mmdualtoken.engine.outputs import PARTIAL
 
 SLOW = pytest.mark.slow
 RUN = ("--work-dir", "run")
@@ -122,6 +120,22 @@ def test_signal_to_all_processes_of_a_run(task, number, tmp_path):
     assert status == 0 and "data and random numbers go on exactly" in output
     ends = [state_of(tmp_path / last(tmp_path / name)) for name in ("run", "whole")]
     assert_same(*ends)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_when_nobody_reads(number, tmp_path):
+    """`train.py ... | tee log`: Ctrl-C has ended tee as well."""
+    cfg = toy_config(length=6)
+    cfg.default_hooks.checkpoint.interval = 100
+    cfg.custom_hooks += [
+        dict(type="NobodyReads"),
+        dict(type="SignalAt", done=4, numbers=[int(number)]),
+    ]
+    assert train(tmp_path, cfg, "run")[0] == 128 + number
+    assert last(tmp_path / "run") == "run/interrupted.pth"
+    cfg.custom_hooks[-1].numbers = [int(signal.SIGINT)] * 2
+    assert train(tmp_path, cfg, "twice")[0] == 130
+    assert not list((tmp_path / "twice").glob("*.pth"))
 
 
 @SLOW
@@ -225,48 +239,31 @@ def test_files_may_not_be_that_large(tmp_path):
     assert not list((tmp_path / "run").glob(f"*{PARTIAL}"))
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @SLOW
 def test_two_processes_stop_together(tmp_path):
     """Though one alone is told, or the launcher; and go on exactly."""
 
-    def launch(cfg, name, *args):
+    def start(cfg, name, *args):
         config = write_config(cfg, tmp_path / f"{name}.py")
-        command = [ROOT / "tools" / "dist_train.sh", config, "2", "--work-dir", name, *args]
-        environment = {
-            **os.environ,
-            "PYTHON": sys.executable,
-            "PORT": str(free_port()),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        }
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        return done.returncode, done.stdout + done.stderr
+        return launch("dist_train.sh", config, 2, "--work-dir", name, *args, folder=tmp_path)
 
     def config(length=8):
         cfg = toy_config(length=length, workers=1)
         cfg.default_hooks.checkpoint.interval = 100
         return cfg
 
-    status, output = launch(config(), "whole")
+    status, output = start(config(), "whole")
     assert status == 0, output
     for to in ("process", "launcher"):
         cfg = config(length=1000 if to == "launcher" else 8)
         hook = dict(type="SignalAt", done=3, numbers=[int(signal.SIGTERM)], to=to, rank=1)
         cfg.custom_hooks.append(hook)
-        status, output = launch(cfg, to)
+        status, output = start(cfg, to)
         assert status != 0 and output.count("interrupted.pth holds its state") == 1, output
         done = state_of(tmp_path / to / "interrupted.pth")
         assert done["exact_resume"]["processes"] == 2
         assert len(done["losses"]) == 3 or to == "launcher"
-    status, output = launch(config(), "process", "--resume")
+    status, output = start(config(), "process", "--resume")
     assert status == 0 and "not exact" not in output, output
     ends = [state_of(tmp_path / last(tmp_path / name)) for name in ("process", "whole")]
     assert_same(*ends)

@@ -6,10 +6,11 @@ from helpers import build, log_lines
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from ranks import free_port
+from tasks import TASKS
 from torch import nn
 
 from mmdualtoken.engine import InputError
-from mmdualtoken.engine.distributed import FULL_ON_CPU, start_processes
+from mmdualtoken.engine.distributed import FULL_ON_CPU, explain_sync_bn, start_processes
 
 
 @pytest.fixture
@@ -74,12 +75,14 @@ def test_sync_bn_becomes_bn(alone):
         backbone=dict(type="DualTokenViT", out_norm_cfg=dict(type="SyncBN", eps=1e-3)),
         heads=[dict(norm_cfg=dict(type="SyncBN", requires_grad=True))],
         other=dict(norm_cfg=dict(type="LN"), kind=dict(type=nn.SyncBatchNorm)),
+        scoped=dict(norm_cfg=dict(type="mmengine.SyncBN")),
     )
     with log_lines() as lines:
         cfg = started(model=model, sync_bn="torch")
     assert cfg.model.backbone.out_norm_cfg == dict(type="BN", eps=1e-3)
     assert cfg.model.heads[0].norm_cfg == dict(type="BN", requires_grad=True)
     assert cfg.model.other == dict(norm_cfg=dict(type="LN"), kind=dict(type="BN"))
+    assert cfg.model.scoped.norm_cfg == dict(type="BN")
     assert "sync_bn" not in cfg
     assert any("SyncBatchNorm computes on GPUs only" in line for line in lines)
 
@@ -132,3 +135,14 @@ def test_sync_bn_needs_a_gpu(alone):
     started()
     with pytest.raises(ValueError, match="GPU"):
         nn.parallel.DistributedDataParallel(build(out_norm_cfg=dict(type="SyncBN")))
+
+
+def test_sync_bn_that_the_config_does_not_name(alone, project, tool):
+    """mmseg's Feature2Pyramid has it by default; PyTorch refuses it when the model is wrapped."""
+    neck = ["model.neck.type=Feature2Pyramid", "model.neck.embed_dim=32"]
+    config, _ = TASKS["segmentation"]
+    status, printed = tool("train", config, "--launcher", "pytorch", "--cfg-options", *neck)
+    assert status == 2 and "Traceback" not in printed
+    assert "norm_cfg=dict(type='BN')" in printed and "without --launcher" in printed
+    with pytest.raises(ValueError, match="another"), explain_sync_bn():
+        raise ValueError("another")

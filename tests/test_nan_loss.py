@@ -12,8 +12,8 @@ from toy_training import ToyModel, run, toy_config
 from training_runs import last, state_of
 
 from mmdualtoken.engine import InputError, NanLossHook, load_file
-from mmdualtoken.engine import nan_loss as module
-from mmdualtoken.engine.nan_loss import image_files
+from mmdualtoken.engine.hooks import nan_loss as module
+from mmdualtoken.engine.hooks.nan_loss import image_files
 
 NAN, INF = float("nan"), float("inf")
 

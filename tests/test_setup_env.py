@@ -6,25 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from setup_tools import FACTS, ROOT, setup_env
 
 import mmdualtoken
 from mmdualtoken import stack
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import setup_env  # noqa: E402
-
-FACTS = {
-    "torch": "2.11.0+cu130",
-    "cuda": None,
-    "cuda_home": None,
-    "archs": [],
-    "tag": "cp311",
-    "platform": "linux-x86_64",
-    "include": "/nowhere",
-}
-
 
 # --- requirements
 

@@ -8,24 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from setup_tools import FACTS, ROOT, mmcv_wheel
 
 from mmdualtoken import disks, stack
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import mmcv_wheel  # noqa: E402
-
-FACTS = {
-    "torch": "2.11.0+cu130",
-    "cuda": None,
-    "cuda_home": None,
-    "archs": [],
-    "tag": "cp311",
-    "platform": "linux-x86_64",
-    "include": "/nowhere",
-}
-
 
 # --- the wheel cache
 

@@ -1,5 +1,6 @@
 """Curves, pictures and the summary of a training."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -106,6 +107,37 @@ def test_a_broken_file_of_evaluations_does_not_stop_a_run(project, tool):
     assert status == 0 and "evaluations.json cannot be read" in printed
     assert "curves.png is not drawn (IsADirectoryError" in printed
     assert [e["step"] for e in json.loads(Path("run/evaluations.json").read_text())] == [2]
+
+
+DRAWING = {
+    "detection": ("mmdet.visualization.DetLocalVisualizer", "add_datasample"),
+    "segmentation": ("mmseg.visualization.SegLocalVisualizer", "add_datasample"),
+    "classification": ("mmpretrain.visualization.UniversalVisualizer", "visualize_cls"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_picture_that_cannot_be_drawn_does_not_stop_a_run(task, project, tool, monkeypatch):
+    """As mmpretrain's where the validation set has fewer classes than the head."""
+
+    def fail(*args, **kwargs):
+        raise IndexError("tuple index out of range")
+
+    name, method = DRAWING[task]
+    module, _, visualizer = name.rpartition(".")
+    monkeypatch.setattr(getattr(importlib.import_module(module), visualizer), method, fail)
+    arguments = [TASKS[task][0], "--overwrite", "--cfg-options", *SHORT[task]]
+    status, printed = tool("train", *arguments)
+    assert status == 0 and "best" in printed
+    text = "A prediction is not drawn (IndexError: tuple index out of range)"
+    assert printed.count(text) == 1  # of two evaluations
+    drawing = "enable" if task == "classification" else "draw"
+    wanted = [
+        f"default_hooks.visualization.{drawing}=True",
+        "default_hooks.visualization.interval=1",
+    ]
+    with pytest.raises(IndexError):  # the config's own wish is the toolbox's business
+        tool("train", *arguments, *wanted)
 
 
 def test_running_mean():

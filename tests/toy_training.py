@@ -70,6 +70,17 @@ class SignalAt(Hook):
             self._send()
 
 
+@HOOKS.register_module()
+class NobodyReads(Hook):
+    """What the process prints from now on meets a broken pipe."""
+
+    def before_train(self, runner):
+        reader, writer = os.pipe()
+        os.close(reader)
+        for stream in (1, 2):
+            os.dup2(writer, stream)
+
+
 @MODELS.register_module()
 class ToyModel(BaseModel):
     """A layer of width² weights and dropout, which learns to give back its input."""

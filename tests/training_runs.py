@@ -147,7 +147,8 @@ def write_scenes(folder: Path, count: int) -> None:
     size = dict(num_train=count, num_val=2, size_range=(96, 128))
     write_coco(folder / "data/scenes", **size)
     write_ade20k(folder / "data/ade", **size)
-    write_imagenet(folder / "data/imagenet", **size)
+    # One of each class: mmpretrain cannot draw a prediction whose class has no folder.
+    write_imagenet(folder / "data/imagenet", **{**size, "num_val": 4})
 
 
 def write_config(cfg: Config, path: Path) -> Path:

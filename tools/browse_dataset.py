@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.outputs import check_new_folder
 from mmdualtoken.visualization.browse import Browser, build_dataset, contact_sheet, titled
 
 
@@ -40,21 +40,9 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_folder(args: argparse.Namespace) -> Path:
-    """The folder of the pictures, checked before the work."""
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder.")
-    if out.is_dir() and any(out.iterdir()) and not args.overwrite:
-        raise InputError(
-            f"--out {out} has files in it. Name another folder, or write into it with --overwrite."
-        )
-    return out
-
-
 def main() -> None:
     args = parse_args()
-    out = check_folder(args)
+    out = check_new_folder(args.out, args.overwrite)
     with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
         cfg = load_config(args)
         dataset = build_dataset(cfg, args.split)

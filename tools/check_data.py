@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
@@ -20,6 +19,7 @@ from mmdualtoken.datasets import check
 from mmdualtoken.datasets.check import text
 from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.outputs import check_new_file
 
 REFRESH_S = 0.2
 MAX_WORKERS = 8
@@ -63,16 +63,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_json_path(path: str | None) -> None:
-    """Refuse, before the work, a file that is there or whose folder is not."""
-    if path is None:
-        return
-    if Path(path).exists():
-        raise InputError(f"--json {path} exists already. Give another name, or remove the file.")
-    if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"--json {path}: the folder does not exist. Create it first.")
-
-
 def watch(inspections: Iterable, count: int, name: str) -> Iterator:
     """Hand on the results, with a progress bar where somebody sees it."""
     console = Console(stderr=True)
@@ -104,7 +94,8 @@ def show(reports: list[check.Report], max_warnings: int) -> None:
 def main() -> None:
     """Check, print, and end with the status."""
     args = parse_args()
-    check_json_path(args.json)
+    if args.json is not None:
+        check_new_file(args.json, "--json")
     splits = [args.split] if args.split else check.SPLITS
     with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
         cfg = load_config(args)

@@ -9,13 +9,13 @@ import contextlib
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.outputs import check_new_file
 from mmdualtoken.report.breakdown import Breakdown, break_down, shape_of_config
 
 
@@ -41,12 +41,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"--shape {' '.join(map(str, args.shape))}: give height and width, or one side of a "
             "square, in pixels, such as --shape 800 1280 or --shape 224."
         )
-    if args.json is None:
-        return
-    if Path(args.json).exists():
-        raise InputError(f"--json {args.json} exists already. Name another file or move it away.")
-    if not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f"--json {args.json}: the folder does not exist. Create it first.")
+    if args.json is not None:
+        check_new_file(args.json, "--json")
 
 
 def show(result: Breakdown, source: str) -> None:

@@ -10,7 +10,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
+from mmdualtoken.engine.distributed import explain_sync_bn
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.hooks import StrictLoadHook
+from mmdualtoken.engine.outputs import check_new_file
 from mmdualtoken.engine.preflight import check_data
 
 # Where a config has no tta_model of its own, as in the toolboxes' test.py.
@@ -97,8 +100,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out {args.out}: predictions are written as .pkl or .pickle.")
-    if args.out and Path(args.out).exists():
-        raise InputError(f"--out {args.out} exists already; name another file or move it away.")
+    if args.out:
+        check_new_file(args.out, "--out")
 
 
 def main() -> None:
@@ -114,10 +117,12 @@ def main() -> None:
         set_visualization(cfg, args)
     if args.tta:
         set_tta(cfg)
-    runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
-    if args.out:
-        runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
-    runner.test()
+    with explain_sync_bn():
+        runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
+        runner.register_hook(StrictLoadHook())
+        if args.out:
+            runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
+        runner.test()
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ from mmengine.runner import Runner
 
 from mmdualtoken.engine.clear_end import clear_end
 from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
+from mmdualtoken.engine.distributed import explain_sync_bn
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.engine.finetune import fine_tune
-from mmdualtoken.engine.nan_loss import ACTIONS
+from mmdualtoken.engine.hooks.nan_loss import ACTIONS
 from mmdualtoken.engine.preflight import check_data
 from mmdualtoken.engine.pretrained import start_from_checkpoint
 from mmdualtoken.engine.reliability import add_reliability
+from mmdualtoken.engine.resume import moved_checkpoint
 from mmdualtoken.engine.watch import watch
 
 
@@ -110,15 +112,16 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume:
-        if args.resume == "auto" and not (Path(cfg.work_dir) / "last_checkpoint").is_file():
+        auto = args.resume == "auto"
+        cfg.resume = True
+        cfg.load_from = moved_checkpoint(cfg.work_dir) if auto else args.resume
+        if auto and not (Path(cfg.work_dir) / "last_checkpoint").is_file():
             print_log(
                 f"--resume: {cfg.work_dir} has no checkpoint to go on from; training starts anew.",
                 logger="current",
                 level=logging.WARNING,
             )
-        cfg.resume = True
-        cfg.load_from = None if args.resume == "auto" else args.resume
-        if cfg.load_from and not Path(cfg.load_from).is_file():
+        if not auto and not Path(cfg.load_from).is_file():
             raise InputError(f"--resume {cfg.load_from}: the file does not exist.")
     if args.pretrained:
         start_from_checkpoint(cfg, args.pretrained)
@@ -135,7 +138,7 @@ def main() -> None:
     check_data(cfg, "train_dataloader", "val_dataloader")
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
     add_reliability(cfg, args.on_nan_loss)
-    with clear_end(cfg.work_dir):
+    with clear_end(cfg.work_dir), explain_sync_bn():
         runner = build(cfg)
         if not args.no_watch:
             watch(runner, Path(__file__).with_name("test.py"))

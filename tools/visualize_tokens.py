@@ -7,18 +7,16 @@ stages.png, contributions.png, grids.png and, with the numbers, maps.npz: see do
 import argparse
 import contextlib
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.outputs import check_new_folder
 from mmdualtoken.inference import load_model
 from mmdualtoken.visualization import BlockMaps, TokenMaps, inspect_tokens
 from mmdualtoken.visualization.token_figures import all_figures, picture_of
 from mmdualtoken.visualization.tokens import find_backbone, select_block
-
-NAMES = ("attention", "heads", "tokens", "stages", "contributions", "grids")
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,26 +34,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--head", type=int, help="one attention head, from 0 (all, and their mean)")
     parser.add_argument("--dpi", type=int, default=200, help="dots per inch (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ... (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace earlier figures in DIR")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder with files")
     args = parser.parse_args()
     if args.dpi < 1:
         parser.error(f"--dpi is {args.dpi}; it is at least 1")
     return args
-
-
-def prepare_folder(args: argparse.Namespace) -> Path:
-    """The folder of the figures, checked before the work."""
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder.")
-    files = [out / f"{name}.png" for name in NAMES] + [out / "maps.npz"]
-    there = [str(file) for file in files if file.exists()]
-    if there and not args.overwrite:
-        raise InputError(
-            f"--out {out} holds earlier figures ({', '.join(there[:3])}). Name another folder, or "
-            "replace them with --overwrite."
-        )
-    return out
 
 
 def as_arrays(maps: TokenMaps, block: BlockMaps) -> dict[str, np.ndarray]:
@@ -68,7 +51,7 @@ def as_arrays(maps: TokenMaps, block: BlockMaps) -> dict[str, np.ndarray]:
 
 def main() -> None:
     args = parse_args()
-    out = prepare_folder(args)
+    out = check_new_folder(args.out, args.overwrite)
     with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
         model = load_model(load_config(args), args.checkpoint, args.device)
     backbone = find_backbone(model)

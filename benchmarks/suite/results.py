@@ -9,7 +9,7 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.outputs import check_new_folder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 the backend comes first
@@ -24,9 +24,7 @@ def new_folder(name: str, out: str | None = None) -> Path:
         InputError: it holds something, which would be overwritten.
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d_%H%M%S")
-    folder = Path(out) if out else RESULTS / f"{name}_{stamp}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--out {folder} is there already; name a new or an empty folder")
+    folder = check_new_folder(out or RESULTS / f"{name}_{stamp}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -1,6 +1,5 @@
 """What training and testing need beside the models."""
 
-from .atomic_checkpoint import AtomicCheckpointHook, AtomicLocalBackend
 from .checkpoint import (
     allow_mmengine_checkpoints,
     allow_unsafe_checkpoints,
@@ -9,15 +8,20 @@ from .checkpoint import (
     refuse_unsafe_checkpoints,
 )
 from .errors import InputError
-from .exact_resume import ExactResumeHook
 from .finetune import DropClassLayersHook
 from .fsdp import ResumingFSDPStrategy, dualtoken_wrap_policy
-from .interrupt import InterruptHook
+from .hooks import (
+    AtomicCheckpointHook,
+    AtomicLocalBackend,
+    ExactResumeHook,
+    InterruptHook,
+    NanLossHook,
+    StrictLoadHook,
+)
 from .layer_decay import LayerDecayOptimWrapperConstructor
-from .nan_loss import NanLossHook
 from .pretrained import PretrainedBackbone
 from .reliability import add_reliability
-from .resumable_loops import ResumableEpochLoop, ResumableIterLoop
+from .runner import ResumableEpochLoop, ResumableIterLoop
 
 allow_mmengine_checkpoints()
 
@@ -34,6 +38,7 @@ __all__ = [
     "ResumableEpochLoop",
     "ResumableIterLoop",
     "ResumingFSDPStrategy",
+    "StrictLoadHook",
     "add_reliability",
     "allow_mmengine_checkpoints",
     "allow_unsafe_checkpoints",

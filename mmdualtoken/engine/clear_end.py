@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, tell
 
 REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -75,7 +75,7 @@ def clear_end(work_dir: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nStopped by Ctrl-C at once. {last_checkpoint(folder)}.", file=sys.stderr)
+        tell(f"\nStopped by Ctrl-C at once. {last_checkpoint(folder)}.")
         sys.exit(130)
     except OSError as error:
         if error.errno not in REASONS or not _inside(error.filename, folder):

@@ -18,8 +18,8 @@ from .checkpoint import (
     allow_unsafe_checkpoints,
     refuse_unsafe_checkpoints,
 )
-from .distributed import start_processes
-from .errors import InputError
+from .distributed import print_error, start_processes
+from .errors import InputError, tell
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,15 +117,14 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+        print_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nStopped by Ctrl-C.", file=sys.stderr)
+        tell("\nStopped by Ctrl-C.")
         sys.exit(130)
     except json.JSONDecodeError as error:
-        print(
-            f"\nerror: an annotation file is not valid JSON ({error}); it may be cut off. Copy or "
-            "download it again.",
-            file=sys.stderr,
+        print_error(
+            f"an annotation file is not valid JSON ({error}); it may be cut off. Copy or download "
+            "it again."
         )
         sys.exit(2)

@@ -3,14 +3,16 @@
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from .errors import InputError
+from .errors import InputError, tell
 
 SYNC_BN = ("SyncBN", "SyncBatchNorm", "MMSyncBN")
 #: FSDP's whole state dict without moving it to the CPU: from there, PyTorch 2.11 does not copy
@@ -20,6 +22,8 @@ FULL_ON_CPU = dict(
     state_dict_config=dict(type="FullStateDictConfig", rank0_only=True),
     optim_state_dict_config=dict(type="FullOptimStateDictConfig", rank0_only=True),
 )
+#: How long a process waits for the first one to print the same error.
+PATIENCE = timedelta(seconds=5)
 TORCHRUN = "tools/dist_train.sh CONFIG PROCESSES, or torchrun --nproc-per-node=PROCESSES"
 
 
@@ -119,7 +123,8 @@ def _replace_sync_bn(cfg: Config) -> None:
         found |= bool(cfg.strategy.pop("sync_bn", None))
     for node in _dicts(cfg.get("model")):
         kind = node.get("type")
-        if getattr(kind, "__name__", kind) in SYNC_BN:
+        name = getattr(kind, "__name__", kind)
+        if isinstance(name, str) and name.split(".")[-1] in SYNC_BN:  # also 'mmengine.SyncBN'
             node["type"], found = "BN", True
     if found:
         print_log(
@@ -128,3 +133,63 @@ def _replace_sync_bn(cfg: Config) -> None:
             logger="current",
             level=logging.WARNING,
         )
+
+
+@contextmanager
+def explain_sync_bn() -> Iterator[None]:
+    """Say what to do about a SyncBatchNorm that is some class's default, not the config's wish.
+
+    `start_processes` replaces what the config names; PyTorch refuses the others on the CPU when
+    the model is wrapped.
+
+    Raises:
+        InputError: inside, PyTorch has refused a SyncBatchNorm on the CPU.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "SyncBatchNorm" not in str(error):
+            raise
+        raise InputError(
+            "A part of the model is normalised by SyncBatchNorm, which computes on GPUs only, "
+            "though the config does not say so: it is the default of its class. Give that part "
+            "norm_cfg=dict(type='BN'), by which each process normalises by its own batch; or use "
+            "a single process, without --launcher; or GPUs."
+        ) from error
+
+
+def print_error(text: str) -> None:
+    """Print why a tool ends, on stderr; of several processes, only the first one if all say it.
+
+    Another process waits a moment for the first one to say the same, and prints its own text if
+    that says nothing or something else.
+    """
+    if not _first_says(text):
+        tell(f"\nerror: {text}")
+
+
+def _first_says(text: str) -> bool:
+    """Whether this is not the first process, and that one ends with the same text."""
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or not torch.distributed.is_available():
+        return False
+    # Of this start: torchrun can start all processes again, with the same store.
+    key = f"mmdualtoken_error_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    try:
+        store = _shared_store()
+        if int(os.environ["RANK"]) == 0:
+            store.set(key, text)
+            return False
+        store.wait([key], PATIENCE)
+        return store.get(key).decode() == text
+    except (RuntimeError, KeyError, ValueError):  # no store, nothing in it, or a launcher's mistake
+        return False
+
+
+def _shared_store() -> Any:
+    """What all processes can read: of their group, or of torchrun where there is none yet."""
+    if torch.distributed.is_initialized():
+        return torch.distributed.distributed_c10d._get_default_store()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise RuntimeError("no process group, and no store of torchrun")
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return torch.distributed.TCPStore(address, port, is_master=False, timeout=PATIENCE)

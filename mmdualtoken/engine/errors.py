@@ -1,4 +1,7 @@
-"""Errors that a user can mend."""
+"""Errors that a user can mend, and what a user is told at the end."""
+
+import sys
+from contextlib import suppress
 
 
 class InputError(Exception):
@@ -7,3 +10,9 @@ class InputError(Exception):
     Its message is one paragraph: what was received, what is expected, what to do. The tools print
     it without a traceback and exit with status 2.
     """
+
+
+def tell(text: str) -> None:
+    """Print on stderr, which may be closed: the terminal's, or a `| tee` that Ctrl-C ended too."""
+    with suppress(OSError, ValueError, AttributeError):
+        print(text, file=sys.stderr, flush=True)

@@ -11,12 +11,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
 
 from .errors import InputError
 from .pretrained import COUNTER, describe_misfit, tensors_of
 
 # Parts whose outputs do not depend on the classes; an RPN tells objects from background.
 CLASS_AGNOSTIC = {"backbone", "neck", "rpn_head"}
+# Arguments by which optimizers with other states differ: Adam's, SGD's, RMSprop's, Adadelta's.
+KINDS_OF_STATE = {"betas", "momentum", "alpha", "rho"}
 
 
 def _is_class_layer(model: nn.Module, name: str) -> bool:
@@ -132,6 +135,31 @@ def check_resumed(model: nn.Module, state: Mapping, filename: str) -> None:
         )
 
 
+def check_resumed_optimizer(optimizer: Optimizer, state: Mapping, filename: str) -> None:
+    """Check that a run which goes on has the kind of optimizer that it began with.
+
+    PyTorch fails at the first step, in the middle of the optimizer, or loads states that mean
+    something else.
+
+    Raises:
+        InputError: the checkpoint's groups of parameters are not as many, or of another optimizer.
+    """
+    own, there = optimizer.param_groups, state.get("param_groups") or []
+    kinds = [KINDS_OF_STATE & set(groups[0]) if groups else set() for groups in (own, there)]
+    if len(own) == len(there) and kinds[0] == kinds[1]:
+        return
+    ours, theirs = (
+        f"{len(groups)} groups with {sorted(kind)}"
+        for groups, kind in zip((own, there), kinds, strict=True)
+    )
+    raise InputError(
+        f"Resuming from {filename}: the config's optimizer, {type(optimizer).__name__}, is not the "
+        f"one that the run began with (by the config {ours}, in the file {theirs}). A "
+        "run goes on with the config it began with. To train its weights on with another "
+        "optimizer, use tools/train.py --load-from."
+    )
+
+
 def _same_number_of_other_classes(runner: Runner, checkpoint: Mapping) -> str:
     """A remark where the data set names other classes than the checkpoint, as many; else ''."""
     meta = (checkpoint.get("meta") or {}).get("dataset_meta") or {}
@@ -175,6 +203,10 @@ class DropClassLayersHook(Hook):
         state = tensors_of(checkpoint, filename)
         if runner._resume:
             check_resumed(model, state, filename)
+            optimizer = getattr(getattr(runner, "optim_wrapper", None), "optimizer", None)
+            states = checkpoint.get("optimizer")
+            if isinstance(optimizer, Optimizer) and isinstance(states, Mapping):
+                check_resumed_optimizer(optimizer, states, filename)
             return
         fitted, dropped = fit_classes(model, state, filename)
         text = f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of {filename}"

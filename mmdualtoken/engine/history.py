@@ -12,6 +12,8 @@ from mmengine.dist import master_only
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from .outputs import replace_file
+
 FILE = "evaluations.json"
 KEY = "evaluations"  # in the message hub, but not in checkpoints
 
@@ -89,9 +91,7 @@ def note(runner: Runner, metrics: Mapping[str, float]) -> None:
 
 @master_only
 def _write(file: Path, entries: list[dict]) -> None:
-    part = file.with_suffix(".part")  # a run that is killed meanwhile leaves the old one whole
-    part.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    part.replace(file)
+    replace_file(file, json.dumps(entries, indent=1).encode())
 
 
 def train_scalars(runner: Runner) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from .class_folders import check_class_folders
 from .cli import PROJECT_ROOT
 from .errors import InputError
 
@@ -268,6 +269,7 @@ def check_data(cfg: Config, *dataloaders: str) -> None:
     found = locate_data(cfg, *dataloaders)
     for _, dataset in found:
         _check_dataset(cfg, dataset)
+    check_class_folders(dataset for _, dataset in found)
     for name, dataset in found:
         for _, what in evaluator_problems(cfg, name):
             _fail(cfg, dataset, what)

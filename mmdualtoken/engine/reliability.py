@@ -2,9 +2,7 @@
 
 from mmengine.config import Config, ConfigDict
 
-from .exact_resume import ExactResumeHook
-from .interrupt import InterruptHook
-from .nan_loss import NanLossHook
+from .hooks import ExactResumeHook, InterruptHook, NanLossHook
 
 LOOPS = {
     "EpochBasedTrainLoop": "ResumableEpochLoop",

@@ -6,11 +6,13 @@ import math
 import os
 import re
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import master_only
@@ -62,7 +64,8 @@ class CurvesHook(Hook):
 class ValPicturesHook(Hook):
     """Let the toolbox's visualization hook draw its predictions on a few images at each evaluation.
 
-    Nothing is changed where the config turns it on itself.
+    Nothing is changed where the config turns it on itself. A picture that cannot be drawn, of a
+    predicted class without a name for example, is a warning then, and not the end of the training.
 
     Args:
         num: how many images, about; a batch with several is drawn whole by some toolboxes.
@@ -78,9 +81,28 @@ class ValPicturesHook(Hook):
             if kind in ("DetVisualizationHook", "SegVisualizationHook") and not hook.draw:
                 hook.draw = True
                 hook.interval = max(1, math.ceil(len(runner.val_dataloader) / self.num))
+                _only_warn(hook)
             elif kind == "VisualizationHook" and not hook.enable:  # mmpretrain's
                 hook.enable = True
                 hook.interval = max(1, math.ceil(len(runner.val_dataloader.dataset) / self.num))
+                _only_warn(hook)
+
+
+def _only_warn(hook: Hook) -> None:
+    """Let errors of a hook's drawing be a warning, the first one."""
+    draw, warned = hook.after_val_iter, False
+
+    def draw_if_possible(*args: Any, **kwargs: Any) -> None:
+        nonlocal warned
+        try:
+            draw(*args, **kwargs)
+        except Exception as error:  # whatever it is, training is worth more than its pictures
+            if not warned:
+                text = f"A prediction is not drawn ({type(error).__name__}: {error})"
+                print_log(text, "current", logging.WARNING)
+            warned = True
+
+    hook.after_val_iter = draw_if_possible
 
 
 class SummaryHook(Hook):
@@ -166,7 +188,7 @@ def summary(runner: Runner, seconds: float, test_tool: str | Path) -> list[str]:
     config = Path(runner.work_dir) / Path(runner.cfg.filename or "").name
     if file and config.is_file():
         tool, *paths = (os.path.relpath(path) for path in (test_tool, config, file))
-        lines.append(f"test it: python {tool} {' '.join(paths)}")
+        lines.append(f"test it: {shlex.join(['python', tool, *paths])}")
     return lines
 
 

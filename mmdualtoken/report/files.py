@@ -1,9 +1,9 @@
 """Files that the report writes, and nothing that others made."""
 
-import os
 from pathlib import Path
 
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.outputs import replace_file
 
 MARK = "written by mmdualtoken's tools/reproduce.py"
 
@@ -41,7 +41,4 @@ def write_own(path: Path, text: str, comment: str, overwrite: bool = False) -> N
         InputError: as `check_own`.
     """
     check_own(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(f"{comment.format(MARK)}\n{text.strip()}\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    replace_file(path, f"{comment.format(MARK)}\n{text.strip()}\n".encode())

@@ -6,7 +6,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from .resumable_loader import ResumableBatches, build_resumable_loader
+from .loader import ResumableBatches, build_resumable_loader
 from .workers import end_workers
 
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..runner.workers import shield_workers
 from .atomic_checkpoint import write_checkpoint
-from .workers import shield_workers
 
 FILENAME = "interrupted.pth"
 UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
@@ -100,7 +101,8 @@ class InterruptHook(Hook):
             # Not the logger: the signal may have come while it holds its lock.
             text = f"\n{name}: finishing the iteration, then writing a checkpoint."
             text += " Ctrl-C again ends at once.\n" if number == signal.SIGINT else "\n"
-            os.write(sys.__stderr__.fileno(), text.encode())
+            with suppress(OSError, AttributeError):  # nobody reads it: `| tee` may have ended
+                os.write(sys.__stderr__.fileno(), text.encode())
         elif number == signal.SIGINT and (again or not is_distributed()):
             self._restore()
             raise KeyboardInterrupt

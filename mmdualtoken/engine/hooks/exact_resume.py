@@ -7,9 +7,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from .resumable_loader import ITERATION, ResumableBatches
-from .resumable_loops import ResumableEpochLoop, ResumableIterLoop
-from .seeding import seed_all
+from ..runner.loader import ITERATION, ResumableBatches
+from ..runner.loops import ResumableEpochLoop, ResumableIterLoop
+from ..runner.seeding import seed_all
 
 KEY = "exact_resume"
 

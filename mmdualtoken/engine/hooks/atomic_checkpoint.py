@@ -1,8 +1,6 @@
 """Checkpoints that are either whole or not there, whatever ends the run while they are written."""
 
-import os
 from collections import deque
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-# Ending of a file that is being written; tools that look for *.pth do not see it.
-PARTIAL = ".partial"
-
-
-def replace_file(path: str | Path, content: bytes) -> None:
-    """Write a file so that its name always stands for a whole file: the old one or the new.
-
-    The content goes to a file next to it, on to the disk, and then takes the name.
-
-    Raises:
-        OSError: as from writing; the old file is still there, and nothing half-written.
-    """
-    path = Path(os.path.realpath(path))  # a link stays one
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):  # on a full disk it takes the space that is left
-            partial.unlink(missing_ok=True)
-        error.filename = str(path)  # writing itself names no file
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where its file system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+from ..outputs import PARTIAL, replace_file
 
 
 @register_backend("atomic_local", force=True)
@@ -130,7 +92,7 @@ class AtomicCheckpointHook(CheckpointHook):
     @staticmethod
     def _prepare(folder: Path, runner: Runner) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in ("*.pth", "last_checkpoint"):
+        for pattern in ("*.pth", "last_checkpoint", "evaluations.json"):
             for partial in folder.glob(pattern + PARTIAL):
                 runner.logger.info(f"Removing {partial}, which an interrupted run left unfinished.")
                 partial.unlink()

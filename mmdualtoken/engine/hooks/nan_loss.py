@@ -13,8 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from .clear_end import last_checkpoint
-from .errors import InputError
+from ..clear_end import last_checkpoint
+from ..errors import InputError
 
 ACTIONS = ("stop", "warn", "ignore")
 FILES = 8  # named in the error; the log names all

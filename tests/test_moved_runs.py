@@ -1,0 +1,64 @@
+"""A run's folder that was moved or copied, and a `last_checkpoint` that is of no use."""
+
+from pathlib import Path
+
+import pytest
+from helpers import log_lines
+from tasks import TASKS
+
+from mmdualtoken.engine import InputError, load_file
+from mmdualtoken.engine.resume import moved_checkpoint
+
+CONFIG = TASKS["segmentation"][0]
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "iter_1.pth").touch()
+    (tmp_path / "iter_2.pth").touch()
+    return tmp_path
+
+
+def test_where_it_was_written(run):
+    """MMEngine finds it, so that the config that is kept names no checkpoint."""
+    assert moved_checkpoint(run) is None
+    (run / "last_checkpoint").write_text(f"{run}/iter_2.pth\n")
+    assert moved_checkpoint(run) is None
+    (run / "last_checkpoint").write_text("s3://bucket/run/iter_2.pth")
+    assert moved_checkpoint(run) is None
+
+
+def test_moved(run):
+    (run / "last_checkpoint").write_text("/gone/run/iter_2.pth")
+    with log_lines() as lines:
+        assert moved_checkpoint(run) == f"{run}/iter_2.pth"
+    assert lines == [f"--resume: /gone/run/iter_2.pth is gone, {run}/iter_2.pth has its name."]
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (b"", "it is empty"),
+        (b"\n", "it is empty"),
+        (b"\xff\xfe", "it cannot be read"),
+        (b"/gone/iter_3.pth", "it names /gone/iter_3.pth, which does not exist"),
+    ],
+)
+def test_of_no_use(content, why, run):
+    (run / "last_checkpoint").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        moved_checkpoint(run)
+    assert why in str(caught.value)
+    assert str(caught.value).endswith(f"In {run}: iter_1.pth, iter_2.pth.")
+
+
+def test_by_the_tool(project, tool):
+    assert tool("train", CONFIG, "--work-dir", "run")[0] == 0
+    Path("run").rename("moved")
+    more = ["--cfg-options", "train_cfg.max_iters=3"]
+    status, printed = tool("train", CONFIG, "--work-dir", "moved", "--resume", *more)
+    assert status == 0 and "is gone, moved/iter_2.pth has its name" in printed
+    assert load_file("moved/iter_3.pth")["meta"]["iter"] == 3
+    Path("moved/last_checkpoint").write_text("")
+    status, printed = tool("train", CONFIG, "--work-dir", "moved", "--resume", *more)
+    assert status == 2 and "moved/last_checkpoint is of no use: it is empty" in printed
