@@ -48,4 +48,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(B, N, C), (B, M, C) -> (B, N, C)."""
-        return attend(self.q(x), *self.kv(context).chunk(2, dim=-1), self.num_heads)
+        return self.read(self.q(x), context)
+
+    def read(self, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Queries (B, N, C), (B, M, C) -> (B, N, C)."""
+        return attend(query, *self.kv(context).chunk(2, dim=-1), self.num_heads)

@@ -37,7 +37,15 @@ class ConvEncoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         z = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.gamma * self.pwconv2(self.act(self.pwconv1(self.norm(z))))
+        y = self.pwconv2(self.act(self.pwconv1(self.norm(z))))
+        return x + (y if self.gamma is None else self.gamma * y)
+
+    @torch.no_grad()
+    def switch_to_deploy(self) -> None:
+        """Fold gamma into the last pointwise convolution."""
+        self.pwconv2.weight.mul_(self.gamma[:, None])
+        self.pwconv2.bias.mul_(self.gamma)
+        self.gamma = None
 
 
 class WindowAttention(nn.Module):
@@ -63,6 +71,7 @@ class WindowAttention(nn.Module):
         table = torch.empty((2 * window_size - 1) ** 2, num_heads)
         self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
         self.register_buffer("relative_position_index", self._pair_index(), persistent=False)
+        self.register_buffer("bias", None)  # in deployment
 
     def _pair_index(self) -> torch.Tensor:
         """Row of the bias table for each (query, key) pair of a window, (w*w, w*w)."""
@@ -73,7 +82,15 @@ class WindowAttention(nn.Module):
 
     def _bias(self) -> torch.Tensor:
         """Relative position bias, (heads, w*w, w*w)."""
+        if self.bias is not None:
+            return self.bias
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+    @torch.no_grad()
+    def switch_to_deploy(self) -> None:
+        """Look the relative position bias up once."""
+        self.bias = self._bias().contiguous()
+        self.relative_position_bias_table = self.relative_position_index = None
 
     def partition(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C), H and W multiples of w -> (B, windows, w*w, C), windows row by row."""

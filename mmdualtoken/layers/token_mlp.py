@@ -18,6 +18,12 @@ class TokenMLP(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(embed_dims, embed_dims)
 
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        """Multiply the output by `factor`, in the weights."""
+        self.fc2.weight.mul_(factor)
+        self.fc2.bias.mul_(factor)
+
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, n, C) -> (B, n, C)."""
         return self.fc2(self.act(self.fc1(tokens)))
@@ -37,7 +43,15 @@ class TokenMixMLP(nn.Module):
         self.act = nn.GELU()
         self.channel_mix = nn.Linear(embed_dims, embed_dims)
 
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        """Multiply the output by `factor`, in the weights."""
+        self.channel_mix.weight.mul_(factor)
+        self.channel_mix.bias.mul_(factor)
+
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, n, C) -> (B, n, C)."""
-        mixed = self.token_mix(tokens.transpose(1, 2)).transpose(1, 2)
+        # The Linear over the n tokens, without transposing them to the last axis and back.
+        weight, bias = self.token_mix.weight, self.token_mix.bias
+        mixed = torch.baddbmm(bias[:, None], weight.expand(len(tokens), -1, -1), tokens)
         return self.channel_mix(self.act(mixed))
