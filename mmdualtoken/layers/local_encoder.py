@@ -110,7 +110,8 @@ class WindowAttention(nn.Module):
         _, h, w, _ = x.shape
         bottom, right = -h % self.window_size, -w % self.window_size
         bias = self._bias()
-        if bottom or right:
+        # Exported and compiled, one graph serves all sizes.
+        if torch.compiler.is_compiling() or bottom or right:
             # Bias of minus infinity for padded keys; every window has at least one real cell.
             real = F.pad(x.new_ones(1, h, w, 1), (0, 0, 0, right, 0, bottom))
             padded = self.partition(real).flatten(2) == 0  # (1, windows, w*w)

@@ -12,7 +12,8 @@ def space_to_depth(x: torch.Tensor) -> torch.Tensor:
     The channel order is (row, column, channel).
     """
     b, h, w, c = x.shape
-    if h % 2 or w % 2:
+    # Exported and compiled, one graph serves even and odd sizes.
+    if torch.compiler.is_compiling() or h % 2 or w % 2:
         x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
         b, h, w, c = x.shape
     x = x.view(b, h // 2, 2, w // 2, 2, c)

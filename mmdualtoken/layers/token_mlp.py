@@ -53,5 +53,5 @@ class TokenMixMLP(nn.Module):
         """(B, n, C) -> (B, n, C)."""
         # The Linear over the n tokens, without transposing them to the last axis and back.
         weight, bias = self.token_mix.weight, self.token_mix.bias
-        mixed = torch.baddbmm(bias[:, None], weight.expand(len(tokens), -1, -1), tokens)
+        mixed = torch.baddbmm(bias[:, None], weight.expand(tokens.shape[0], -1, -1), tokens)
         return self.channel_mix(self.act(mixed))

@@ -146,7 +146,7 @@ class NormalTokens(nn.Module):
     def forward(self, x: torch.Tensor, x_local: torch.Tensor, tokens: torch.Tensor) -> tuple:
         """2 x (B, H, W, C), (B, n, C) -> (B, H, W, C), (B, n, C)."""
         query = self.fuse.q(self.norm(tokens)) if self.query is None else self.query
-        new = self.proj(self.fuse.read(query.expand(len(x), -1, -1), self.gather(x_local)))
+        new = self.proj(self.fuse.read(query.expand(x.shape[0], -1, -1), self.gather(x_local)))
         x_global = self.broadcast(x.flatten(1, 2), new).view(x.shape)
         return x_global, tokens + new
 

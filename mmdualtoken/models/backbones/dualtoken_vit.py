@@ -285,7 +285,7 @@ class DualTokenViT(Deployable, BaseModule):
         x = self.stem(x)
         tokens = self.global_tokens
         if tokens is not None:
-            tokens = tokens.flatten(1, 2).expand(len(x), -1, -1)
+            tokens = tokens.flatten(1, 2).expand(x.shape[0], -1, -1)
         outs = []
         for i, stage in enumerate(self.stages):
             x, tokens = stage(x, tokens)
