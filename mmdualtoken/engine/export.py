@@ -183,8 +183,9 @@ def check_packages() -> None:
             missing.append(name)
     if missing:
         raise InputError(
-            f"--format onnx needs {', '.join(missing)}. Install: pip install {' '.join(missing)} (the "
-            'tested versions: pip install ".[export]" in the project). --format torch needs none.'
+            f"--format onnx needs {', '.join(missing)}. Install: pip install {' '.join(missing)} "
+            '(the tested versions: pip install ".[export]" in the project). --format torch needs '
+            "none of them."
         )
 
 

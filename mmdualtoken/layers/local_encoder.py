@@ -92,33 +92,36 @@ class WindowAttention(nn.Module):
         self.bias = self._bias().contiguous()
         self.relative_position_bias_table = self.relative_position_index = None
 
-    def partition(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C), H and W multiples of w -> (B, windows, w*w, C), windows row by row."""
+    def partition(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """(B, rows*w, columns*w, C) -> (B, rows*columns, w*w, C), windows row by row."""
         s = self.window_size
-        b, h, w, c = x.shape
-        x = x.reshape(b, h // s, s, w // s, s, c).transpose(2, 3)
-        return x.reshape(b, -1, s * s, c)
+        b, c = x.shape[0], x.shape[3]
+        x = x.reshape(b, rows, s, columns, s, c).transpose(2, 3)
+        return x.reshape(b, rows * columns, s * s, c)
 
-    def reverse(self, x: torch.Tensor, h: int, w: int) -> torch.Tensor:
-        """Undo `partition`: (B, windows, w*w, C) -> (B, h, w, C)."""
+    def reverse(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """Undo `partition`: (B, rows*columns, w*w, C) -> (B, rows*w, columns*w, C)."""
         s = self.window_size
-        x = x.reshape(x.shape[0], h // s, w // s, s, s, -1).transpose(2, 3)
-        return x.reshape(x.shape[0], h, w, -1)
+        b, c = x.shape[0], x.shape[3]
+        x = x.reshape(b, rows, columns, s, s, c).transpose(2, 3)
+        return x.reshape(b, rows * s, columns * s, c)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         _, h, w, _ = x.shape
-        bottom, right = -h % self.window_size, -w % self.window_size
+        # Their numbers first: divisions of padded sizes would swell a graph for all sizes.
+        rows, columns = (-(-side // self.window_size) for side in (h, w))
+        bottom, right = rows * self.window_size - h, columns * self.window_size - w
         bias = self._bias()
         # Exported and compiled, one graph serves all sizes.
         if torch.compiler.is_compiling() or bottom or right:
             # Bias of minus infinity for padded keys; every window has at least one real cell.
             real = F.pad(x.new_ones(1, h, w, 1), (0, 0, 0, right, 0, bottom))
-            padded = self.partition(real).flatten(2) == 0  # (1, windows, w*w)
+            padded = self.partition(real, rows, columns).flatten(2) == 0  # (1, windows, w*w)
             bias = bias[None].to(x).masked_fill(padded[0, :, None, None], float("-inf"))
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        qkv = self.qkv(self.partition(x)).unflatten(-1, (3, self.num_heads, -1))
+        qkv = self.qkv(self.partition(x, rows, columns)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, w*w, head_dim)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         out = self.proj(out.transpose(2, 3).flatten(3))
-        return self.reverse(out, h + bottom, w + right)[:, :h, :w]
+        return self.reverse(out, rows, columns)[:, :h, :w]
