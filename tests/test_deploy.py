@@ -10,7 +10,8 @@ from tasks import TASKS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdualtoken.layers import ConvEncoder, PositionAwareTokens
+from mmdualtoken.layers import ConvEncoder, PositionAwareTokens, TokenMLP
+from mmdualtoken.layers.deployed import Constant
 from mmdualtoken.models import switch_to_deploy
 from mmdualtoken.report.measure import build_model
 
@@ -70,7 +71,8 @@ def test_what_is_folded_is_gone():
     assert not any(isinstance(m, _BatchNorm) for m in model.modules())
     assert not any(name.endswith("gamma") for name, _ in model.named_parameters())
     first = model.stages[0].blocks[0].token_module
-    assert first.mlp is None and first.mixed.shape == (1, 49, NARROW["embed_dims"][0])
+    assert isinstance(first.mix, Constant)
+    assert first.mix.value.shape == (1, 49, NARROW["embed_dims"][0])
     assert sum(p.numel() for p in model.parameters()) < before
     assert not any(p.requires_grad for p in model.parameters())
 
@@ -122,10 +124,38 @@ class OwnTokens(PositionAwareTokens):
         return 2 * super().gather(x_local)
 
 
-def test_classes_of_the_users_own_stay_as_they_are():
-    model = randomise(build(local_encoder=OwnEncoder, token_module=OwnTokens).double().eval())
+class OwnMLP(TokenMLP):
+    """Does not end with its last Linear."""
+
+    def forward(self, tokens):
+        return super().forward(tokens).tanh()
+
+
+@pytest.mark.parametrize(
+    "own",
+    [dict(local_encoder=OwnEncoder), dict(token_module=OwnTokens), dict(token_mlp=OwnMLP)],
+    ids=["encoder", "tokens", "mlp"],
+)
+def test_classes_of_the_users_own_stay_as_they_are(own):
+    model = randomise(build(**own).double().eval())
     plain, deployed = both(model, rand(1, 3, 64, 64))
     assert distance(deployed, plain) < 1e-10
+
+
+class SwitchingEncoder(ConvEncoder):
+    """Has a switch of its own, by the toolboxes' convention."""
+
+    switched = False
+
+    def switch_to_deploy(self):
+        self.switched = True
+
+
+def test_switches_of_the_users_own_are_called():
+    model = build(local_encoder=SwitchingEncoder)
+    model.switch_to_deploy()
+    encoders = [m for m in model.modules() if isinstance(m, SwitchingEncoder)]
+    assert encoders and all(encoder.switched for encoder in encoders)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -48,8 +48,4 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(B, N, C), (B, M, C) -> (B, N, C)."""
-        return self.read(self.q(x), context)
-
-    def read(self, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Queries (B, N, C), (B, M, C) -> (B, N, C)."""
-        return attend(query, *self.kv(context).chunk(2, dim=-1), self.num_heads)
+        return attend(self.q(x), *self.kv(context).chunk(2, dim=-1), self.num_heads)

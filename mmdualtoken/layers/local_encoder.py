@@ -37,15 +37,7 @@ class ConvEncoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         z = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        y = self.pwconv2(self.act(self.pwconv1(self.norm(z))))
-        return x + (y if self.gamma is None else self.gamma * y)
-
-    @torch.no_grad()
-    def switch_to_deploy(self) -> None:
-        """Fold gamma into the last pointwise convolution."""
-        self.pwconv2.weight.mul_(self.gamma[:, None])
-        self.pwconv2.bias.mul_(self.gamma)
-        self.gamma = None
+        return x + self.gamma * self.pwconv2(self.act(self.pwconv1(self.norm(z))))
 
 
 class WindowAttention(nn.Module):
@@ -71,7 +63,6 @@ class WindowAttention(nn.Module):
         table = torch.empty((2 * window_size - 1) ** 2, num_heads)
         self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
         self.register_buffer("relative_position_index", self._pair_index(), persistent=False)
-        self.register_buffer("bias", None)  # in deployment
 
     def _pair_index(self) -> torch.Tensor:
         """Row of the bias table for each (query, key) pair of a window, (w*w, w*w)."""
@@ -80,17 +71,9 @@ class WindowAttention(nn.Module):
         dy, dx = cell[:, :, None] - cell[:, None, :] + self.window_size - 1
         return dy * (2 * self.window_size - 1) + dx
 
-    def _bias(self) -> torch.Tensor:
-        """Relative position bias, (heads, w*w, w*w)."""
-        if self.bias is not None:
-            return self.bias
+    def relative_position_bias(self) -> torch.Tensor:
+        """(heads, w*w, w*w)."""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-
-    @torch.no_grad()
-    def switch_to_deploy(self) -> None:
-        """Look the relative position bias up once."""
-        self.bias = self._bias().contiguous()
-        self.relative_position_bias_table = self.relative_position_index = None
 
     def partition(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """(B, rows*w, columns*w, C) -> (B, rows*columns, w*w, C), windows row by row."""
@@ -109,17 +92,13 @@ class WindowAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         _, h, w, _ = x.shape
-        # Their numbers first: divisions of padded sizes would swell a graph for all sizes.
         rows, columns = (-(-side // self.window_size) for side in (h, w))
-        bottom, right = rows * self.window_size - h, columns * self.window_size - w
-        bias = self._bias()
-        # Exported and compiled, one graph serves all sizes.
-        if torch.compiler.is_compiling() or bottom or right:
-            # Bias of minus infinity for padded keys; every window has at least one real cell.
-            real = F.pad(x.new_ones(1, h, w, 1), (0, 0, 0, right, 0, bottom))
-            padded = self.partition(real, rows, columns).flatten(2) == 0  # (1, windows, w*w)
-            bias = bias[None].to(x).masked_fill(padded[0, :, None, None], float("-inf"))
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        pad = (0, 0, 0, columns * self.window_size - w, 0, rows * self.window_size - h)
+        # Bias of minus infinity for padded keys; every window has at least one real cell.
+        real = self.partition(F.pad(x.new_ones(1, h, w, 1), pad), rows, columns)
+        padded = real[0, :, None, None, :, 0] == 0  # (windows, 1, 1, w*w)
+        bias = self.relative_position_bias().to(x).masked_fill(padded, float("-inf"))
+        x = F.pad(x, pad)
         qkv = self.qkv(self.partition(x, rows, columns)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, w*w, head_dim)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))

@@ -1,33 +1,8 @@
 """The norm of a map that the backbone gives out."""
 
-import torch
 from mmcv.cnn import build_norm_layer
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.convnext import LayerNorm2d
-
-
-class ChannelAffine(nn.Module):
-    """Scale and shift per channel: BatchNorm in deployment.
-
-    Args:
-        norm: the BatchNorm, with running statistics.
-    """
-
-    def __init__(self, norm: _BatchNorm):
-        super().__init__()
-        scale = (norm.running_var + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight.detach()
-        shift = -norm.running_mean * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias.detach()
-        self.register_buffer("scale", scale[:, None, None])
-        self.register_buffer("shift", shift[:, None, None])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return torch.addcmul(self.shift, x, self.scale)
 
 
 def map_norm(cfg: dict, channels: int) -> nn.Module:

@@ -11,12 +11,9 @@ def space_to_depth(x: torch.Tensor) -> torch.Tensor:
     Odd sizes are padded with zeros at the bottom and right; even ones are never padded.
     The channel order is (row, column, channel).
     """
+    x = F.pad(x, (0, 0, 0, -x.shape[2] % 2, 0, -x.shape[1] % 2))
     b, h, w, c = x.shape
-    # Exported and compiled, one graph serves even and odd sizes.
-    if torch.compiler.is_compiling() or h % 2 or w % 2:
-        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        b, h, w, c = x.shape
-    x = x.view(b, h // 2, 2, w // 2, 2, c)
+    x = x.reshape(b, h // 2, 2, w // 2, 2, c)
     return x.permute(0, 1, 3, 2, 4, 5).flatten(3)
 
 

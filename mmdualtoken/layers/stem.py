@@ -2,8 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def conv_bn_gelu(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> list:
@@ -40,16 +38,6 @@ class Stem(nn.Module):
             nn.Conv2d(mid, embed_dims, 3, 2, 1),  # H/8 W/8
         )
         self.norm = nn.LayerNorm(embed_dims, eps=1e-5)
-
-    def switch_to_deploy(self) -> None:
-        """Fold each BatchNorm into the convolution before it."""
-        layers = []
-        for layer in self.convs:
-            if isinstance(layer, _BatchNorm):
-                layers[-1] = fuse_conv_bn_eval(layers[-1], layer.eval())
-            else:
-                layers.append(layer.eval())
-        self.convs = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, ceil(H/8), ceil(W/8), C)."""

@@ -18,12 +18,6 @@ class TokenMLP(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(embed_dims, embed_dims)
 
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Multiply the output by `factor`, in the weights."""
-        self.fc2.weight.mul_(factor)
-        self.fc2.bias.mul_(factor)
-
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, n, C) -> (B, n, C)."""
         return self.fc2(self.act(self.fc1(tokens)))
@@ -42,12 +36,6 @@ class TokenMixMLP(nn.Module):
         self.token_mix = nn.Linear(num_tokens, num_tokens)
         self.act = nn.GELU()
         self.channel_mix = nn.Linear(embed_dims, embed_dims)
-
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Multiply the output by `factor`, in the weights."""
-        self.channel_mix.weight.mul_(factor)
-        self.channel_mix.bias.mul_(factor)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, n, C) -> (B, n, C)."""

@@ -76,37 +76,11 @@ class PositionAwareTokens(NoTokens):
         self.alpha = alpha
         self.norm = nn.LayerNorm(embed_dims, eps=1e-6)
         self.mlp = mlp(embed_dims, token_size[0] * token_size[1])
-        self.weighted = False  # in deployment: alpha is in the weights
-        self.register_buffer("mixed", None)  # in deployment, of the first block: alpha MLP(LN(G))
-
-    @torch.no_grad()
-    def switch_to_deploy(self) -> None:
-        """Fold alpha into the MLP's last layer, 1 - alpha into the values of the aggregation."""
-        if not hasattr(self.mlp, "scale_output"):
-            return
-        self.mlp.scale_output(self.alpha)
-        values = slice(-self.aggregate.qkv.out_features // 3, None)
-        self.aggregate.qkv.weight[values].mul_(1 - self.alpha)
-        self.aggregate.qkv.bias[values].mul_(1 - self.alpha)
-        self.weighted = True
-
-    @torch.no_grad()
-    def precompute(self, tokens: torch.Tensor) -> None:
-        """In the first block: what the MLP makes of the learned tokens, (1, h*w, C)."""
-        self.mixed = self._mixed(tokens)
-        self.norm = self.mlp = None
-
-    def _mixed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """alpha MLP(LN(G))."""
-        if self.mixed is not None:
-            return self.mixed
-        mixed = self.mlp(self.norm(tokens))
-        return mixed if self.weighted else self.alpha * mixed
 
     def forward(self, x: torch.Tensor, x_local: torch.Tensor, tokens: torch.Tensor) -> tuple:
         """2 x (B, H, W, C), (B, h*w, C) -> (B, H, W, C), (B, h*w, C)."""
         x_ga = self.gather(x_local)
-        new = self._mixed(tokens) + (x_ga if self.weighted else (1 - self.alpha) * x_ga)
+        new = self.alpha * self.mlp(self.norm(tokens)) + (1 - self.alpha) * x_ga
         return self.spread(x, new), tokens + new
 
 
@@ -131,13 +105,6 @@ class NormalTokens(nn.Module):
         self.fuse = CrossAttention(embed_dims, num_heads)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.broadcast = CrossAttention(embed_dims, num_heads)
-        self.register_buffer("query", None)  # in deployment, of the first block
-
-    @torch.no_grad()
-    def precompute(self, tokens: torch.Tensor) -> None:
-        """In the first block: the queries of the learned tokens, (1, n, C)."""
-        self.query = self.fuse.q(self.norm(tokens))
-        self.norm = self.fuse.q = None
 
     def gather(self, x_local: torch.Tensor) -> torch.Tensor:
         """What the global tokens read: (B, H, W, C) -> (B, N, C)."""
@@ -145,8 +112,7 @@ class NormalTokens(nn.Module):
 
     def forward(self, x: torch.Tensor, x_local: torch.Tensor, tokens: torch.Tensor) -> tuple:
         """2 x (B, H, W, C), (B, n, C) -> (B, H, W, C), (B, n, C)."""
-        query = self.fuse.q(self.norm(tokens)) if self.query is None else self.query
-        new = self.proj(self.fuse.read(query.expand(x.shape[0], -1, -1), self.gather(x_local)))
+        new = self.proj(self.fuse(self.norm(tokens), self.gather(x_local)))
         x_global = self.broadcast(x.flatten(1, 2), new).view(x.shape)
         return x_global, tokens + new
 

@@ -3,10 +3,15 @@
 import torch
 from mmcv.cnn import ConvModule
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..layers.map_norm import ChannelAffine
+from ..layers.deployed import (
+    ChannelAffine,
+    DeployedTokens,
+    deployed,
+    fuse_sequential,
+    has_statistics,
+)
 
 #: Convolutions whose weights may be scaled; other classes may do more than convolve.
 PLAIN_CONVS = ("Conv2d", "ConvTranspose2d")
@@ -14,20 +19,6 @@ REFUSED = (
     "DualTokenViT: after switch_to_deploy() the backbone only predicts and cannot be {}; build the "
     "model anew from its config, load the checkpoint of the training, and switch that"
 )
-
-
-def is_known(module: nn.Module, method: str) -> bool:
-    """Whether `method` was written for just this class, or the class is one of this package.
-
-    A subclass of the user's own may compute something else than what the method folds.
-    """
-    mine = type(module).__module__.partition(".")[0] == "mmdualtoken"
-    return method in vars(type(module)) or (mine and hasattr(module, method))
-
-
-def has_statistics(norm: nn.Module | None) -> bool:
-    """Whether it is a BatchNorm that uses running statistics in eval mode."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
 
 
 def fuse_conv_module(module: ConvModule) -> None:
@@ -40,6 +31,15 @@ def fuse_conv_module(module: ConvModule) -> None:
         transposed = isinstance(module.conv, nn.ConvTranspose2d)
         module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval(), transposed)
         setattr(module, module.norm_name, nn.Identity())
+
+
+def switch_children(module: nn.Module) -> None:
+    """Call every `switch_to_deploy` below a module, but for those inside one already switched."""
+    for child in module.children():
+        if hasattr(child, "switch_to_deploy"):
+            child.switch_to_deploy()
+        else:
+            switch_children(child)
 
 
 class Deployable:
@@ -62,14 +62,16 @@ class Deployable:
         if self.deployed:
             return
         self.eval().requires_grad_(False)
-        for module in list(self.modules()):
-            if module is not self and is_known(module, "switch_to_deploy"):
-                module.switch_to_deploy()
+        self.stem.convs = fuse_sequential(self.stem.convs)
+        for module in list(self.stages.modules()):
+            for name, child in module.named_children():
+                setattr(module, name, deployed(child))
+        switch_children(self)
         for i in self.out_indices:
             if has_statistics(norm := getattr(self, f"norm{i}")):
                 setattr(self, f"norm{i}", ChannelAffine(norm))
         first = self.stages[0].blocks[0].token_module
-        if self.global_tokens is not None and is_known(first, "precompute"):
+        if isinstance(first, DeployedTokens):
             first.precompute(self.global_tokens.flatten(1, 2))
         for module in self.stages.modules():
             if isinstance(module, nn.Conv2d):  # as their inputs in the stages are
@@ -104,12 +106,10 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
         the model, in eval mode and without gradients.
     """
     model.eval().requires_grad_(False)
-    switched: list[nn.Module] = []
-    for module in list(model.modules()):
-        inside = any(module in set(done.modules()) for done in switched)
-        if hasattr(module, "switch_to_deploy") and not inside:
-            module.switch_to_deploy()
-            switched.append(module)
+    if hasattr(model, "switch_to_deploy"):
+        model.switch_to_deploy()
+    else:
+        switch_children(model)
     for module in model.modules():
         if isinstance(module, ConvModule):
             fuse_conv_module(module)
