@@ -1,4 +1,4 @@
-"""Exporting models to ONNX or torch.export, one file for all sizes, checked against PyTorch."""
+"""Exporting models to ONNX, one file for all image sizes, checked against PyTorch."""
 
 import json
 import statistics
@@ -158,6 +158,9 @@ def record(outputs: RawOutputs, deploy: bool = True) -> ExportedProgram:
     Args:
         outputs: the model.
         deploy: switch the copy to deployment first.
+
+    Raises:
+        InputError: the model's code cannot be recorded.
     """
     copy = deepcopy(outputs)
     copy.run = getattr(copy, outputs.run.__name__)  # of the copy's model, not of the given one
@@ -170,7 +173,20 @@ def record(outputs: RawOutputs, deploy: bool = True) -> ExportedProgram:
     sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        return torch.export.export(copy, (images,), dynamic_shapes=(sizes,), strict=False)
+        try:
+            return torch.export.export(copy, (images,), dynamic_shapes=(sizes,), strict=False)
+        except Exception as error:  # whatever the model's own code raises while it is traced
+            raise InputError(
+                f"The model cannot be recorded for all image sizes: {reason_of(error)}"
+            ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong at first, in one line: exporters wrap it in advice to their developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {line}"
 
 
 def check_packages() -> None:
@@ -183,28 +199,34 @@ def check_packages() -> None:
             missing.append(name)
     if missing:
         raise InputError(
-            f"--format onnx needs {', '.join(missing)}. Install: pip install {' '.join(missing)} "
-            '(the tested versions: pip install ".[export]" in the project). --format torch needs '
-            "none of them."
+            f"Exporting needs {', '.join(missing)}. Install: pip install {' '.join(missing)} "
+            '(the tested versions: pip install ".[export]" in the project).'
         )
 
 
 def save_onnx(
     program: ExportedProgram, names: Sequence[str], metadata: dict[str, str], path: Path
 ) -> None:
-    """Write a recorded graph as ONNX, with standard operators alone."""
+    """Write a recorded graph as ONNX, with standard operators alone.
+
+    Raises:
+        InputError: an operator of the graph has no counterpart in ONNX.
+    """
     import onnx
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = torch.onnx.export(
-            program,
-            input_names=["images"],
-            output_names=list(names),
-            dynamo=True,
-            opset_version=OPSET,
-            verbose=False,
-        )
+        try:
+            result = torch.onnx.export(
+                program,
+                input_names=["images"],
+                output_names=list(names),
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise InputError(f"The model cannot be written as ONNX: {reason_of(error)}") from error
     model = result.model_proto
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
@@ -227,16 +249,6 @@ def load_onnx(path: Path, threads: int) -> Callable[[torch.Tensor], list[torch.T
         return [torch.from_numpy(out) for out in session.run(None, {"images": images.numpy()})]
 
     return run
-
-
-def save_torch(program: ExportedProgram, metadata: dict[str, str], path: Path) -> None:
-    """Write a recorded graph as .pt2; `torch.export.load` gives the metadata back."""
-    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
-
-
-def load_torch(path: Path) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:
-    """The file in PyTorch, as a function of images."""
-    return torch.export.load(path).module()
 
 
 def deviation(eager: RawOutputs, run: Callable, size: tuple[int, int, int]) -> float:

@@ -92,7 +92,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         _, h, w, _ = x.shape
-        rows, columns = (-(-side // self.window_size) for side in (h, w))
+        rows, columns = ((side - 1) // self.window_size + 1 for side in (h, w))
         pad = (0, 0, 0, columns * self.window_size - w, 0, rows * self.window_size - h)
         # Bias of minus infinity for padded keys; every window has at least one real cell.
         real = self.partition(F.pad(x.new_ones(1, h, w, 1), pad), rows, columns)
