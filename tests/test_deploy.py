@@ -9,6 +9,7 @@ from mmengine.config import Config
 from tasks import TASKS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.prune import l1_unstructured
 
 from mmdualtoken.layers import ConvEncoder, PositionAwareTokens, TokenMLP
 from mmdualtoken.layers.deployed import Constant
@@ -140,6 +141,17 @@ def test_classes_of_the_users_own_stay_as_they_are(own):
     model = randomise(build(**own).double().eval())
     plain, deployed = both(model, rand(1, 3, 64, 64))
     assert distance(deployed, plain) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["pwconv2", "fc2", "channel_mix", "qkv"])
+def test_linears_that_are_more_than_their_weights_are_not_scaled(name):
+    """Pruned ones compute the weight at each call: a factor put into it would be lost."""
+    model = randomise(build(token_mlp="mlp" if name == "fc2" else "mix").double().eval())
+    found = [m for n, m in model.stages.named_modules() if n.endswith(f".{name}")]
+    for linear in found:
+        l1_unstructured(linear, "weight", amount=0.3)
+    plain, deployed = both(model, rand(1, 3, 64, 64))
+    assert found and distance(deployed, plain) < 1e-10
 
 
 class SwitchingEncoder(ConvEncoder):

@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmdualtoken.engine import export
 from mmdualtoken.engine.checkpoint import UNSAFE_FLAG, UNSAFE_TEXT
-from mmdualtoken.engine.cli import load_config, run_tool
+from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.inference import load_model
 from mmdualtoken.report.breakdown import shape_of_config
@@ -28,7 +28,7 @@ from mmdualtoken.report.measure import build_model, check_scope
 def parse_args() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, relative to the working directory or project")
+    add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file; 'none' for random weights, to try")
     parser.add_argument("out", metavar="FILE.onnx", help="file to write")
     parser.add_argument("--backbone", action="store_true", help="the backbone alone")
@@ -37,14 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=10, help="timed runs beside PyTorch, 0 for none (%(default)s)"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
-    )
     parser.add_argument(UNSAFE_FLAG, action="store_true", help=f"DANGEROUS: {UNSAFE_TEXT}")
-    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
     return parser.parse_args()
 
 

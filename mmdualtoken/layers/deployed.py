@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .attention import SelfAttention
 from .local_encoder import ConvEncoder, WindowAttention
+from .plain import is_plain
 from .token_mlp import TokenMixMLP, TokenMLP
 from .tokens import NoTokens, PositionAwareTokens
 
@@ -137,7 +139,7 @@ def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:
     """Fold each BatchNorm into the convolution before it; all in eval mode."""
     fused = []
     for layer in layers:
-        if has_statistics(layer) and isinstance(fused[-1], nn.Conv2d):
+        if has_statistics(layer) and is_plain(fused[-1], nn.Conv2d):
             fused[-1] = fuse_conv_bn_eval(fused[-1], layer)
         else:
             fused.append(layer)
@@ -147,13 +149,17 @@ def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:
 def deployed(module: nn.Module) -> nn.Module:
     """The layer to put in the place of a layer; the same if there is no other.
 
-    A subclass of the user's own stays: it may compute something else. So does a token module with
-    an MLP of the user's own.
+    A subclass of the user's own stays: it may compute something else. So does a layer with an MLP
+    of the user's own, or with something else in the place of a Linear that takes a factor.
     """
-    if type(module) is ConvEncoder:
+    if type(module) is ConvEncoder and is_plain(module.pwconv2):
         return DeployedConvEncoder(module)
     if type(module) is WindowAttention:
         return DeployedWindowAttention(module)
     if type(module) is PositionAwareTokens and type(module.mlp) in LAST_LINEAR:
-        return DeployedTokens(module)
+        last = getattr(module.mlp, LAST_LINEAR[type(module.mlp)])
+        if type(module.aggregate) is SelfAttention and all(
+            map(is_plain, (last, module.aggregate.qkv))
+        ):
+            return DeployedTokens(module)
     return module

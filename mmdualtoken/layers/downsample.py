@@ -6,10 +6,13 @@ from torch import nn
 
 
 def resize_map(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear resize of a map to `size` = (h, w); of the same size it stays as it is.
+    """Bilinear resize of a map to `size` = (h, w), as it is where the size agrees already.
 
     (B, H, W, C) -> (B, h, w, C); align_corners=False, no antialiasing.
     """
+    # A graph for all sizes resizes always: of the same size, values stay.
+    if not torch.compiler.is_compiling() and x.shape[1:3] == size:
+        return x
     x = F.interpolate(x.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False)
     return x.permute(0, 2, 3, 1)
 

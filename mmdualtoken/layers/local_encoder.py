@@ -94,11 +94,13 @@ class WindowAttention(nn.Module):
         _, h, w, _ = x.shape
         rows, columns = ((side - 1) // self.window_size + 1 for side in (h, w))
         pad = (0, 0, 0, columns * self.window_size - w, 0, rows * self.window_size - h)
-        # Bias of minus infinity for padded keys; every window has at least one real cell.
-        real = self.partition(F.pad(x.new_ones(1, h, w, 1), pad), rows, columns)
-        padded = real[0, :, None, None, :, 0] == 0  # (windows, 1, 1, w*w)
-        bias = self.relative_position_bias().to(x).masked_fill(padded, float("-inf"))
-        x = F.pad(x, pad)
+        bias = self.relative_position_bias()
+        if torch.compiler.is_compiling() or any(pad):  # a graph for all sizes pads always
+            # Bias of minus infinity for padded keys; every window has at least one real cell.
+            real = self.partition(F.pad(x.new_ones(1, h, w, 1), pad), rows, columns)
+            padded = real[0, :, None, None, :, 0] == 0  # (windows, 1, 1, w*w)
+            bias = bias.to(x).masked_fill(padded, float("-inf"))
+            x = F.pad(x, pad)
         qkv = self.qkv(self.partition(x, rows, columns)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, w*w, head_dim)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))

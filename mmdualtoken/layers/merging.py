@@ -14,7 +14,8 @@ def space_to_depth(x: torch.Tensor) -> torch.Tensor:
     b, h, w, c = x.shape
     # Written as the max-pool computes its size: a graph for all sizes then has one expression.
     rows, columns = (h - 1) // 2 + 1, (w - 1) // 2 + 1
-    x = F.pad(x, (0, 0, 0, 2 * columns - w, 0, 2 * rows - h))
+    if torch.compiler.is_compiling() or h % 2 or w % 2:  # a graph for all sizes pads always
+        x = F.pad(x, (0, 0, 0, 2 * columns - w, 0, 2 * rows - h))
     x = x.reshape(b, rows, 2, columns, 2, c)
     return x.permute(0, 1, 3, 2, 4, 5).flatten(3)
 
