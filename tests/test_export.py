@@ -16,6 +16,8 @@ from torch import nn
 
 from mmdualtoken.engine import export
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.layers import PatchMerging, Stem, WindowAttention
+from mmdualtoken.layers.downsample import resize_map
 from mmdualtoken.report.measure import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,6 +190,27 @@ def test_what_cannot_be_exported_is_named(onnx, tmp_path):
         export.record(holder(Decides()), deploy=False)
 
 
+class Part(nn.Module):
+    """What of a backbone depends on the image's size most, in little: odd maps, windows, a grid."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.merging = Stem(3, 16), PatchMerging(16, 24)
+        self.windows = WindowAttention(24, 2, 7)
+
+    def forward(self, x):
+        x = self.windows(self.merging(self.stem(x)))
+        return x.permute(0, 3, 1, 2), resize_map(x, (7, 7)).permute(0, 3, 1, 2)
+
+
+def test_one_file_serves_all_sizes(onnx, tmp_path):
+    part = holder(randomise(Part()))
+    path = tmp_path / "part.onnx"
+    export.save_onnx(export.record(part), ["map_0", "map_1"], dict(config="none"), path)
+    run = export.load_onnx(path, 1)
+    assert max(export.deviation(part, run, size) for size in SIZES) < export.TOLERANCE
+
+
 # ---------------------------------------------------------------- whole files
 
 
@@ -216,6 +239,7 @@ def check_export(tool, name, *options):
     return printed, session.get_modelmeta().custom_metadata_map
 
 
+@pytest.mark.slow
 def test_tool_writes_a_trained_model(onnx, project, tool):
     printed, meta = check_export(tool, "classifier", "--rounds", "1")
     assert re.search(r"ONNX Runtime takes \d+\.\d+ of PyTorch's eager time", printed)
@@ -246,7 +270,8 @@ def test_options(onnx, project, tool):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in VARIANTS if not n.startswith(("tiny", "small"))])
 def test_every_variant(name, onnx, tmp_path):
-    eager = holder(randomise(build(**VARIANTS[name]).eval()))
+    arch = dict(NARROW, depths=(1, 1, 1))
+    eager = holder(randomise(build(**{"arch": arch, **VARIANTS[name]}).eval()))
     names = list(eager.named(torch.zeros(1, 3, 32, 32)))
     export.save_onnx(export.record(eager), names, {}, tmp_path / "backbone.onnx")
     assert not eager.model.backbone.deployed  # a copy was switched
