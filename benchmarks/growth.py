@@ -7,7 +7,8 @@
 Dense backbones, one image, from 224 x 224 to 1600 x 1600 pixels and at 800 x 1333. All sizes of a
 model are timed in turn, in one run. Prints each size's time and peak memory beyond the weights in
 multiples of those at 224 x 224, per multiple of the pixels (at most 1 is linear or better), and the
-exponent e of a fit time ~ pixels^e.
+exponent e of a fit time ~ pixels^e. With --with-cp also time and memory with blocks recomputed in
+the backward pass, in multiples of those without.
 """
 
 import argparse
@@ -45,7 +46,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=["dualtoken_s", "dualtoken_t"])
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="N or HxW; 224 is always there")
     parser.add_argument("--step", choices=("inference", "training"), default="inference")
-    parser.add_argument("--with-cp", action="store_true", help="ours: recompute blocks (training)")
+    parser.add_argument(
+        "--with-cp", action="store_true", help="ours, in training: also recomputing"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="bf16, fp16: autocast")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
@@ -64,11 +67,11 @@ def shape_of(size: str) -> tuple[int, int]:
     return numbers[0], numbers[-1]
 
 
-def step_of(name: str, size: str, args: argparse.Namespace):
+def step_of(name: str, size: str, args: argparse.Namespace, with_cp: bool = False):
     """The function that makes one step of the model at this size."""
     torch.manual_seed(0)
     model = randomise(choose([name])[0].dense()).to(args.device)
-    if args.with_cp:
+    if with_cp:
         for stage in model.stages:
             stage.with_cp = True
     images = torch.randn(1, 3, *shape_of(size), device=args.device)
@@ -107,8 +110,10 @@ def exponent(pixels: list[float], values: list[float]) -> float:
 def measure(name: str, sizes: list[str], args: argparse.Namespace) -> list[dict]:
     """One row per size."""
     functions = {size: step_of(name, size, args) for size in sizes}
+    saving = {size: step_of(name, size, args, True) for size in sizes if args.with_cp}
     device = torch.device(args.device)
-    seconds = alternate(functions, args.rounds, device, warmup=1)
+    candidates = functions | {f"{size} with_cp": saving[size] for size in saving}
+    seconds = alternate(candidates, args.rounds, device, warmup=1)
     base = math.prod(shape_of(BASE))
     rows, base_memory = [], None
     for size in sizes:
@@ -119,6 +124,9 @@ def measure(name: str, sizes: list[str], args: argparse.Namespace) -> list[dict]
         row = {"model": name, "size": size, "pixels": pixels, "time": times}
         row |= {"time low": low, "time high": high, "time / pixels": times / pixels}
         row |= {"MiB": peak, "memory / pixels": peak / base_memory / pixels}
+        if args.with_cp:
+            row["with_cp time"] = ratio(seconds[f"{size} with_cp"], seconds[size])[0]
+            row["with_cp memory"] = peak_memory(saving[size], device) / peak
         if device.type == "cuda":
             row["ms"] = 1000 * median(seconds[size])
         rows.append(row)
@@ -158,6 +166,8 @@ def main() -> None:
     sizes = sorted(wanted, key=lambda size: math.prod(shape_of(size)))
     if args.with_cp and not all(name.startswith("dualtoken") for name in args.models):
         raise InputError(f"--with-cp --models {' '.join(args.models)}: ours alone have it")
+    if args.with_cp and args.step != "training":
+        raise InputError("--with-cp: nothing is recomputed without gradients; add --step training")
     folder = new_folder("growth", args.out)
     tables = [measure(name, sizes, args) for name in args.models]
     rows = [row for table in tables for row in table]

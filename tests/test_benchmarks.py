@@ -204,6 +204,15 @@ def test_growth(run, tmp_path):
         assert math.isclose(float(row["pixels"]), pixels)
 
 
+@pytest.mark.slow
+def test_growth_with_and_without_recomputing(run, tmp_path):
+    args = ["--models", "dualtoken_t", "--sizes", "224", "--rounds", 1, "--step", "training"]
+    status, printed = run("growth", *args, "--with-cp", "--out", tmp_path / "out")
+    assert status == 0, printed
+    (row,) = rows_of(tmp_path / "out" / "growth.csv")
+    assert float(row["with_cp memory"]) < 0.9 and float(row["with_cp time"]) > 0
+
+
 @pytest.mark.parametrize(
     "system", ["retinanet", "deeplabv3", pytest.param("maskrcnn", marks=pytest.mark.slow)]
 )
@@ -222,6 +231,7 @@ def test_systems(system, run, tmp_path):
         ("growth", ["--sizes", "16"], "numbers from 32 on"),
         ("growth", ["--sizes", "axb"], "--sizes axb"),
         ("growth", ["--models", "resnet18", "--with-cp"], "ours alone"),
+        ("growth", ["--with-cp"], "add --step training"),
         ("speed", ["--models", "resnet"], "unknown; allowed"),
         ("speed", ["--step", "training", "--variants", "fused"], "for inference only"),
     ],

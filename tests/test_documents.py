@@ -37,12 +37,14 @@ FOREIGN = {
     "python $MIM/tools/misc/download_dataset.py": "downloads COCO",
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
     "python /path/to/mmdetection/tools": "test_installed.py runs the toolboxes' own tools",
+    "pip install": "of the environment that runs this test",
     ".venv/bin/python -m pytest": "this very suite; the files exist",
 }
 #: Commands of ours that are parsed but not run here, by their beginning.
 NOT_RUN = {
     "tools/dist_": "several GPUs; two processes on the CPU: test_distributed_training.py",
     "tools/slurm_train.sh": "needs Slurm; what it hands to srun: test_launchers.py",
+    "python tools/export.py": "over ten seconds a file; test_export.py exports",
     "python tools/reproduce.py": "counts or trains all models, minutes; test_report.py runs it",
 }
 #: Pages whose commands another test runs, on the data that the page is about.
@@ -50,6 +52,7 @@ RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 #: Blocks of Python that are compiled here and run elsewhere.
 PYTHON_ELSEWHERE = {
     ("README.md", "DetInferencer("): "test_installed.py",
+    ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export.py",
 }
 #: What a key given by --cfg-options adds to the config rather than changes.
 NEW_KEYS = ("train_dataloader.dataset.pipeline.0.on_error",)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from helpers import build, exact, rand, same
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 from torchvision.models.convnext import CNBlock
 
 from mmdualtoken.layers import (
@@ -321,6 +322,60 @@ def test_bidim_attention(size):
     layer, p = exact(BiDimAttention(12))
     z = rand(2, *size, 12)
     same(layer(z), reference.bidim(p, z))
+
+
+class Adapted(nn.Linear):
+    """Adds to what its weights give, as LoRA does."""
+
+    def forward(self, x):
+        return super().forward(x) + x.sum(-1, keepdim=True)
+
+
+class Doubling(nn.Module):
+    """A parametrisation."""
+
+    def forward(self, weight):
+        return 2 * weight
+
+
+def adapted(linear):
+    new = Adapted(linear.in_features, linear.out_features)
+    new.load_state_dict(linear.state_dict())
+    return new.to(linear.weight.dtype)
+
+
+def parametrised(linear):
+    nn.utils.parametrize.register_parametrization(linear, "weight", Doubling())
+    return linear
+
+
+def hooked(linear):
+    linear.register_forward_hook(lambda module, inputs, out: 3 * out)
+    return linear
+
+
+def pruned(linear):
+    return l1_unstructured(linear, "weight", amount=0.5)
+
+
+@pytest.mark.parametrize("change", [adapted, parametrised, hooked, pruned])
+def test_what_is_put_in_the_place_of_a_linear_is_called(change):
+    """The two formulas that read weights for speed do so of plain Linears alone."""
+    mix, gates = exact(TokenMixMLP(12, 15))[0], exact(BiDimAttention(12))[0]
+    tokens, z = rand(2, 15, 12), rand(2, 3, 5, 12)
+    before = mix(tokens), gates(z)
+    mix.token_mix = change(mix.token_mix)
+    gates.position_gate = change(gates.position_gate)
+    if change is pruned:  # the hook computes it anew; what was computed before is outdated
+        mix.token_mix.weight = gates.position_gate.weight = None
+    mixed = mix.token_mix(tokens.transpose(1, 2)).transpose(1, 2)
+    same(mix(tokens), mix.channel_mix(mix.act(mixed)))
+    y = gates.norm(z)
+    g = gates.act(gates.global_reduce(y.mean((1, 2), keepdim=True)))
+    loc = gates.act(gates.local_reduce(y))
+    position = gates.position_gate(torch.cat([loc, g.expand_as(loc)], dim=-1))
+    same(gates(z), z * gates.channel_gate(g).sigmoid() * position.sigmoid())
+    assert not torch.allclose(mix(tokens), before[0]) and not torch.allclose(gates(z), before[1])
 
 
 def test_bidim_gates_by_channel_and_by_position():

@@ -10,7 +10,8 @@ def resize_map(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
     (B, H, W, C) -> (B, h, w, C); align_corners=False, no antialiasing.
     """
-    if x.shape[1:3] == size:
+    # A graph for all sizes resizes always: of the same size, values stay.
+    if not torch.compiler.is_compiling() and x.shape[1:3] == size:
         return x
     x = F.interpolate(x.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False)
     return x.permute(0, 2, 3, 1)

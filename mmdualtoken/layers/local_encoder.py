@@ -78,36 +78,38 @@ class WindowAttention(nn.Module):
         dy, dx = cell[:, :, None] - cell[:, None, :] + self.window_size - 1
         return dy * (2 * self.window_size - 1) + dx
 
-    def _bias(self) -> torch.Tensor:
-        """Relative position bias, (heads, w*w, w*w)."""
+    def relative_position_bias(self) -> torch.Tensor:
+        """(heads, w*w, w*w)."""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
-    def partition(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C), H and W multiples of w -> (B, windows, w*w, C), windows row by row."""
+    def partition(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """(B, rows*w, columns*w, C) -> (B, rows*columns, w*w, C), windows row by row."""
         s = self.window_size
-        b, h, w, c = x.shape
-        x = x.reshape(b, h // s, s, w // s, s, c).transpose(2, 3)
-        return x.reshape(b, -1, s * s, c)
+        b, c = x.shape[0], x.shape[3]
+        x = x.reshape(b, rows, s, columns, s, c).transpose(2, 3)
+        return x.reshape(b, rows * columns, s * s, c)
 
-    def reverse(self, x: torch.Tensor, h: int, w: int) -> torch.Tensor:
-        """Undo `partition`: (B, windows, w*w, C) -> (B, h, w, C)."""
+    def reverse(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """Undo `partition`: (B, rows*columns, w*w, C) -> (B, rows*w, columns*w, C)."""
         s = self.window_size
-        x = x.reshape(x.shape[0], h // s, w // s, s, s, -1).transpose(2, 3)
-        return x.reshape(x.shape[0], h, w, -1)
+        b, c = x.shape[0], x.shape[3]
+        x = x.reshape(b, rows, columns, s, s, c).transpose(2, 3)
+        return x.reshape(b, rows * s, columns * s, c)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         _, h, w, _ = x.shape
-        bottom, right = -h % self.window_size, -w % self.window_size
-        bias = self._bias()
-        if bottom or right:
+        rows, columns = ((side - 1) // self.window_size + 1 for side in (h, w))
+        pad = (0, 0, 0, columns * self.window_size - w, 0, rows * self.window_size - h)
+        bias = self.relative_position_bias()
+        if torch.compiler.is_compiling() or any(pad):  # a graph for all sizes pads always
             # Bias of minus infinity for padded keys; every window has at least one real cell.
-            real = F.pad(x.new_ones(1, h, w, 1), (0, 0, 0, right, 0, bottom))
-            padded = self.partition(real).flatten(2) == 0  # (1, windows, w*w)
-            bias = bias[None].to(x).masked_fill(padded[0, :, None, None], float("-inf"))
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        qkv = self.qkv(self.partition(x)).unflatten(-1, (3, self.num_heads, -1))
+            real = self.partition(F.pad(x.new_ones(1, h, w, 1), pad), rows, columns)
+            padded = real[0, :, None, None, :, 0] == 0  # (windows, 1, 1, w*w)
+            bias = bias.to(x).masked_fill(padded, float("-inf"))
+            x = F.pad(x, pad)
+        qkv = self.qkv(self.partition(x, rows, columns)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, w*w, head_dim)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         out = self.proj(out.transpose(2, 3).flatten(3))
-        return self.reverse(out, h + bottom, w + right)[:, :h, :w]
+        return self.reverse(out, rows, columns)[:, :h, :w]

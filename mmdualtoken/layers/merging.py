@@ -12,10 +12,11 @@ def space_to_depth(x: torch.Tensor) -> torch.Tensor:
     The channel order is (row, column, channel).
     """
     b, h, w, c = x.shape
-    if h % 2 or w % 2:
-        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        b, h, w, c = x.shape
-    x = x.view(b, h // 2, 2, w // 2, 2, c)
+    # Written as the max-pool computes its size: a graph for all sizes then has one expression.
+    rows, columns = (h - 1) // 2 + 1, (w - 1) // 2 + 1
+    if torch.compiler.is_compiling() or h % 2 or w % 2:  # a graph for all sizes pads always
+        x = F.pad(x, (0, 0, 0, 2 * columns - w, 0, 2 * rows - h))
+    x = x.reshape(b, rows, 2, columns, 2, c)
     return x.permute(0, 1, 3, 2, 4, 5).flatten(3)
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .plain import is_plain
+
 
 class TokenMLP(nn.Module):
     """Plain MLP over channels: Linear(GELU(Linear(G))), C -> C -> C.
@@ -39,5 +41,12 @@ class TokenMixMLP(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, n, C) -> (B, n, C)."""
-        mixed = self.token_mix(tokens.transpose(1, 2)).transpose(1, 2)
-        return self.channel_mix(self.act(mixed))
+        return self.channel_mix(self.act(self._mix(tokens)))
+
+    def _mix(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The Linear over the n tokens: (B, n, C) -> (B, n, C)."""
+        if not is_plain(self.token_mix):
+            return self.token_mix(tokens.transpose(1, 2)).transpose(1, 2)
+        # Without transposing the tokens to the last axis and back.
+        weight, bias = self.token_mix.weight, self.token_mix.bias
+        return torch.baddbmm(bias[:, None], weight.expand(tokens.shape[0], -1, -1), tokens)

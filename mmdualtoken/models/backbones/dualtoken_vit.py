@@ -30,6 +30,7 @@ from ...layers import (
 )
 from ...layers.map_norm import map_norm
 from ...layers.token_resize import resize_token_mix, resize_tokens
+from ..deploy import Deployable
 from .arguments import (
     check_arch,
     check_bool,
@@ -60,7 +61,7 @@ SCRATCH = (
 
 
 @MODELS.register_module()
-class DualTokenViT(BaseModule):
+class DualTokenViT(Deployable, BaseModule):
     """DualToken-ViT with three stages at strides 8, 16 and 32 (paper: Sec. 2.3, Table 1).
 
     Any input size works; the maps are ceil(H / stride) x ceil(W / stride). From whatever size, the
@@ -284,7 +285,7 @@ class DualTokenViT(BaseModule):
         x = self.stem(x)
         tokens = self.global_tokens
         if tokens is not None:
-            tokens = tokens.flatten(1, 2).expand(len(x), -1, -1)
+            tokens = tokens.flatten(1, 2).expand(x.shape[0], -1, -1)
         outs = []
         for i, stage in enumerate(self.stages):
             x, tokens = stage(x, tokens)

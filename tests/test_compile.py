@@ -1,0 +1,80 @@
+"""torch.compile of the backbone: one graph for all sizes, the same values."""
+
+from shutil import which
+
+import pytest
+import torch
+from helpers import VARIANTS, build, rand, randomise
+from torch._dynamo.utils import counters
+
+NARROW_ONLY = [name for name in VARIANTS if not name.startswith(("tiny", "small"))]
+#: The first is what the graph is made for. Not square, odd, smaller than a window, larger.
+SIZES = [(2, 64, 96), (3, 37, 91), (2, 75, 125), (5, 160, 40), (2, 224, 224)]
+
+
+@pytest.fixture(autouse=True)
+def no_graphs_before():
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+def deviation(model, compiled, size, dtype):
+    """Largest difference relative to each map's largest value."""
+    batch, height, width = size
+    images = rand(batch, 3, height, width, dtype=dtype)
+    with torch.no_grad():
+        expected, actual = model(images), compiled(images)
+    return max(
+        ((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)
+    )
+
+
+def check(settings, deploy, dtype, tolerance, **options):
+    """Compiled once for the first size, it serves all: a second graph is an error."""
+    model = randomise(build(**settings).to(dtype).eval())
+    if deploy:
+        model.switch_to_deploy()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, **options)
+    assert deviation(model, compiled, SIZES[0], dtype) < tolerance
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert max(deviation(model, compiled, size, dtype) for size in SIZES[1:]) < tolerance
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("deploy", [False, True], ids=["eager", "deployed"])
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "mix" else pytest.param(n, marks=pytest.mark.slow) for n in NARROW_ONLY],
+)
+def test_one_graph_serves_all_sizes(name, deploy):
+    check(VARIANTS[name], deploy, torch.float64, 1e-10, backend="eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deploy", [False, True], ids=["eager", "deployed"])
+@pytest.mark.parametrize("name", ["mlp", "mix", "window"])
+def test_one_compiled_program_serves_all_sizes(name, deploy):
+    if not which("g++"):
+        pytest.skip("g++ is not installed: torch.compile's default backend needs it on the CPU")
+    check(VARIANTS[name], deploy, torch.float32, 1e-5)
+
+
+@pytest.mark.slow
+def test_training_step_compiles_as_one_graph():
+    model = randomise(build(token_mlp="mix").double().train())
+    images = rand(2, 3, 64, 96)
+
+    def gradients(call):
+        model.zero_grad()
+        sum(out.square().mean() for out in call(images)).backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    expected = gradients(model)
+    for module in model.modules():  # its statistics changed, though no output reads them
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+    actual = gradients(torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager"))
+    assert counters["stats"]["unique_graphs"] == 1
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,202 @@
+"""switch_to_deploy(): the same outputs from fewer operators, and what is refused after it."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from helpers import NARROW, VARIANTS, build, rand, randomise
+from mmengine.config import Config
+from tasks import TASKS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.prune import l1_unstructured
+
+from mmdualtoken.layers import ConvEncoder, PositionAwareTokens, TokenMLP
+from mmdualtoken.layers.deployed import Constant
+from mmdualtoken.models import switch_to_deploy
+from mmdualtoken.report.measure import build_model
+
+NARROW_ONLY = [name for name in VARIANTS if not name.startswith(("tiny", "small"))]
+SIZES = [(64, 64), (37, 91), (1, 17), (75, 125)]  # the last has COCO's ratio, 800 x 1333
+
+
+def distance(actual, expected):
+    """Largest difference of two tuples of maps, relative to the largest value."""
+    return max(
+        ((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)
+    )
+
+
+def both(model, images):
+    """Outputs before and after the switch."""
+    deployed = deepcopy(model)
+    deployed.switch_to_deploy()
+    with torch.no_grad():
+        return model(images), deployed(images)
+
+
+@pytest.mark.parametrize("name", NARROW_ONLY)
+def test_outputs_stay_the_same(name):
+    for norm in (dict(), dict(out_norm_cfg=dict(type="BN"))):
+        model = randomise(build(**{**VARIANTS[name], **norm}).double().eval())
+        for size in SIZES:
+            plain, deployed = both(model, rand(2, 3, *size))
+            assert distance(deployed, plain) < 1e-10
+        single = model.float()
+        plain, deployed = both(single, rand(2, 3, 37, 91, dtype=torch.float32))
+        assert distance(deployed, plain) < 1e-5
+
+
+@pytest.mark.parametrize("arch", ["tiny", "small"])
+@pytest.mark.parametrize("mlp", ["mlp", "mix"])
+def test_outputs_of_the_papers_models_stay_the_same(arch, mlp):
+    model = randomise(build(arch=arch, token_mlp=mlp, out_norm_cfg=dict(type="BN")).eval())
+    plain, deployed = both(model, rand(1, 3, 75, 125, dtype=torch.float32))
+    assert distance(deployed, plain) < 1e-5
+    plain, deployed = both(model.double(), rand(1, 3, 75, 125))
+    assert distance(deployed, plain) < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["tiny", "small"])
+def test_outputs_at_coco_size_stay_the_same(arch):
+    model = randomise(build(arch=arch, token_mlp="mix", out_norm_cfg=dict(type="BN")).eval())
+    plain, deployed = both(model, rand(1, 3, 800, 1333, dtype=torch.float32))
+    assert distance(deployed, plain) < 1e-5
+
+
+def test_what_is_folded_is_gone():
+    model = build(token_mlp="mix", out_norm_cfg=dict(type="BN")).eval()
+    before = sum(p.numel() for p in model.parameters())
+    model.switch_to_deploy()
+    assert not any(isinstance(m, _BatchNorm) for m in model.modules())
+    assert not any(name.endswith("gamma") for name, _ in model.named_parameters())
+    first = model.stages[0].blocks[0].token_module
+    assert isinstance(first.mix, Constant)
+    assert first.mix.value.shape == (1, 49, NARROW["embed_dims"][0])
+    assert sum(p.numel() for p in model.parameters()) < before
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_second_switch_does_nothing():
+    model = randomise(build(token_mlp="mix", local_encoder="window").eval())
+    switch_to_deploy(model)
+    state = deepcopy(model.state_dict())
+    switch_to_deploy(model)
+    model.switch_to_deploy()
+    assert list(state) == list(model.state_dict())
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_training_and_loading_are_refused():
+    model = build()
+    checkpoint = build().state_dict()
+    model.switch_to_deploy()
+    assert not model.training
+    assert not model.eval().training
+    with pytest.raises(RuntimeError, match="cannot be trained; build the model anew"):
+        model.train()
+    assert not model.training
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match="cannot be loaded into; build the model anew"):
+            model.load_state_dict(checkpoint, strict=strict)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        build().load_state_dict(model.state_dict())
+
+
+def test_a_batch_norm_without_statistics_stays():
+    norm = dict(type="BN", track_running_stats=False)
+    model = build(out_norm_cfg=norm).double().eval()
+    plain, deployed = both(model, rand(2, 3, 64, 64))
+    assert distance(deployed, plain) < 1e-10
+
+
+class OwnEncoder(ConvEncoder):
+    """Uses gamma in another way."""
+
+    def forward(self, x):
+        return super().forward(x) * self.gamma
+
+
+class OwnTokens(PositionAwareTokens):
+    """Reads something else than its own aggregation."""
+
+    def gather(self, x_local):
+        return 2 * super().gather(x_local)
+
+
+class OwnMLP(TokenMLP):
+    """Does not end with its last Linear."""
+
+    def forward(self, tokens):
+        return super().forward(tokens).tanh()
+
+
+@pytest.mark.parametrize(
+    "own",
+    [dict(local_encoder=OwnEncoder), dict(token_module=OwnTokens), dict(token_mlp=OwnMLP)],
+    ids=["encoder", "tokens", "mlp"],
+)
+def test_classes_of_the_users_own_stay_as_they_are(own):
+    model = randomise(build(**own).double().eval())
+    plain, deployed = both(model, rand(1, 3, 64, 64))
+    assert distance(deployed, plain) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["pwconv2", "fc2", "channel_mix", "qkv"])
+def test_linears_that_are_more_than_their_weights_are_not_scaled(name):
+    """Pruned ones compute the weight at each call: a factor put into it would be lost."""
+    model = randomise(build(token_mlp="mlp" if name == "fc2" else "mix").double().eval())
+    found = [m for n, m in model.stages.named_modules() if n.endswith(f".{name}")]
+    for linear in found:
+        l1_unstructured(linear, "weight", amount=0.3)
+    plain, deployed = both(model, rand(1, 3, 64, 64))
+    assert found and distance(deployed, plain) < 1e-10
+
+
+class SwitchingEncoder(ConvEncoder):
+    """Has a switch of its own, by the toolboxes' convention."""
+
+    switched = False
+
+    def switch_to_deploy(self):
+        self.switched = True
+
+
+def test_switches_of_the_users_own_are_called():
+    model = build(local_encoder=SwitchingEncoder)
+    model.switch_to_deploy()
+    encoders = [m for m in model.modules() if isinstance(m, SwitchingEncoder)]
+    assert encoders and all(encoder.switched for encoder in encoders)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_whole_models_stay_the_same(task):
+    cfg = Config.fromfile(TASKS[task][0])
+    if task == "detection":
+        cfg.model.neck.norm_cfg = dict(type="BN")
+    model = randomise(build_model(cfg).double())
+    images = rand(1, 3, 64, 96)
+    deployed = switch_to_deploy(deepcopy(model))
+    assert not any(isinstance(m, _BatchNorm) for m in deployed.modules())
+    outs = []
+    for one in (model, deployed):
+        with torch.no_grad():
+            out = one.extract_feat(images) if task == "detection" else one(images, mode="tensor")
+        outs.append((out,) if torch.is_tensor(out) else tuple(out))
+    assert distance(*reversed(outs)) < 1e-10
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        deployed.train()
+
+
+def test_norms_that_do_not_follow_a_convolution_stay():
+    from mmcv.cnn import ConvModule
+
+    before = ConvModule(4, 4, 3, norm_cfg=dict(type="BN"), order=("norm", "conv", "act"))
+    after = ConvModule(4, 4, 3, norm_cfg=dict(type="BN"))
+    model = randomise(nn.Sequential(before, after).double().eval())
+    images = rand(1, 4, 9, 9)
+    with torch.no_grad():
+        plain = model(images)
+        assert distance((switch_to_deploy(model)(images),), (plain,)) < 1e-10
+    assert isinstance(before.norm, nn.BatchNorm2d) and isinstance(after.norm, nn.Identity)

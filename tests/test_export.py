@@ -1,0 +1,279 @@
+"""tools/export.py: one file for all sizes, checked, described, never over another."""
+
+import builtins
+import json
+import os
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import NARROW, VARIANTS, build, rand, randomise
+from mmengine.config import Config
+from tasks import TASKS
+from torch import nn
+
+from mmdualtoken.engine import export
+from mmdualtoken.engine.errors import InputError
+from mmdualtoken.layers import PatchMerging, Stem, WindowAttention
+from mmdualtoken.layers.downsample import resize_map
+from mmdualtoken.report.measure import build_model
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = [*export.CHECKED, (1, 64, 64), (2, 8, 9)]
+CLASSIFIER, FCN = TASKS["classification"][0], TASKS["segmentation"][0]
+
+
+@pytest.fixture
+def onnx():
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: the extra [export]")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: the extra [export]")
+
+
+def holder(backbone):
+    """A backbone as the tools hold it."""
+    module = nn.Module()
+    module.backbone = backbone
+    return export.RawOutputs(module, "mmpretrain", backbone_only=True).eval()
+
+
+def retinanet():
+    cfg = Config.fromfile(ROOT / "configs/mmdet/retinanet_dualtoken_s_1x.py")
+    cfg.model.backbone.arch = NARROW
+    cfg.model.neck.update(in_channels=list(NARROW["embed_dims"]), out_channels=16)
+    cfg.model.bbox_head.update(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3)
+    return cfg
+
+
+def segmentor(**head):
+    cfg = Config.fromfile(FCN)
+    cfg.model.decode_head.pop("num_convs")
+    cfg.model.decode_head.update(head)
+    return cfg
+
+
+def levels(*names):
+    return [f"{name}_{i}" for name in names for i in range(5)]
+
+
+MODELS = dict(
+    classifier=(lambda: Config.fromfile(CLASSIFIER), ["logits"]),
+    fcn=(lambda: Config.fromfile(FCN), ["logits"]),
+    deeplab=(lambda: segmentor(type="ASPPHead", dilations=(1, 2, 4)), ["logits"]),
+    psp=(lambda: segmentor(type="PSPHead", pool_scales=(1, 2, 3, 6)), ["logits"]),
+    maskrcnn=(
+        lambda: Config.fromfile(TASKS["detection"][0]),
+        levels("map", "rpn_cls", "rpn_bbox"),
+    ),
+    retinanet=(retinanet, levels("cls_score", "bbox_pred")),
+)
+
+
+def save(cfg, classes=()):
+    """Write model.py and trained.pth, with weights that hide nothing; return the model."""
+    cfg.dump("model.py")
+    model = randomise(build_model(cfg))
+    meta = dict(dataset_meta=dict(classes=classes))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), "trained.pth")
+    return model
+
+
+# ---------------------------------------------------------------- pooling, comparing, refusing
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5), (16, 16), (37, 91)])
+@pytest.mark.parametrize("cells", [1, 2, 3, 6, (3, 5)])
+def test_interval_pool_is_adaptive_pooling(cells, size):
+    x = rand(2, 4, *size)
+    torch.testing.assert_close(
+        export.IntervalPool(cells)(x), nn.AdaptiveAvgPool2d(cells)(x), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_the_largest_difference_is_found():
+    eager = holder(randomise(build().eval()))
+    other = deepcopy(eager.model.backbone)
+    size = export.CHECKED[0]
+    assert export.deviation(eager, other, size) == 0
+    with torch.no_grad():
+        other.norm2.bias[0] += 0.1
+    generator = torch.Generator().manual_seed(sum(size))
+    with torch.no_grad():
+        last = eager(torch.randn(size[0], 3, *size[1:], generator=generator))[-1]
+    assert export.deviation(eager, other, size) == pytest.approx(
+        0.1 / last.abs().max().item(), 1e-3
+    )
+    assert export.deviation(eager, lambda x: [o[..., 1:] for o in other(x)], size) == float("inf")
+
+
+@pytest.mark.parametrize(
+    "out, said",
+    [
+        ("there.onnx", "exists already. Give another name, or --overwrite"),
+        ("model.pt2", "name it .onnx"),
+        ("nowhere/model.onnx", "the folder does not exist"),
+    ],
+)
+def test_tool_refuses(out, said, project, tool):
+    Path("there.onnx").write_text("mine")
+    status, printed = tool("export", FCN, "none", out)
+    assert status == 2 and said in printed and "Traceback" not in printed
+    assert Path("there.onnx").read_text() == "mine"
+
+
+def test_missing_packages_are_named(project, tool, monkeypatch):
+    real = builtins.__import__
+
+    def fail(name, *args, **kwargs):
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    status, printed = tool("export", FCN, "none", "model.onnx")
+    assert status == 2
+    assert "Exporting needs onnxruntime. Install: pip install onnxruntime" in printed
+
+
+class Runs:
+    """What a checkpoint must not be able to do."""
+
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def test_tool_refuses_checkpoints(onnx, project, tool):
+    save(Config.fromfile(FCN))
+    status, printed = tool("export", CLASSIFIER, "trained.pth", "model.onnx")
+    assert status == 2 and "is of another model than the config's" in printed
+    torch.save(dict(state_dict=Runs()), "evil.pth")
+    status, printed = tool("export", FCN, "evil.pth", "model.onnx")
+    assert status == 2 and "could run code" in printed
+    assert not Path("pwned").exists()
+    status, printed = tool("export", FCN, "missing.pth", "model.onnx")
+    assert status == 2 and "missing.pth does not exist" in printed
+    assert not Path("model.onnx").exists()
+
+
+def test_tool_leaves_no_file_that_differs(onnx, project, tool, monkeypatch):
+    monkeypatch.setattr(export, "record", lambda *args, **kwargs: None)
+    monkeypatch.setattr(export, "save_onnx", lambda *args: args[-1].write_text("wrong"))
+    monkeypatch.setattr(export, "load_onnx", lambda *args: lambda x: [x.new_ones(len(x), 4)])
+    Path("model.onnx").write_text("mine")
+    before = sorted(os.listdir())
+    status, printed = tool("export", CLASSIFIER, "none", "model.onnx", "--overwrite")
+    assert status == 2 and "model.onnx was not written: its outputs differ" in printed
+    assert sorted(os.listdir()) == before and Path("model.onnx").read_text() == "mine"
+
+
+class Bessel(nn.Module):
+    """An operator that ONNX lacks."""
+
+    def forward(self, x):
+        return (torch.special.bessel_j0(x),)
+
+
+class Decides(nn.Module):
+    """Code that depends on values."""
+
+    def forward(self, x):
+        return (x if x.sum() > 0 else -x,)
+
+
+def test_what_cannot_be_exported_is_named(onnx, tmp_path):
+    program = export.record(holder(Bessel()), deploy=False)
+    with pytest.raises(InputError, match=r"cannot be written as ONNX.*bessel_j0"):
+        export.save_onnx(program, ["map_0"], {}, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="cannot be recorded for all image sizes"):
+        export.record(holder(Decides()), deploy=False)
+
+
+class Part(nn.Module):
+    """What of a backbone depends on the image's size most, in little: odd maps, windows, a grid."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.merging = Stem(3, 16), PatchMerging(16, 24)
+        self.windows = WindowAttention(24, 2, 7)
+
+    def forward(self, x):
+        x = self.windows(self.merging(self.stem(x)))
+        return x.permute(0, 3, 1, 2), resize_map(x, (7, 7)).permute(0, 3, 1, 2)
+
+
+def test_one_file_serves_all_sizes(onnx, tmp_path):
+    part = holder(randomise(Part()))
+    path = tmp_path / "part.onnx"
+    export.save_onnx(export.record(part), ["map_0", "map_1"], dict(config="none"), path)
+    run = export.load_onnx(path, 1)
+    assert max(export.deviation(part, run, size) for size in SIZES) < export.TOLERANCE
+
+
+# ---------------------------------------------------------------- whole files
+
+
+def check_export(tool, name, *options):
+    """Export a trained model with the tool, and compare the file with PyTorch once more."""
+    import onnxruntime
+
+    make, outputs = MODELS[name]
+    cfg = make()
+    model = save(cfg, classes=("a", "b", "c", "d", "e"))
+    status, printed = tool("export", "model.py", "trained.pth", "model.onnx", *options)
+    assert status == 0, printed
+    differences = [float(x) for x in re.findall(r"differs from PyTorch by (\S+)", printed)]
+    assert len(differences) == 3 and max(differences) < export.TOLERANCE
+    eager = export.RawOutputs(model, cfg.default_scope).eval()
+    run = export.load_onnx(Path("model.onnx"), 1)
+    assert max(export.deviation(eager, run, size) for size in SIZES) < export.TOLERANCE
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    assert [out.name for out in session.get_outputs()] == outputs
+    assert {path.name for path in Path().iterdir()} == {
+        "data",
+        "model.py",
+        "model.onnx",
+        "trained.pth",
+    }
+    return printed, session.get_modelmeta().custom_metadata_map
+
+
+@pytest.mark.slow
+def test_tool_writes_a_trained_model(onnx, project, tool):
+    printed, meta = check_export(tool, "classifier", "--rounds", "1")
+    assert re.search(r"ONNX Runtime takes \d+\.\d+ of PyTorch's eager time", printed)
+    assert meta["config"] == "model.py" and meta["channel_order"] == "rgb"
+    assert json.loads(meta["mean"]) == [128.0] * 3 and json.loads(meta["std"]) == [64.0] * 3
+    assert json.loads(meta["classes"]) == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "classifier"])
+def test_tool_writes_every_model(name, onnx, project, tool):
+    _, meta = check_export(tool, name, "--rounds", "0")
+    assert meta["channel_order"] == ("rgb" if name in ("maskrcnn", "retinanet") else "bgr")
+
+
+@pytest.mark.slow
+def test_options(onnx, project, tool):
+    command = ("export", CLASSIFIER, "none", "model.onnx", "--rounds", "0")
+    status, printed = tool(*command, "--backbone", "--no-deploy")
+    assert status == 0 and "Outputs: map_0\n" in printed, printed
+    before = Path("model.onnx").read_bytes()
+    assert tool(*command)[0] == 2
+    assert Path("model.onnx").read_bytes() == before
+    status, printed = tool(*command, "--overwrite")
+    assert status == 0 and "Outputs: logits\n" in printed, printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in VARIANTS if not n.startswith(("tiny", "small"))])
+def test_every_variant(name, onnx, tmp_path):
+    arch = dict(NARROW, depths=(1, 1, 1))
+    eager = holder(randomise(build(**{"arch": arch, **VARIANTS[name]}).eval()))
+    names = list(eager.named(torch.zeros(1, 3, 32, 32)))
+    export.save_onnx(export.record(eager), names, {}, tmp_path / "backbone.onnx")
+    assert not eager.model.backbone.deployed  # a copy was switched
+    run = export.load_onnx(tmp_path / "backbone.onnx", 1)
+    assert max(export.deviation(eager, run, size) for size in SIZES) < export.TOLERANCE
