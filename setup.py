@@ -81,6 +81,7 @@ setup(
         "onedl": pins("onedl", "onedl-"),
         "openmmlab": pins("openmmlab", "mm"),
         "test": pins("test"),
+        "inspector": pins("inspector", "gradio=="),
     },
     cmdclass={"build_py": BuildWithMim, "develop": DevelopWithMim},
     classifiers=[

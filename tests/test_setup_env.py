@@ -110,7 +110,8 @@ def machine(tmp_path, monkeypatch):
     return Machine(tmp_path, monkeypatch)
 
 
-ALL = ["venv", "build", "runtime", "obtain", "onedl_mmcv", "onedl", "package", "test", "benchmarks"]
+ALL = ["venv", "build", "runtime", "obtain", "onedl_mmcv", "onedl", "package"]
+ALL += ["test", "benchmarks", "inspector"]
 
 
 def test_setup_from_nothing_then_nothing_to_do(machine):
@@ -120,7 +121,7 @@ def test_setup_from_nothing_then_nothing_to_do(machine):
 
 
 @pytest.mark.parametrize(
-    "broken", ["venv", "build", "runtime", "onedl", "package", "test", "benchmarks"]
+    "broken", ["venv", "build", "runtime", "onedl", "package", "test", "benchmarks", "inspector"]
 )
 def test_setup_resumes_where_it_broke(machine, broken):
     machine.fail_on = broken

@@ -219,6 +219,7 @@ class Environment:
         self.package()
         self.install("test")
         self.install("benchmarks", "--no-deps")
+        self.install("inspector")
         self.doctor()
 
 

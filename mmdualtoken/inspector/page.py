@@ -1,0 +1,330 @@
+"""The page: what it consists of, and what happens on a click."""
+
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..engine.errors import InputError
+from .captions import photo_caption, tokens_caption
+from .drawing import Panel, photo_panel, token_at, tokens_panel, tops
+from .export import export_figure
+from .selection import MEAN, Selection, first_selection, with_token
+from .subject import Subject, View
+from .upload import MAX_BYTES, MAX_PIXELS, check_photo
+
+INTRODUCTION = f"""# Token inspector
+
+Drop a photo. Then **click a place in the photo** to see which global tokens it reads from, and
+**click a token** to see where it is broadcast. Shown is the attention of the global broadcast:
+image tokens (the cells of a feature map) read from the global tokens, a softmax over the tokens.
+Rows, columns, stages, blocks and heads count from 0. Photos up to {MAX_BYTES // 2**20} MiB and
+{MAX_PIXELS // 10**6} million pixels; they stay on this machine.
+"""
+#: Nothing is fetched from elsewhere: the reader's own fonts.
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+DOWNLOAD = "() => document.querySelector('#file')?.click()"
+CSS = """
+.message {border-left: 4px solid var(--color-accent); padding: 6px 12px;}
+.clickable img {cursor: crosshair;}
+footer {display: none;}
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a visitor looks at; kept by Gradio for each of them."""
+
+    photo: str
+    notes: tuple[str, ...]
+    views: tuple[View, ...]
+    selection: Selection
+    panels: tuple[tuple[Panel | None, Panel | None], ...] = ()
+
+
+@dataclass
+class Widgets:
+    """The components of one model."""
+
+    prediction: gr.Image
+    said: gr.Markdown
+    photo: gr.Image
+    photo_caption: gr.Markdown
+    tokens: gr.Image
+    tokens_caption: gr.Markdown
+
+
+class Page:
+    """The page for one model, or for two beside each other.
+
+    Args:
+        subjects: the models.
+    """
+
+    def __init__(self, subjects: list[Subject]):
+        self.subjects = subjects
+        self.blocks = gr.Blocks(
+            title="mmdualtoken: token inspector", analytics_enabled=False, delete_cache=(120, 600)
+        )
+        with self.blocks:
+            self._lay_out()
+            self._connect()
+        # One thing at a time: models and figures are not made for several threads.
+        self.blocks.queue(max_size=16, default_concurrency_limit=1, api_open=False)
+
+    # Components.
+
+    def _lay_out(self) -> None:
+        gr.Markdown(INTRODUCTION)
+        gr.Markdown("\n\n".join(f"**{s.title}**" for s in self.subjects), elem_id="models")
+        with gr.Row():
+            self.upload = gr.File(label="Photo: drop it here", height=140, elem_id="upload")
+            with gr.Column():
+                heads = max((s.heads for s in self.subjects), key=len)
+                with gr.Row():
+                    choices = dict(interactive=True, min_width=90)
+                    self.stage = gr.Dropdown(
+                        list(range(len(heads))), label="Stage", elem_id="stage", **choices
+                    )
+                    self.block = gr.Dropdown([], label="Block", elem_id="block", **choices)
+                    self.head = gr.Dropdown([MEAN], label="Head", elem_id="head", **choices)
+                self.export = gr.Button("Export the picture (PNG)", elem_id="export")
+                self.file = gr.DownloadButton(visible="hidden", elem_id="file")
+        self.message = gr.Markdown(
+            "No photo yet.", elem_id="message", elem_classes="message", container=False
+        )
+        with gr.Accordion("Choose without a mouse", open=False, elem_id="keyboard"):
+            with gr.Row():
+                slider = dict(interactive=True, minimum=0)
+                self.across = gr.Slider(
+                    maximum=100, value=50, step=0.5, label="Place: % from the left", **slider
+                )
+                self.down = gr.Slider(
+                    maximum=100, value=50, step=0.5, label="Place: % from the top", **slider
+                )
+                self.token = gr.Slider(
+                    maximum=max(1, self.subjects[0].num_tokens - 1), value=0, step=1,
+                    label=f"Token of {self.subjects[0].letter}, row by row", **slider,
+                )  # fmt: skip
+        self.widgets = self._rows() if len(self.subjects) > 1 else self._row()
+        self.shown = gr.State(None, time_to_live=3600)
+
+    def _image(self, label: str, name: str, clickable: bool = True) -> gr.Image:
+        return gr.Image(
+            label=label, elem_id=name, interactive=False, format="png", height=430,
+            buttons=["fullscreen"], elem_classes="clickable" if clickable else None,
+        )  # fmt: skip
+
+    def _part(self, subject: Subject, part: str) -> tuple[gr.Image, gr.Markdown]:
+        labels = dict(
+            prediction="prediction", photo="photo: click a place", tokens="tokens: click one"
+        )
+        letter = f"{subject.letter}: " if len(self.subjects) > 1 else ""
+        with gr.Column(min_width=300):
+            image = self._image(letter + labels[part], f"{part}-{subject.letter}")
+            text = gr.Markdown(elem_id=f"{part}-{subject.letter}-text")
+        return image, text
+
+    def _row(self) -> list[Widgets]:
+        """One model: its three pictures beside each other."""
+        with gr.Row():
+            parts = [self._part(self.subjects[0], p) for p in ("prediction", "photo", "tokens")]
+        return [Widgets(*(widget for part in parts for widget in part))]
+
+    def _rows(self) -> list[Widgets]:
+        """Two models beside each other, a row for each kind of picture."""
+        found: list[list] = [[] for _ in self.subjects]
+        for part in ("prediction", "photo", "tokens"):
+            with gr.Row():
+                for widgets, subject in zip(found, self.subjects, strict=True):
+                    widgets += self._part(subject, part)
+        return [Widgets(*widgets) for widgets in found]
+
+    # Events.
+
+    def _connect(self) -> None:
+        choice = [self.stage, self.block, self.head]
+        outputs = [self.shown, self.message, *choice, self.across, self.down, self.token]
+        for w in self.widgets:
+            outputs += [w.prediction, w.said]
+            outputs += [w.photo, w.photo_caption, w.tokens, w.tokens_caption]
+        common = dict(
+            concurrency_id="inspect", api_visibility="private", show_progress_on=self.message
+        )
+        redraws = dict(common, outputs=outputs, trigger_mode="always_last")
+        # The drop zone is emptied each time, so that the same file can be dropped again.
+        self.upload.upload(
+            self._guarded(self._on_upload, {self.upload: None}),
+            [self.shown, self.upload],
+            **dict(redraws, outputs=[*outputs, self.upload], trigger_mode="once"),
+        )
+        for widget in choice:
+            widget.input(self._guarded(self._on_choice), [self.shown, *choice], **redraws)
+        for slider in (self.across, self.down):
+            places = [self.shown, self.across, self.down]
+            slider.input(self._guarded(self._on_place), places, **redraws)
+        self.token.input(self._guarded(self._on_token), [self.shown, self.token], **redraws)
+        for i, w in enumerate(self.widgets):
+            for image, handler in (
+                (w.prediction, self._on_prediction),
+                (w.photo, self._on_photo),
+                (w.tokens, self._on_tokens),
+            ):
+                image.select(self._on_click(handler, i), [self.shown], **redraws)
+        exported = self.export.click(
+            self._guarded(self._on_export), [self.shown], [self.message, self.file], **common
+        )
+        exported.success(None, [self.file], None, js=DOWNLOAD)
+
+    def _guarded(self, handler: Callable, always: dict | None = None) -> Callable:
+        """The handler with its errors as a message on the page; what was shown stays."""
+
+        def call(shown: Shown | None, *values: Any) -> dict:
+            try:
+                changes = handler(shown, *values)
+            except InputError as error:
+                changes = {self.message: f"**Not shown.** {error}"}
+            except Exception as error:  # of the model: the page has to live on
+                traceback.print_exc(file=sys.stderr)
+                text = f"{type(error).__name__}: {str(error)[:300]}"
+                changes = {self.message: f"**Not shown.** The model failed ({text})."}
+            return {**changes, **(always or {})}
+
+        return call
+
+    def _on_click(self, handler: Callable, index: int) -> Callable:
+        guarded = self._guarded(lambda shown, x, y: handler(_some(shown), index, x, y))
+
+        def call(shown: Shown | None, event: gr.SelectData) -> dict:
+            return guarded(shown, *event.index)
+
+        return call
+
+    def _on_upload(self, _: Shown | None, path: str) -> dict:
+        file = Path(path)
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+        file.unlink()
+        photo = check_photo(file.name, content)
+        views = [subject.look(photo) for subject in self.subjects]
+        selection = first_selection(self.subjects, views)
+        shown = Shown(photo.name, photo.notes, tuple(views), selection)
+        changes = self._redrawn(shown)
+        for w, view in zip(self.widgets, views, strict=True):
+            changes |= {w.prediction: view.prediction, w.said: view.said}
+        return changes
+
+    def _on_choice(self, shown: Shown | None, stage: int, block: int | None, head: Any) -> dict:
+        shown = _some(shown)
+        # A stage may have fewer blocks, and a block fewer heads, than the one before.
+        block = min(block or 0, len(self._choices(stage)) - 1)
+        head = None if head in (MEAN, None) else min(head, self._choices(stage)[block] - 1)
+        return self._redrawn(shown, stage=stage, block=block, head=head)
+
+    def _choices(self, stage: int) -> list[int]:
+        """Heads of each block of a stage, of the model that has more of them."""
+        stages = [s.heads[stage] for s in self.subjects if len(s.heads) > stage]
+        return [max(h[i] for h in stages if i < len(h)) for i in range(max(map(len, stages)))]
+
+    def _on_place(self, shown: Shown | None, across: float, down: float) -> dict:
+        place = (min(across, 99.99) / 100, min(down, 99.99) / 100)  # 100 % is the last pixel
+        return self._redrawn(_some(shown), place=place)
+
+    def _on_token(self, shown: Shown | None, token: float) -> dict:
+        shown = _some(shown)
+        if not self.subjects[0].heads:
+            raise InputError(self.subjects[0].statement)
+        chosen = with_token(shown.selection, self.subjects, 0, int(token))
+        return self._redrawn(shown, tokens=chosen.tokens)
+
+    def _on_prediction(self, shown: Shown, index: int, x: float, y: float) -> dict:
+        height, width = shown.views[index].prediction.shape[:2]
+        return self._redrawn(shown, place=(x / width, y / height))
+
+    def _on_photo(self, shown: Shown, index: int, x: float, y: float) -> dict:
+        panel = shown.panels[index][0]
+        share = panel and panel.share(x, y)
+        if not share:  # on the colour bar
+            return {}
+        return self._redrawn(shown, place=shown.views[index].placement.to_photo(share))
+
+    def _on_tokens(self, shown: Shown, index: int, x: float, y: float) -> dict:
+        panel, subject = shown.panels[index][1], self.subjects[index]
+        share = panel and panel.share(x, y)
+        if not share:
+            return {}
+        token = token_at(subject, share)
+        tokens = with_token(shown.selection, self.subjects, index, token).tokens
+        return self._redrawn(shown, tokens=tokens)
+
+    def _redrawn(self, shown: Shown, **changed: Any) -> dict:
+        """What a changed selection makes of the page."""
+        selection = replace(shown.selection, **changed)
+        views, panels, changes = shown.views, [], {}
+        top = tops(self.subjects, views, selection)
+        for subject, view, w in zip(self.subjects, views, self.widgets, strict=True):
+            problem = selection.problem(subject)
+            if problem:
+                panels.append((None, None))
+                changes |= {w.photo: None, w.photo_caption: problem}
+                changes |= {w.tokens: None, w.tokens_caption: ""}
+                continue
+            photo = photo_panel(subject, view, selection, top[0])
+            tokens = tokens_panel(subject, view, selection, top[1])
+            panels.append((photo, tokens))
+            said = tokens_caption(subject, view, selection)
+            changes |= {
+                w.photo: photo.image,
+                w.photo_caption: photo_caption(subject, view, selection),
+                w.tokens: tokens.image,
+                w.tokens_caption: said if subject.has_grid else f"{said}\n\n{subject.statement}",
+            }
+        shown = replace(shown, selection=selection, panels=tuple(panels))
+        return {**changes, self.shown: shown, **self._controls(shown)}
+
+    def _controls(self, shown: Shown) -> dict:
+        """The message, and the choices as they now stand."""
+        selection = shown.selection
+        notes = " ".join(shown.notes)
+        changes: dict = {self.message: f"Shown: `{shown.photo}`, {selection.name}. {notes}"}
+        across, down = (min(max(100 * p, 0), 100) for p in selection.place)
+        changes |= {self.across: round(across, 1), self.down: round(down, 1)}
+        changes |= {self.token: selection.tokens[0]}
+        if any(s.heads for s in self.subjects):
+            blocks = self._choices(selection.stage)
+            heads = [MEAN, *range(blocks[selection.block])]
+            head = MEAN if selection.head is None else selection.head
+            changes |= {
+                self.stage: selection.stage,
+                self.block: gr.Dropdown(list(range(len(blocks))), value=selection.block),
+                self.head: gr.Dropdown(heads, value=head),
+            }
+        return changes
+
+    def _on_export(self, shown: Shown | None) -> dict:
+        shown = _some(shown)
+        selection = shown.selection
+        figure = export_figure(self.subjects, list(shown.views), selection, shown.photo)
+        stem = re.sub(r"[^\w-]+", "_", f"{Path(shown.photo).stem}_{selection.name}")
+        folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
+        file = folder / f"{stem}.png"
+        figure.savefig(file, dpi=150)
+        return {self.file: str(file), self.message: f"Exported: `{file.name}`."}
+
+
+def _some(shown: Shown | None) -> Shown:
+    """What is shown.
+
+    Raises:
+        InputError: nothing is, or no longer.
+    """
+    if shown is None:
+        raise InputError("There is no photo yet, or it is no longer kept. Drop one.")
+    return shown
