@@ -20,7 +20,7 @@ def photo_caption(subject: Subject, view: View, selection: Selection) -> str:
     return (
         f"Where **{token_name(subject, token)}** is broadcast: how much each of the "
         f"{height}×{width} image tokens reads from it in {selection.name}. Here "
-        f"{weights.min():.2g} to {weights.max():.2g} times what reading evenly would give."
+        f"{weights.min():.3g} to {weights.max():.3g} times what reading evenly would give."
     )
 
 
@@ -36,7 +36,7 @@ def tokens_caption(subject: Subject, view: View, selection: Selection) -> str:
     order = read.argsort()[::-1][:3]
     most = ", ".join(f"{token_name(subject, int(t))} ({100 * read[t]:.1f} %)" for t in order)
     return (
-        f"What the place at the cross, **image token row {row}, column {column}** of "
+        f"What the place at the red cross, **image token row {row}, column {column}** of "
         f"{height}×{width}, reads from each of the {number} global tokens in {selection.name} "
         f"(even: {100 / number:.1f} %). Most: {most}."
     )

@@ -1,5 +1,6 @@
 """The pictures of the page: two that are clicked, and the one that is exported."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +20,9 @@ LONG = 640  # px; the longer side of the area that is clicked
 SHORT = 160  # px; its shorter side at least, where a photo is very long
 STRIP = 70  # px; the strip with the colour bar below it
 MARK, CHOSEN = "#ff2d2d", "#ff9f1a"
+SPAN = 0.1  # of a colour scale at least: what is all but even looks so
+#: Weights times the number of tokens at the ends of the colours.
+Scale = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def _grey(picture: np.ndarray) -> np.ndarray:
 
 
 def show_photo(
-    ax: Axes, subject: Subject, view: View, selection: Selection, top: float
+    ax: Axes, subject: Subject, view: View, selection: Selection, scale: Scale
 ) -> ScalarMappable:
     """Draw the photo under the chosen token's broadcast, (H, W) weights, and the chosen place."""
     index = "AB".index(subject.letter)
@@ -76,7 +80,13 @@ def show_photo(
     whole = dict(extent=(0, 1, 1, 0), aspect="auto")
     ax.imshow(_grey(view.picture), **whole)
     heat = ax.imshow(
-        weights, cmap=HEAT, vmin=0, vmax=top, alpha=0.6, interpolation="nearest", **whole
+        weights,
+        cmap=HEAT,
+        vmin=scale[0],
+        vmax=scale[1],
+        alpha=0.6,
+        interpolation="nearest",
+        **whole,
     )
     heat = ScalarMappable(heat.norm, heat.cmap)  # without the alpha, for the bar
     cell = selection.cell(view)
@@ -91,7 +101,7 @@ def show_photo(
 
 
 def show_tokens(
-    ax: Axes, subject: Subject, view: View, selection: Selection, top: float
+    ax: Axes, subject: Subject, view: View, selection: Selection, scale: Scale
 ) -> ScalarMappable:
     """Draw what the chosen place reads from each token, on the photo if the tokens form a grid."""
     h, w = subject.token_size
@@ -101,7 +111,7 @@ def show_tokens(
     if subject.has_grid:
         ax.imshow(_grey(view.picture), **whole)
     heat = ax.imshow(
-        read.reshape(h, w), cmap=HEAT, vmin=0, vmax=top, interpolation="nearest",
+        read.reshape(h, w), cmap=HEAT, vmin=scale[0], vmax=scale[1], interpolation="nearest",
         alpha=0.75 if subject.has_grid else 1, **whole,
     )  # fmt: skip
     heat = ScalarMappable(heat.norm, heat.cmap)
@@ -113,9 +123,9 @@ def show_tokens(
     for token, value in enumerate(read):
         row, column = divmod(token, w)
         ax.text(
-            (column + 0.5) / w, (row + 0.5) / h, "" if np.isnan(value) else f"{value:.2g}",
+            (column + 0.5) / w, (row + 0.5) / h, _number(value),
             ha="center", va="center", fontsize=size, fontweight="bold",
-            color="black" if value > 0.6 * top else "white",
+            color="black" if value > scale[0] + 0.6 * (scale[1] - scale[0]) else "white",
         )  # fmt: skip
     row, column = divmod(selection.tokens["AB".index(subject.letter)], w)
     box = dict(width=1 / w, height=1 / h, fill=False, clip_on=False)
@@ -124,29 +134,40 @@ def show_tokens(
     return heat
 
 
-def tops(subjects: list[Subject], views: list[View], selection: Selection) -> tuple[float, float]:
-    """Ends of the colour scales of photos and of tokens: the same for all models."""
-    photos, tokens = [2.0], [2.0]  # an even map looks even
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def scales(subjects: list[Subject], views: Sequence[View], selection: Selection) -> list[Scale]:
+    """The colour scales of the photos and of the tokens, each the same for all models."""
+    shown: tuple[list, list] = ([], [])
     for i, (subject, view) in enumerate(zip(subjects, views, strict=True)):
-        if not selection.problem(subject):
-            attention = selection.attention(view) * subject.num_tokens
-            photos.append(float(attention[..., selection.tokens[i]].max()))
-            cell = selection.cell(view)
-            if cell is not None:
-                tokens.append(float(attention[cell].max()))
-    return max(photos), max(tokens)
+        if selection.problem(subject):
+            continue
+        attention = selection.attention(view) * subject.num_tokens
+        shown[0].append(attention[..., selection.tokens[i]].ravel())
+        cell = selection.cell(view)
+        if cell is not None:
+            shown[1].append(attention[cell])
+    return [_ends(np.concatenate([[1.0], *values])) for values in shown]
 
 
-def photo_panel(subject: Subject, view: View, selection: Selection, top: float) -> Panel:
+def _ends(values: np.ndarray) -> Scale:
+    low, high = float(values.min()), float(values.max())
+    more = max(0.0, SPAN - (high - low)) / 2
+    return low - more, high + more
+
+
+def photo_panel(subject: Subject, view: View, selection: Selection, scale: Scale) -> Panel:
     """The picture in which a place is clicked."""
     figure, area, bar = _axes(_area(view.picture))
-    return _finish(figure, show_photo(area, subject, view, selection, top), bar)
+    return _finish(figure, show_photo(area, subject, view, selection, scale), bar)
 
 
-def tokens_panel(subject: Subject, view: View, selection: Selection, top: float) -> Panel:
+def tokens_panel(subject: Subject, view: View, selection: Selection, scale: Scale) -> Panel:
     """The picture in which a token is clicked."""
     figure, area, bar = _axes(_area(view.picture) if subject.has_grid else (LONG, SHORT))
-    return _finish(figure, show_tokens(area, subject, view, selection, top), bar)
+    return _finish(figure, show_tokens(area, subject, view, selection, scale), bar)
 
 
 def token_at(subject: Subject, share: tuple[float, float]) -> int:

@@ -1,12 +1,13 @@
 """The picture that is exported: all that the page shows, with what it is."""
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from .captions import photo_caption, tokens_caption
-from .drawing import show_photo, show_tokens, tops
+from .drawing import scales, show_photo, show_tokens
 from .selection import Selection
 from .subject import Subject, View
 
@@ -14,7 +15,7 @@ SIDE = 4.2  # inches of a panel's width
 
 
 def export_figure(
-    subjects: list[Subject], views: list[View], selection: Selection, photo: str
+    subjects: list[Subject], views: Sequence[View], selection: Selection, photo: str
 ) -> Figure:
     """All that the page shows: for each model a row of prediction, photo and tokens, captioned."""
     height, width = views[0].picture.shape[:2]
@@ -22,7 +23,7 @@ def export_figure(
     figure = Figure(figsize=(3 * SIDE + 1, row * len(subjects) + 0.6), layout="constrained")
     figure.suptitle(f"{photo}: {selection.name}", fontsize=12, parse_math=False)
     grid = figure.subplots(len(subjects), 3, squeeze=False)
-    ends = tops(subjects, views, selection)
+    ends = scales(subjects, views, selection)
     for axes, subject, view in zip(grid, subjects, views, strict=True):
         for ax in axes:
             ax.set_axis_off()
@@ -35,8 +36,8 @@ def export_figure(
             continue
         shape = view.picture.shape[0] / view.picture.shape[1]
         shown = ((show_photo, photo_caption), (show_tokens, tokens_caption))
-        for ax, (show, caption), top in zip(axes[1:], shown, ends, strict=True):
-            heat = show(ax, subject, view, selection, top)
+        for ax, (show, caption), scale in zip(axes[1:], shown, ends, strict=True):
+            heat = show(ax, subject, view, selection, scale)
             ax.set_box_aspect(shape if subject.has_grid or show is show_photo else 0.25)
             ax.set_title(_wrapped(caption(subject, view, selection)), fontsize=8)
             bar = figure.colorbar(heat, ax=ax, orientation="horizontal", shrink=0.8, pad=0.02)

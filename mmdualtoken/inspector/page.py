@@ -14,7 +14,7 @@ import gradio as gr
 
 from ..engine.errors import InputError
 from .captions import photo_caption, tokens_caption
-from .drawing import Panel, photo_panel, token_at, tokens_panel, tops
+from .drawing import Panel, photo_panel, scales, token_at, tokens_panel
 from .export import export_figure
 from .selection import MEAN, Selection, first_selection, with_token
 from .subject import Subject, View
@@ -32,7 +32,7 @@ Rows, columns, stages, blocks and heads count from 0. Photos up to {MAX_BYTES //
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 DOWNLOAD = "() => document.querySelector('#file')?.click()"
 CSS = """
-.message {border-left: 4px solid var(--color-accent); padding: 6px 12px;}
+#message {border-left: 4px solid var(--color-accent); padding: 6px 12px;}
 .clickable img {cursor: crosshair;}
 footer {display: none;}
 """
@@ -97,37 +97,37 @@ class Page:
                     self.head = gr.Dropdown([MEAN], label="Head", elem_id="head", **choices)
                 self.export = gr.Button("Export the picture (PNG)", elem_id="export")
                 self.file = gr.DownloadButton(visible="hidden", elem_id="file")
-        self.message = gr.Markdown(
-            "No photo yet.", elem_id="message", elem_classes="message", container=False
-        )
-        with gr.Accordion("Choose without a mouse", open=False, elem_id="keyboard"):
-            with gr.Row():
-                slider = dict(interactive=True, minimum=0)
-                self.across = gr.Slider(
-                    maximum=100, value=50, step=0.5, label="Place: % from the left", **slider
-                )
-                self.down = gr.Slider(
-                    maximum=100, value=50, step=0.5, label="Place: % from the top", **slider
-                )
-                self.token = gr.Slider(
-                    maximum=max(1, self.subjects[0].num_tokens - 1), value=0, step=1,
-                    label=f"Token of {self.subjects[0].letter}, row by row", **slider,
-                )  # fmt: skip
+        self.message = gr.Markdown("No photo yet.", elem_id="message")
+        with gr.Accordion("Choose without a mouse", open=False, elem_id="keyboard"), gr.Row():
+            slider = dict(interactive=True, minimum=0)
+            self.across = gr.Slider(
+                maximum=100, value=50, step=0.5, label="Place: % from the left", **slider
+            )
+            self.down = gr.Slider(
+                maximum=100, value=50, step=0.5, label="Place: % from the top", **slider
+            )
+            self.token = gr.Slider(
+                maximum=max(1, self.subjects[0].num_tokens - 1), value=0, step=1,
+                label=f"Token of {self.subjects[0].letter}, row by row", **slider,
+            )  # fmt: skip
         self.widgets = self._rows() if len(self.subjects) > 1 else self._row()
         self.shown = gr.State(None, time_to_live=3600)
 
-    def _image(self, label: str, name: str, clickable: bool = True) -> gr.Image:
+    def _image(self, label: str, name: str) -> gr.Image:
         return gr.Image(
-            label=label, elem_id=name, interactive=False, format="png", height=430,
-            buttons=["fullscreen"], elem_classes="clickable" if clickable else None,
+            label=label, show_label=False, elem_id=name, interactive=False, format="png",
+            height=430, buttons=[], elem_classes="clickable", alt_text=label,
         )  # fmt: skip
 
     def _part(self, subject: Subject, part: str) -> tuple[gr.Image, gr.Markdown]:
         labels = dict(
-            prediction="prediction", photo="photo: click a place", tokens="tokens: click one"
+            prediction="Prediction",
+            photo="Photo as the model gets it: click a place",
+            tokens="Global tokens: click one",
         )
         letter = f"{subject.letter}: " if len(self.subjects) > 1 else ""
         with gr.Column(min_width=300):
+            gr.Markdown(f"**{letter}{labels[part]}**")
             image = self._image(letter + labels[part], f"{part}-{subject.letter}")
             text = gr.Markdown(elem_id=f"{part}-{subject.letter}-text")
         return image, text
@@ -165,8 +165,9 @@ class Page:
             [self.shown, self.upload],
             **dict(redraws, outputs=[*outputs, self.upload], trigger_mode="once"),
         )
-        for widget in choice:
-            widget.input(self._guarded(self._on_choice), [self.shown, *choice], **redraws)
+        # Each by itself: a stage has other blocks than the one whose block is still chosen.
+        for name, widget in zip(("stage", "block", "head"), choice, strict=True):
+            widget.input(self._on_choice(name), [self.shown, widget], **redraws)
         for slider in (self.across, self.down):
             places = [self.shown, self.across, self.down]
             slider.input(self._guarded(self._on_place), places, **redraws)
@@ -221,12 +222,17 @@ class Page:
             changes |= {w.prediction: view.prediction, w.said: view.said}
         return changes
 
-    def _on_choice(self, shown: Shown | None, stage: int, block: int | None, head: Any) -> dict:
-        shown = _some(shown)
-        # A stage may have fewer blocks, and a block fewer heads, than the one before.
-        block = min(block or 0, len(self._choices(stage)) - 1)
-        head = None if head in (MEAN, None) else min(head, self._choices(stage)[block] - 1)
-        return self._redrawn(shown, stage=stage, block=block, head=head)
+    def _on_choice(self, name: str) -> Callable:
+        def choose(shown: Shown | None, value: int | str) -> dict:
+            shown = _some(shown)
+            chosen = replace(shown.selection, **{name: None if value == MEAN else value})
+            blocks = self._choices(chosen.stage)
+            # A stage may have fewer blocks, and a block fewer heads, than the one before.
+            block = min(chosen.block, len(blocks) - 1)
+            head = None if chosen.head is None else min(chosen.head, blocks[block] - 1)
+            return self._redrawn(shown, stage=chosen.stage, block=block, head=head)
+
+        return self._guarded(choose)
 
     def _choices(self, stage: int) -> list[int]:
         """Heads of each block of a stage, of the model that has more of them."""
@@ -268,7 +274,7 @@ class Page:
         """What a changed selection makes of the page."""
         selection = replace(shown.selection, **changed)
         views, panels, changes = shown.views, [], {}
-        top = tops(self.subjects, views, selection)
+        scale = scales(self.subjects, views, selection)
         for subject, view, w in zip(self.subjects, views, self.widgets, strict=True):
             problem = selection.problem(subject)
             if problem:
@@ -276,8 +282,8 @@ class Page:
                 changes |= {w.photo: None, w.photo_caption: problem}
                 changes |= {w.tokens: None, w.tokens_caption: ""}
                 continue
-            photo = photo_panel(subject, view, selection, top[0])
-            tokens = tokens_panel(subject, view, selection, top[1])
+            photo = photo_panel(subject, view, selection, scale[0])
+            tokens = tokens_panel(subject, view, selection, scale[1])
             panels.append((photo, tokens))
             said = tokens_caption(subject, view, selection)
             changes |= {
@@ -311,7 +317,7 @@ class Page:
     def _on_export(self, shown: Shown | None) -> dict:
         shown = _some(shown)
         selection = shown.selection
-        figure = export_figure(self.subjects, list(shown.views), selection, shown.photo)
+        figure = export_figure(self.subjects, shown.views, selection, shown.photo)
         stem = re.sub(r"[^\w-]+", "_", f"{Path(shown.photo).stem}_{selection.name}")
         folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
         file = folder / f"{stem}.png"

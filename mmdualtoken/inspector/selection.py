@@ -6,7 +6,7 @@ import numpy as np
 
 from .subject import Subject, View
 
-MEAN = "mean of heads"
+MEAN = "mean"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Selection:
     @property
     def name(self) -> str:
         """Block as in the state dict, and head."""
-        head = MEAN if self.head is None else f"head {self.head}"
+        head = "mean of heads" if self.head is None else f"head {self.head}"
         return f"stages.{self.stage}.blocks.{self.block}, {head}"
 
     def attention(self, view: View) -> np.ndarray:

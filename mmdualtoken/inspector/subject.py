@@ -17,14 +17,14 @@ from ..visualization.tokens import find_backbone
 from .placement import Placement, find_placement
 from .upload import Photo
 
-DRAWN = 1024  # px; the longer side of a kept prediction
+DRAWN = (640, 1024)  # px; the longer side of a kept prediction, at least and at most
 
 
 @dataclass(frozen=True)
 class View:
     """What one model makes of one photo."""
 
-    #: (H, W, 3) RGB uint8: the photo with the prediction drawn in it, at most DRAWN px.
+    #: (H, W, 3) RGB uint8: the photo with the prediction drawn in it.
     prediction: np.ndarray
     #: What is predicted, in a sentence.
     said: str
@@ -108,7 +108,7 @@ class Subject:
         flag, backend = load.get("color_type", "color"), load.get("imdecode_backend") or "cv2"
         image = decode(photo.name, photo.content, flag, backend)
         (sample,) = self.predictor.predict([self.predictor.prepare(image)])
-        drawn = _at_most(self.predictor.draw(image, sample), DRAWN)
+        drawn = _sized(self.predictor.draw(image, sample))
         said = self._say(sample)
         placement = find_placement(self.model, *image.shape[:2])
         if not self.heads:
@@ -133,10 +133,10 @@ class Subject:
         return f"{text}{': ' + few if few else ''}{', …' if len(found) > 5 else '.'}"
 
 
-def _at_most(image: np.ndarray, side: int) -> np.ndarray:
-    """The image, shrunk if its longer side has more than `side` px."""
-    factor = side / max(image.shape[:2])
-    if factor >= 1:
-        return image
-    size = tuple(max(1, round(s * factor)) for s in image.shape[1::-1])
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def _sized(image: np.ndarray) -> np.ndarray:
+    """The image, scaled where its longer side is not within DRAWN."""
+    longer = max(image.shape[:2])
+    side = min(max(longer, DRAWN[0]), DRAWN[1])
+    size = tuple(max(1, round(s * side / longer)) for s in image.shape[1::-1])
+    how = cv2.INTER_AREA if side < longer else cv2.INTER_LINEAR
+    return image if side == longer else cv2.resize(image, size, interpolation=how)
