@@ -1,7 +1,9 @@
 """A real Chromium without a window, driven by Selenium, and the inspector that it looks at."""
 
+import contextlib
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -85,6 +87,26 @@ class Inspector:
             self.reader.join(PATIENCE)
 
 
+@contextlib.contextmanager
+def inspector(*subjects):
+    """The page of some subjects, served by a thread of this process; its address."""
+    from mmdualtoken.inspector.server import check_gradio, serve
+
+    check_gradio()
+    said = queue.Queue()
+    thread = threading.Thread(
+        target=serve, args=(list(subjects), "127.0.0.1", 0, lambda *told: said.put(told))
+    )
+    thread.start()
+    url, end = said.get(timeout=PATIENCE)
+    try:
+        yield url
+    finally:
+        end()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
 class Visitor:
     """What a person does on the page, each step waiting until its effect is seen."""
 
@@ -92,6 +114,7 @@ class Visitor:
         self.browser = browser
         browser.get(url)
         self.until(lambda: "No photo yet" in self.text("message"))
+        self.until(lambda: self.browser.find_elements(By.CSS_SELECTOR, "#upload input[type=file]"))
 
     def until(self, condition, message=""):
         return WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: condition(), message)
@@ -113,8 +136,6 @@ class Visitor:
 
     def drop(self, file, expect="Shown: "):
         """Upload a file; the message then begins with `expect`, and is returned."""
-        before = self.browser.execute_script("return ++window.drops || (window.drops = 1)")
-        del before
         self.element("#upload input[type=file]").send_keys(str(file))
         name = Path(file).name
         self.until(lambda: self.text("message").startswith(expect) and name in self.text("message"))

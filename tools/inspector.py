@@ -11,7 +11,7 @@ import sys
 from mmengine.config import DictAction
 
 from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.inspector.server import LOOPBACK, check_gradio, serve
+from mmdualtoken.inspector.server import LOOPBACK, check_gradio, serve, show
 from mmdualtoken.inspector.subject import Subject
 
 
@@ -79,7 +79,7 @@ def main() -> None:
             "password.",
             file=sys.stderr,
         )
-    serve(subjects, args.host, args.port, not args.no_browser)
+    serve(subjects, args.host, args.port, lambda url, _: show(url, not args.no_browser))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The page's server: on one address, of bounded requests, and asking nothing of anybody else."""
 
+import asyncio
 import contextlib
+import logging
 import os
 import socket
 import tempfile
@@ -112,50 +114,68 @@ def _own_folder() -> Iterator[None]:
                 os.environ["GRADIO_TEMP_DIR"] = before
 
 
-def _has_screen() -> bool:
-    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+def make_app(subjects: list[Subject], host: str, port: int) -> Any:
+    """The page as an ASGI application, for the address that it will be reached at."""
+    import gradio as gr
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from .page import CSS, THEME, Page
+
+    blocks = Page(subjects).blocks
+    blocks.state_session_capacity = 8
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(Bounded)
+    if host in LOOPBACK[:2]:  # a name that leads here (DNS rebinding) is not answered
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK[:2])
+    return gr.mount_gradio_app(
+        app, blocks, "/", host, port, footer_links=[], run_history=False, show_error=True,
+        max_file_size=MAX_BYTES, ssr_mode=False, mcp_server=False, pwa=False,
+        enable_monitoring=False, theme=THEME, css=CSS,
+    )  # fmt: skip
 
 
-def serve(subjects: list[Subject], host: str, port: int, open_browser: bool = True) -> None:
+def serve(
+    subjects: list[Subject],
+    host: str,
+    port: int,
+    announce: Callable[[str, Callable[[], None]], None],
+) -> None:
     """Show the page until Ctrl-C.
 
     Args:
         subjects: one model, or two to compare.
         host: address to listen on; the loopback ones are reached from this machine alone.
         port: TCP port, 0 for a free one.
-        open_browser: open the page, where there is a screen.
+        announce: called with the page's address once it can be asked for, and with what ends the
+            server.
 
     Raises:
         InputError: the address cannot be had.
     """
-    import gradio as gr
     import uvicorn
-    from fastapi import FastAPI
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     with _own_folder(), contextlib.closing(bind(host, port)) as bound:
-        from .page import CSS, THEME, Page
-
         port = bound.getsockname()[1]
+        app = make_app(subjects, host, port)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
+        server = uvicorn.Server(config)
+        bound.listen()  # who asks now is answered when the server is up
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        blocks = Page(subjects).blocks
-        blocks.state_session_capacity = 8
-        app = FastAPI(openapi_url=None)
-        app.add_middleware(Bounded)
-        if host in LOOPBACK[:2]:  # a name that leads here (DNS rebinding) is not answered
-            app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK[:2])
-        app = gr.mount_gradio_app(
-            app, blocks, "/", host, port, footer_links=[], run_history=False, show_error=True,
-            max_file_size=MAX_BYTES, ssr_mode=False, mcp_server=False, pwa=False,
-            enable_monitoring=False, theme=THEME, css=CSS,
-        )  # fmt: skip
+        announce(url, lambda: setattr(server, "should_exit", True))
+        server.run(sockets=[bound])
 
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: list | None = None) -> None:
-                await super().startup(sockets)
-                print(f"Inspector: {url} (Ctrl-C ends it)", flush=True)
-                if open_browser and _has_screen():
-                    webbrowser.open(url)
 
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-        Server(config).run(sockets=[bound])
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for what is logged because an open page is cut off at the end."""
+    kind = record.exc_info[0] if record.exc_info else None
+    cut = kind is not None and issubclass(kind, asyncio.CancelledError)
+    return not cut and "graceful shutdown exceeded" not in record.getMessage()
+
+
+def show(url: str, open_browser: bool = True) -> None:
+    """Print the page's address, and open it where there is a screen."""
+    print(f"Inspector: {url} (Ctrl-C ends it)", flush=True)
+    if open_browser and any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        webbrowser.open(url)
