@@ -15,12 +15,13 @@ from tasks import TASKS
 from test_inspector_upload import file_of, picture
 from test_predict import here, write_checkpoint  # noqa: F401
 
+from mmdualtoken.datasets.loading import decode
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.inference import load_model
 from mmdualtoken.inspector.captions import photo_caption, tokens_caption
 from mmdualtoken.inspector.drawing import STRIP, photo_panel, scales, token_at, tokens_panel
 from mmdualtoken.inspector.export import export_figure
-from mmdualtoken.inspector.placement import find_placement
+from mmdualtoken.inspector.placement import Placement, find_placement
 from mmdualtoken.inspector.selection import Selection, first_selection, most_read, with_token
 from mmdualtoken.inspector.server import bind, check_gradio, make_app
 from mmdualtoken.inspector.subject import Subject, View
@@ -40,8 +41,7 @@ def subject(task="classification", letter="A", **backbone):
     return Subject(letter, cfg, f"{letter}.pth", score_thr=0.0)
 
 
-def photo(width=96, height=64):
-    return check_photo("photo.png", file_of(picture(width, height), "PNG"))
+PHOTO = check_photo("photo.png", file_of(picture(96, 64), "PNG"))
 
 
 # --- places
@@ -91,8 +91,8 @@ def test_placement_of_another_pipeline(here):  # noqa: F811
 def test_look(task, here):  # noqa: F811
     """The maps are those of inspect_tokens, the words those of the prediction."""
     seen = subject(task)
-    view = seen.look(photo())
-    (record,) = seen.predictor.predict([seen.predictor.prepare(decoded())])
+    view = seen.look(PHOTO)
+    (record,) = seen.predictor.predict([seen.predictor.prepare(decode(PHOTO.name, PHOTO.content))])
     record = seen.predictor.record(record)
     if task == "detection":
         assert view.said.startswith(f"Prediction: {len(record['scores'])} objects with a score ab")
@@ -101,43 +101,23 @@ def test_look(task, here):  # noqa: F811
         first = record.get("top", record.get("classes"))[0]
         assert f"{first['name']} {first.get('score', first.get('share')):.2f}" in view.said
         assert "no" in view.said and "threshold" in view.said
-    maps = inspect_tokens(seen.model, decoded())
+    maps = inspect_tokens(seen.model, decode(PHOTO.name, PHOTO.content))
     assert set(view.broadcast) == {(0, 0), (1, 0), (2, 0)} and seen.heads == [[2], [2], [2]]
     np.testing.assert_array_equal(view.broadcast[1, 0], maps.blocks[1].broadcast[0])
     assert view.prediction.shape[1] == 640 and view.picture.shape == (64, 64, 3)
     assert "7×7 position-aware tokens" in seen.title and task in seen.title
 
 
-def decoded():
-    return np.ascontiguousarray(np.asarray(photo_image())[..., ::-1])
-
-
-def photo_image():
-    import io
-
-    from PIL import Image
-
-    return Image.open(io.BytesIO(PHOTO.content))
-
-
-PHOTO = photo()
-
-
-@pytest.fixture(autouse=True)
-def one_photo(monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "photo", lambda *size: PHOTO)
-
-
 def test_models_without_a_grid(here):  # noqa: F811
     """A statement instead of a map: no tokens, tokens without places, another backbone."""
     none = subject(token_module="none")
-    view = none.look(photo())
+    view = none.look(PHOTO)
     assert view.broadcast == {} and none.num_tokens == 0
     assert "no global tokens (token_module NoTokens)" in Selection().problem(none)
     normal = subject(letter="B", token_module="normal", token_size=8)
     assert "The 8 tokens of this model (token_module NormalTokens) form no grid" in normal.statement
     assert normal.title.endswith("8 tokens without a grid)")
-    views = [view, normal.look(photo())]
+    views = [view, normal.look(PHOTO)]
     selection = first_selection([none, normal], views)
     assert "token 3" in photo_caption(normal, views[1], with_tokens(selection, 0, 3))
     panel = tokens_panel(normal, views[1], selection, (0.0, 2.0))
@@ -152,7 +132,7 @@ def with_tokens(selection, *tokens):
 
 def test_first_selection_and_captions(here):  # noqa: F811
     seen = subject()
-    view = seen.look(photo())
+    view = seen.look(PHOTO)
     chosen = first_selection([seen], [view])
     assert (chosen.stage, chosen.block, chosen.head, chosen.place) == (2, 0, None, (0.5, 0.5))
     chosen = Selection(0, 0, 1, (0.3, 0.9), (30,))
@@ -191,8 +171,6 @@ def hot_view(cell, token):
     broadcast[:, cell[0], cell[1]] = 0
     broadcast[:, cell[0], cell[1], token] = 1
     grey = np.full((64, 64, 3), 128, np.uint8)
-    from mmdualtoken.inspector.placement import Placement
-
     return View(grey, "", grey, Placement(), {(0, 0): broadcast})
 
 
@@ -221,7 +199,7 @@ def test_panels_show_the_weights(here):  # noqa: F811
 def test_export(here, tmp_path):  # noqa: F811
     """Names with a dollar sign are no formulas."""
     a, b = subject(), subject(letter="B", token_size=(3, 5))
-    views = [a.look(photo()), b.look(photo())]
+    views = [a.look(PHOTO), b.look(PHOTO)]
     figure = export_figure([a, b], views, first_selection([a, b], views), "a$b_$c.png")
     figure.savefig(tmp_path / "out.png", dpi=40)
     texts = [t.get_text() for t in figure.findobj(lambda t: hasattr(t, "get_text"))]

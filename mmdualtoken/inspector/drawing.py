@@ -19,7 +19,7 @@ DPI = 100
 LONG = 640  # px; the longer side of the area that is clicked
 SHORT = 160  # px; its shorter side at least, where a photo is very long
 STRIP = 70  # px; the strip with the colour bar below it
-MARK, CHOSEN = "#ff2d2d", "#ff9f1a"
+MARK, CHOSEN = "#ff2d2d", "#ff00c8"
 SPAN = 0.1  # of a colour scale at least: what is all but even looks so
 #: Weights times the number of tokens at the ends of the colours.
 Scale = tuple[float, float]
@@ -49,7 +49,7 @@ def _axes(size: tuple[int, int]) -> tuple[Figure, Axes, Axes]:
     """A figure with an area of a size in px, and the strip for the colour bar."""
     width, height = size
     total = height + STRIP
-    figure = Figure(figsize=(width / DPI, total / DPI), dpi=DPI)
+    figure = Figure(figsize=((width + 0.1) / DPI, (total + 0.1) / DPI), dpi=DPI)  # it rounds down
     area = figure.add_axes((0, STRIP / total, 1, height / total))
     area.set_xlim(0, 1)
     area.set_ylim(1, 0)

@@ -14,8 +14,8 @@ MIN_SIDE = 8  # px
 #: Of the longer side to the shorter one. Pipelines that scale the shorter side to a fixed length
 #: would make a huge image of a longer one.
 MAX_RATIO = 20
-#: Pillow's names of the decoders that may touch an upload. MPO is a JPEG with a second view in it.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+#: Pillow's names of the decoders that may touch an upload. Its JPEG opens phones' MPO, too.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 ALLOWED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file"
 
 
