@@ -38,11 +38,13 @@ FOREIGN = {
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
     "python /path/to/mmdetection/tools": "test_installed.py runs the toolboxes' own tools",
     ".venv/bin/python -m pytest": "this very suite; the files exist",
+    "python -m pip install -r requirements/inspector.txt": "done where this runs; the file exists",
 }
 #: Commands of ours that are parsed but not run here, by their beginning.
 NOT_RUN = {
     "tools/dist_": "several GPUs; two processes on the CPU: test_distributed_training.py",
     "tools/slurm_train.sh": "needs Slurm; what it hands to srun: test_launchers.py",
+    "python tools/inspector.py": "serves until Ctrl-C; test_inspector_page.py runs it",
     "python tools/reproduce.py": "counts or trains all models, minutes; test_report.py runs it",
 }
 #: Pages whose commands another test runs, on the data that the page is about.
