@@ -19,6 +19,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 180  # s; the machine may be busy
+#: Address of the picture if it is loaded and no answer of the server is awaited.
+SETTLED = """
+const image = document.querySelector(`#${arguments[0]} img`);
+const waiting = document.querySelector("#message .eta-bar, #message .progress-text");
+return image && image.complete && image.naturalWidth && !waiting ? image.src : null;
+"""
 
 
 def new_browser(folder: Path, width: int = 1280, height: int = 1600) -> webdriver.Chrome:
@@ -46,7 +52,8 @@ class Inspector:
     """tools/inspector.py in a process of its own, on a port that the system chooses."""
 
     def __init__(self, *arguments):
-        command = [sys.executable, str(ROOT / "tools" / "inspector.py"), *map(str, arguments)]
+        command = ["env", "--default-signal=INT", sys.executable]  # a parent may ignore it
+        command += [str(ROOT / "tools" / "inspector.py"), *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [*command, "--port", "0", "--no-browser"], env=environment,
@@ -114,13 +121,14 @@ class Visitor:
         self.browser = browser
         browser.get(url)
         self.until(lambda: "No photo yet" in self.text("message"))
-        self.until(lambda: self.browser.find_elements(By.CSS_SELECTOR, "#upload input[type=file]"))
+        self.element("#upload input[type=file]")
 
     def until(self, condition, message=""):
         return WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: condition(), message)
 
     def element(self, selector):
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
+        """The first element for a selector; parts of the page come one after the other."""
+        return self.until(lambda: self.browser.find_elements(By.CSS_SELECTOR, selector))[0]
 
     def text(self, name):
         """The text of the element with an id."""
@@ -142,7 +150,15 @@ class Visitor:
         return self.text("message")
 
     def click(self, name, across, down):
-        """Click a picture at shares of its width and height."""
+        """Click a picture at shares of its width and height, once it is the one to stay."""
+        seen = [""]
+
+        def settled():
+            loaded = self.browser.execute_script(SETTLED, name)
+            seen.append(loaded or "")
+            return loaded and seen[-1] == seen[-2]
+
+        self.until(settled)
         picture = self.element(f"#{name} img")
         self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
         size = picture.size
