@@ -22,9 +22,10 @@ from .upload import MAX_BYTES, MAX_PIXELS, check_photo
 
 INTRODUCTION = f"""# Token inspector
 
-Drop a photo. Then **click a place in the photo** to see which global tokens it reads from, and
-**click a token** to see where it is broadcast. Shown is the attention of the global broadcast:
-image tokens (the cells of a feature map) read from the global tokens, a softmax over the tokens.
+Drop a photo. **Click a place in the photo**, drawn in grey as the model gets it, to see which
+global tokens it reads from; **click a token** to see where it is broadcast. Shown is the attention
+of the global broadcast: image tokens (the cells of a feature map) read from the global tokens, a
+softmax over the tokens.
 Rows, columns, stages, blocks and heads count from 0. Photos up to {MAX_BYTES // 2**20} MiB and
 {MAX_PIXELS // 10**6} million pixels; they stay on this machine.
 """
@@ -71,7 +72,10 @@ class Page:
     def __init__(self, subjects: list[Subject]):
         self.subjects = subjects
         self.blocks = gr.Blocks(
-            title="mmdualtoken: token inspector", analytics_enabled=False, delete_cache=(120, 600)
+            title="mmdualtoken: token inspector",
+            analytics_enabled=False,
+            delete_cache=(120, 600),
+            fill_width=True,
         )
         with self.blocks:
             self._lay_out()
@@ -122,8 +126,8 @@ class Page:
     def _part(self, subject: Subject, part: str) -> tuple[gr.Image, gr.Markdown]:
         labels = dict(
             prediction="Prediction",
-            photo="Photo as the model gets it: click a place",
-            tokens="Global tokens: click one",
+            photo="Photo: click a place",
+            tokens="Tokens: click one",
         )
         letter = f"{subject.letter}: " if len(self.subjects) > 1 else ""
         with gr.Column(min_width=300):
