@@ -1,5 +1,6 @@
 """The inspector without its page: places, choices, pictures, the server and the command."""
 
+import asyncio
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ from test_predict import here, write_checkpoint  # noqa: F401
 from mmdualtoken.datasets.loading import decode
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.inference import load_model
+from mmdualtoken.inspector import server
 from mmdualtoken.inspector.captions import photo_caption, tokens_caption
 from mmdualtoken.inspector.drawing import STRIP, photo_panel, scales, token_at, tokens_panel
 from mmdualtoken.inspector.export import export_figure
@@ -240,6 +242,23 @@ def test_server_is_bounded(here):  # noqa: F811
         del os.environ["GRADIO_TEMP_DIR"]
 
 
+def test_a_body_without_a_length_is_bounded(monkeypatch):
+    """Reading stops beyond the limit, as if the sender had gone."""
+    monkeypatch.setattr(server, "MAX_BODY", 25)
+    got = []
+
+    async def app(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            got.append(message["body"])
+        got.append(message["type"])
+
+    async def receive():
+        return {"type": "http.request", "body": bytes(10), "more_body": True}
+
+    asyncio.run(server.Bounded(app)({"type": "http", "headers": []}, receive, None))
+    assert got == [bytes(10), bytes(10), "http.disconnect"]
+
+
 def test_without_gradio(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(InputError, match="pip install -r requirements/inspector.txt"):
@@ -248,8 +267,6 @@ def test_without_gradio(monkeypatch):
 
 def test_command(here, tool, monkeypatch):  # noqa: F811
     """What is wrong is said before a page opens; what is right reaches the server."""
-    from mmdualtoken.inspector import server
-
     served = []
     monkeypatch.setattr(server, "serve", lambda *a: served.append(a))
     config = TASKS["classification"][0]

@@ -120,7 +120,8 @@ def make_app(subjects: list[Subject], host: str, port: int) -> Any:
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from .page import CSS, THEME, Page
+    from .layout import CSS, THEME
+    from .page import Page
 
     blocks = Page(subjects).blocks
     blocks.state_session_capacity = 8
