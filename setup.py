@@ -82,6 +82,7 @@ setup(
         "openmmlab": pins("openmmlab", "mm"),
         "test": pins("test"),
         "export": pins("export", "onnx"),
+        "inspector": pins("inspector", "gradio=="),
     },
     cmdclass={"build_py": BuildWithMim, "develop": DevelopWithMim},
     classifiers=[

@@ -39,12 +39,14 @@ FOREIGN = {
     "python /path/to/mmdetection/tools": "test_installed.py runs the toolboxes' own tools",
     "pip install": "of the environment that runs this test",
     ".venv/bin/python -m pytest": "this very suite; the files exist",
+    "python -m pip install -r requirements/inspector.txt": "done where this runs; the file exists",
 }
 #: Commands of ours that are parsed but not run here, by their beginning.
 NOT_RUN = {
     "tools/dist_": "several GPUs; two processes on the CPU: test_distributed_training.py",
     "tools/slurm_train.sh": "needs Slurm; what it hands to srun: test_launchers.py",
     "python tools/export.py": "over ten seconds a file; test_export.py exports",
+    "python tools/inspector.py": "serves until Ctrl-C; test_inspector_page.py runs it",
     "python tools/reproduce.py": "counts or trains all models, minutes; test_report.py runs it",
 }
 #: Pages whose commands another test runs, on the data that the page is about.

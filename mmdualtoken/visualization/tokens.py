@@ -189,7 +189,7 @@ def _maps(block: DualTokenBlock, seen: _Recording, stage: int, index: int) -> Bl
     )
 
 
-def _network_input(model: nn.Module, image: str | np.ndarray) -> torch.Tensor:
+def network_input(model: nn.Module, image: str | np.ndarray) -> torch.Tensor:
     """The image as the model's own test pipeline and preprocessor give it to the backbone."""
     from mmengine.dataset import pseudo_collate
 
@@ -260,7 +260,7 @@ def inspect_tokens(
         ]
     else:
         chosen = sorted({select_block(backbone, *pair) for pair in blocks})
-    inputs = image if isinstance(image, torch.Tensor) else _network_input(model, image)
+    inputs = image if isinstance(image, torch.Tensor) else network_input(model, image)
     like = backbone.global_tokens
     modules = [backbone.stages[i].blocks[j] for i, j in chosen]
     last = [stage.blocks[-1] for stage in backbone.stages]

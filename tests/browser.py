@@ -1,0 +1,183 @@
+"""A real Chromium without a window, driven by Selenium, and the inspector that it looks at."""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 180  # s; the machine may be busy
+#: Address of the picture if it is loaded and no answer of the server is awaited.
+SETTLED = """
+const image = document.querySelector(`#${arguments[0]} img`);
+const waiting = document.querySelector("#message .eta-bar, #message .progress-text");
+return image && image.complete && image.naturalWidth && !waiting ? image.src : null;
+"""
+
+
+def new_browser(folder: Path, width: int = 1280, height: int = 1600) -> webdriver.Chrome:
+    """A Chromium whose downloads go to `folder`; the test is skipped where there is none."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip(
+            "no chromium with its driver (Debian: apt-get install chromium chromium-driver)"
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "no-first-run",
+        "disable-background-networking", "hide-scrollbars", f"window-size={width},{height}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    service = webdriver.ChromeService(driver)
+    return webdriver.Chrome(options, service)
+
+
+class Inspector:
+    """tools/inspector.py in a process of its own, on a port that the system chooses."""
+
+    def __init__(self, *arguments):
+        command = ["env", "--default-signal=INT", sys.executable]  # a parent may ignore it
+        command += [str(ROOT / "tools" / "inspector.py"), *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [*command, "--port", "0", "--no-browser"], env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.lines: list[str] = []
+        self.ready = threading.Event()
+        self.url = None
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(line)
+            found = re.match(r"Inspector: (\S+)", line)
+            if found:
+                self.url = found[1]
+                self.ready.set()
+        self.ready.set()  # it ended
+
+    @property
+    def printed(self) -> str:
+        return "".join(self.lines)
+
+    def wait(self) -> str:
+        """The page's address."""
+        assert self.ready.wait(PATIENCE) and self.url, self.printed
+        return self.url
+
+    def stop(self) -> int:
+        """End it as Ctrl-C does; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(2)
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
+            self.reader.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def inspector(*subjects):
+    """The page of some subjects, served by a thread of this process; its address."""
+    from mmdualtoken.inspector.server import check_gradio, serve
+
+    check_gradio()
+    said = queue.Queue()
+    thread = threading.Thread(
+        target=serve, args=(list(subjects), "127.0.0.1", 0, lambda *told: said.put(told))
+    )
+    thread.start()
+    url, end = said.get(timeout=PATIENCE)
+    try:
+        yield url
+    finally:
+        end()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+class Visitor:
+    """What a person does on the page, each step waiting until its effect is seen."""
+
+    def __init__(self, browser: webdriver.Chrome, url: str):
+        self.browser = browser
+        browser.get(url)
+        self.until(lambda: "No photo yet" in self.text("message"))
+        self.element("#upload input[type=file]")
+
+    def until(self, condition, message=""):
+        return WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: condition(), message)
+
+    def element(self, selector):
+        """The first element for a selector; parts of the page come one after the other."""
+        return self.until(lambda: self.browser.find_elements(By.CSS_SELECTOR, selector))[0]
+
+    def text(self, name):
+        """The text of the element with an id."""
+        return self.browser.execute_script(
+            "return document.getElementById(arguments[0])?.innerText ?? ''", name
+        )
+
+    def source(self, name):
+        """Address of the picture in the component with an id; it changes with the picture."""
+        return self.browser.execute_script(
+            "return document.querySelector(`#${arguments[0]} img`)?.src ?? ''", name
+        )
+
+    def drop(self, file, expect="Shown: "):
+        """Upload a file; the message then begins with `expect`, and is returned."""
+        self.element("#upload input[type=file]").send_keys(str(file))
+        name = Path(file).name
+        self.until(lambda: self.text("message").startswith(expect) and name in self.text("message"))
+        return self.text("message")
+
+    def click(self, name, across, down):
+        """Click a picture at shares of its width and height, once it is the one to stay."""
+        seen = [""]
+
+        def settled():
+            loaded = self.browser.execute_script(SETTLED, name)
+            seen.append(loaded or "")
+            return loaded and seen[-1] == seen[-2]
+
+        self.until(settled)
+        picture = self.element(f"#{name} img")
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
+        size = picture.size
+        dx, dy = (across - 0.5) * size["width"], (down - 0.5) * size["height"]
+        ActionChains(self.browser).move_to_element_with_offset(picture, dx, dy).click().perform()
+
+    def changes(self, name, act):
+        """Do something and wait until the text of an element has changed; the new text."""
+        before = self.text(name)
+        act()
+        self.until(lambda: self.text(name) not in ("", before), f"{name} stays {before!r}")
+        return self.text(name)
+
+    def asked(self) -> list[str]:
+        """Addresses that the browser asked for since the last call, without those within a page."""
+        events = [json.loads(e["message"])["message"] for e in self.browser.get_log("performance")]
+        urls = [
+            e["params"]["request"]["url"]
+            for e in events
+            if e["method"] == "Network.requestWillBeSent"
+        ]
+        return [url for url in urls if not url.startswith(("data:", "blob:"))]

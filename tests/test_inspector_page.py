@@ -1,0 +1,201 @@
+"""The inspector's page in a real Chromium: load, upload, click, see the change, compare, export."""
+
+import signal
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import browser
+import numpy as np
+import pytest
+from PIL import Image
+from selenium.webdriver.common.keys import Keys
+from tasks import TASKS
+from test_inspector import subject
+from test_inspector_upload import file_of, picture, png_header
+from test_predict import here, write_checkpoint  # noqa: F401
+
+pytest.importorskip("gradio", reason="needs Gradio: requirements/inspector.txt")
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory):
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def chromium(downloads):
+    driver = browser.new_browser(downloads)
+    yield driver
+    driver.quit()
+
+
+def write(name, content):
+    Path(name).write_bytes(content)
+    return Path(name).resolve()
+
+
+def most(weights):
+    """The end of the caption of the tokens' picture, from the weights (49,)."""
+    best = int(weights.argmax())
+    return f"Most: token row {best // 7}, column {best % 7} ({100 * weights.max():.1f} %)"
+
+
+def test_upload_click_and_see_the_change(here, chromium):  # noqa: F811
+    """Words and pictures change with each click, and the words are the model's numbers; nobody
+    but this machine is asked for anything."""
+    seen = subject()
+    file = write("photo.png", file_of(picture(96, 64), "PNG"))
+    with browser.inspector(seen) as url:
+        page = browser.Visitor(chromium, url)
+        assert "7×7 position-aware tokens" in page.text("models")
+        assert page.drop(file) == "Shown: photo.png, stages.2.blocks.0, mean of heads."
+        from mmdualtoken.inspector.upload import check_photo
+
+        view = seen.look(check_photo("photo.png", file.read_bytes()))
+        assert page.text("prediction-A-text") == view.said
+        before = page.source("tokens-A")
+        said = page.changes("tokens-A-text", lambda: page.click("photo-A", 0.2, 0.2))
+        assert "image token row 0, column 0 of 2×2" in said
+        assert most(view.broadcast[2, 0].mean(0)[0, 0]) in said
+        assert page.source("tokens-A") != before
+        before = page.source("photo-A")
+        said = page.changes("photo-A-text", lambda: page.click("tokens-A", 6.5 / 7, 0.06))
+        assert "Where token row 0, column 6 is broadcast" in said
+        weights = view.broadcast[2, 0].mean(0)[..., 6] * 49
+        assert f"Here {weights.min():.3g} to {weights.max():.3g} times" in said
+        assert page.source("photo-A") != before
+        asked = page.asked()
+    assert len(asked) > 10 and {urlsplit(u).hostname for u in asked} == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F811
+    """Stage and head by the lists, the place by the keyboard; what is refused leaves what was
+    shown; the exported picture arrives."""
+    seen = subject()
+    file = write("photo.png", file_of(picture(96, 64), "PNG"))
+    with browser.inspector(seen) as url:
+        page = browser.Visitor(chromium, url)
+        page.element("#export").click()
+        page.until(lambda: "There is no photo yet" in page.text("message"))
+        page.drop(file)
+        for box, option, name in (
+            ("stage", "0", "stages.0.blocks.0, mean"),
+            ("head", "1", "head 1"),
+        ):
+            page.element(f"#{box} input").click()
+            choices = 'ul[role="listbox"] [role="option"]'
+            page.until(lambda c=choices: page.browser.find_elements("css selector", c))
+            (chosen,) = [
+                o for o in page.browser.find_elements("css selector", choices)
+                if o.text.replace("✓", "").strip() == option
+            ]  # fmt: skip
+            said = page.changes("photo-A-text", chosen.click)
+            assert name in said
+        page.element("#keyboard button").click()
+        page.until(lambda: page.element("#keyboard input[type=number]").is_displayed())
+        across = page.element("#keyboard input[type=number]")
+        across.send_keys(Keys.CONTROL, "a")
+        said = page.changes("tokens-A-text", lambda: across.send_keys("99", Keys.TAB))
+        page.until(lambda: "column 7 of 8×8" in page.text("tokens-A-text"))
+        before = page.source("photo-A"), page.text("photo-A-text")
+        bad = {
+            "text.jpg": (b"no picture", "is no image that can be read"),
+            "bomb.png": (png_header(60000, 60000), "pixels|is 60000×60000 px"),
+            "one.png": (file_of(picture(1, 1), "PNG"), "is 1×1 px"),
+            "long.png": (file_of(picture(800, 9), "PNG"), "is 800×9 px"),
+            "cut.jpg": (file_of(picture(99, 99), "JPEG")[:-700], "is cut off or damaged"),
+        }
+        for name, (content, words) in bad.items():
+            message = page.drop(write(name, content), "Not shown. ")
+            assert any(w in message for w in words.split("|")), message
+            assert "Traceback" not in page.text("message")
+        assert (page.source("photo-A"), page.text("photo-A-text")) == before
+        noted = page.drop(write("alpha.png", file_of(picture(mode="RGBA"), "PNG")))
+        assert noted.endswith("Its transparency is ignored.")
+        page.element("#export").click()
+        name = "alpha_stages_2_blocks_0_mean_of_heads.png"
+        page.until((downloads / name).is_file)
+        with Image.open(downloads / name) as exported:
+            assert exported.width > 1500 and np.asarray(exported).std() > 20
+
+
+@pytest.mark.slow
+def test_too_many_bytes(here, chromium):  # noqa: F811
+    """The server stops reading, and the page says so."""
+    from mmdualtoken.inspector.upload import MAX_BYTES
+
+    file = write("large.png", bytes(MAX_BYTES + 1))
+    with browser.inspector(subject()) as url:
+        page = browser.Visitor(chromium, url)
+        page.element("#upload input[type=file]").send_keys(str(file))
+        page.until(lambda: "exceed" in page.element("body").text.lower())
+        page.drop(write("photo.png", file_of(picture(96, 64), "PNG")))
+
+
+@pytest.mark.slow
+def test_two_models(here, chromium):  # noqa: F811
+    """A click in one's pictures changes the other's; of a model without a grid, or without tokens,
+    a statement says so."""
+    first, second = subject("detection"), subject(letter="B", token_size=(3, 5))
+    file = write("photo.png", file_of(picture(96, 64), "PNG"))
+    with browser.inspector(first, second) as url:
+        page = browser.Visitor(chromium, url)
+        page.drop(file)
+        said = page.changes("tokens-B-text", lambda: page.click("photo-A", 0.2, 0.2))
+        assert "row 0, column 0 of 2×2" in said and "15 global tokens" in said
+        said = page.changes("photo-A-text", lambda: page.click("tokens-B", 0.5, 0.1))
+        assert "token row 1, column 3" in said
+        assert "token row 0, column 2" in page.text("photo-B-text")
+        tops = [page.element(f"#photo-{x}").rect["y"] for x in "AB"]
+        assert tops[0] == tops[1]
+    other = subject(letter="B", token_module="none")
+    with browser.inspector(first, other) as url:
+        page = browser.Visitor(chromium, url)
+        page.drop(file)
+        assert "no global tokens (token_module NoTokens)" in page.text("photo-B-text")
+        assert page.source("photo-A") and not page.source("photo-B") + page.source("tokens-B")
+        assert page.text("prediction-B-text").startswith("Prediction: the classes")
+    other = subject(letter="B", token_module="normal", token_size=8)
+    with browser.inspector(first, other) as url:
+        page = browser.Visitor(chromium, url)
+        page.drop(file)
+        assert "form no grid" in page.text("tokens-B-text")
+        said = page.changes("photo-B-text", lambda: page.click("tokens-B", 0.99, 0.3))
+        assert "Where token 7 is broadcast" in said
+
+
+@pytest.mark.slow
+def test_narrow_screen(here, chromium):  # noqa: F811
+    """At 400 pixels nothing is wider than the screen, and the pictures are below each other."""
+    with browser.inspector(subject()) as url:
+        chromium.set_window_size(400, 900)
+        try:
+            page = browser.Visitor(chromium, url)
+            page.drop(write("photo.png", file_of(picture(96, 64), "PNG")))
+            width = chromium.execute_script("return document.documentElement.scrollWidth")
+            assert width <= chromium.execute_script("return window.innerWidth")
+            places = [page.element(f"#{n}-A").rect for n in ("prediction", "photo", "tokens")]
+            assert len({p["x"] for p in places}) == 1
+            assert places[0]["y"] < places[1]["y"] < places[2]["y"]
+            page.changes("tokens-A-text", lambda: page.click("photo-A", 0.2, 0.2))
+        finally:
+            chromium.set_window_size(1280, 1600)
+
+
+@pytest.mark.slow
+def test_the_tool_itself(here, chromium):  # noqa: F811
+    """As a process of its own: it names a loopback address, serves, and ends at Ctrl-C while a
+    page is open, without a traceback."""
+    write_checkpoint("detection")
+    tool = browser.Inspector(TASKS["detection"][0], "model.pth", "--score-thr", "0.1")
+    try:
+        url = tool.wait()
+        assert url.startswith("http://127.0.0.1:")
+        page = browser.Visitor(chromium, url)
+        page.drop(write("photo.png", file_of(picture(96, 64), "PNG")))
+        assert "objects with a score above 0.1" in page.text("prediction-A-text")
+    finally:
+        status = tool.stop()
+    assert status == 128 + signal.SIGINT
+    assert "Traceback" not in tool.printed and tool.printed.endswith("Stopped by Ctrl-C.\n")

@@ -1,0 +1,126 @@
+"""What may be uploaded to the inspector: bounded before anything is decoded, whole, one picture."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdualtoken.datasets.loading import decode
+from mmdualtoken.inspector import upload
+from mmdualtoken.inspector.upload import UploadError, check_photo
+
+RNG = np.random.default_rng(0)
+
+
+def picture(width=40, height=24, mode="RGB"):
+    depth = dict(RGB=3, RGBA=4, L=1)[mode]
+    values = RNG.integers(0, 256, (height, width, depth), dtype=np.uint8)
+    return Image.fromarray(values[..., 0] if depth == 1 else values, mode)
+
+
+def file_of(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_header(width, height):
+    """A PNG that is whole up to the size that it claims, and has next to no data."""
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + size + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_formats(kind):
+    content = file_of(picture(), kind)
+    photo = check_photo("a.bin", content)
+    assert (photo.name, photo.content, photo.notes) == ("a.bin", content, ())
+    assert decode(photo.name, photo.content).shape == (24, 40, 3)
+
+
+def test_a_phone_picture_with_a_second_view():
+    content = file_of(picture(), "MPO", save_all=True, append_images=[picture()])
+    assert check_photo("a.jpg", content).notes == ()
+
+
+def exif(orientation):
+    data = Image.Exif()
+    data[0x0112] = orientation
+    return data
+
+
+def test_turned_upright():
+    photo = check_photo("a.jpg", file_of(picture(), "JPEG", exif=exif(6)))
+    assert photo.notes == ("It is turned upright as its EXIF data say.",)
+    assert decode(photo.name, photo.content).shape == (40, 24, 3)
+    assert check_photo("a.jpg", file_of(picture(), "JPEG", exif=exif(1))).notes == ()
+
+
+def test_alpha_and_16_bits():
+    photo = check_photo("a.png", file_of(picture(mode="RGBA"), "PNG"))
+    assert photo.notes == ("Its transparency is ignored.",)
+    values = RNG.integers(0, 65536, (24, 40), dtype=np.uint16)
+    photo = check_photo("a.png", file_of(Image.fromarray(values), "PNG"))
+    assert photo.notes == ("Its values are brought to 8 bits.",)
+    seen = decode(photo.name, photo.content)
+    assert seen.dtype == np.uint8 and abs(seen[..., 0] - values / 257).max() <= 1
+
+
+BAD = {
+    "empty": (b"", r"is empty \(0 bytes\)"),
+    "text": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image that can be read"),
+    "program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no image"),
+    "cut JPEG": (file_of(picture(99, 99), "JPEG")[:-700], "is cut off or damaged"),
+    "cut PNG": (file_of(picture(99, 99), "PNG")[:-700], "is cut off or damaged"),
+    "cut header": (file_of(picture(), "PNG")[:20], "is cut off or damaged|is no image"),
+    "one pixel": (file_of(picture(1, 1), "PNG"), "is 1×1 px. Allowed are 8 px a side to 32 mill"),
+    "long": (file_of(picture(800, 9), "PNG"), "is 800×9 px.* 20 to 1 between the sides"),
+    "animated GIF": (
+        file_of(picture(), "GIF", save_all=True, append_images=[picture()]),
+        "is animated; one picture is expected",
+    ),
+    "animated PNG": (
+        file_of(picture(), "PNG", save_all=True, append_images=[picture()]),
+        "is animated",
+    ),
+    "animated WebP": (
+        file_of(picture(), "WEBP", save_all=True, append_images=[picture()]),
+        "is animated",
+    ),
+    "pages": (
+        file_of(picture(), "TIFF", save_all=True, append_images=[picture()]),
+        "has several pages",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused(case):
+    content, message = BAD[case]
+    with pytest.raises(UploadError, match=rf"^photo\.x {message}"):
+        check_photo("photo.x", content)
+
+
+@pytest.mark.parametrize("size", [(8000, 6000), (60000, 60000), (2**31 - 1, 2**31 - 1)])
+def test_bombs_are_not_decoded(size, monkeypatch):
+    def load(self):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    with pytest.raises(UploadError, match=r"too many pixels|is \d+×\d+ px"):
+        check_photo("bomb.png", png_header(*size))
+
+
+def test_too_many_bytes(monkeypatch):
+    monkeypatch.setattr(upload, "MAX_BYTES", 2**20)
+    with pytest.raises(UploadError, match="has 2.0 MiB; at most 1 are allowed. Save it smaller"):
+        check_photo("photo.x", bytes(2**21))
