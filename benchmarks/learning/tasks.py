@@ -83,7 +83,7 @@ TASKS = {
             to_points=1,
             lrs=(5e-4, 1e-3, 2e-3),
             budgets=dict(
-                cpu=Budget(iters=400, lr_iters=120, batch=32),
+                cpu=Budget(iters=300, lr_iters=80, batch=32),
                 gpu=Budget(iters=8000, lr_iters=1000, batch=128, workers=8),
             ),
         ),
@@ -97,7 +97,7 @@ TASKS = {
             to_points=100,
             lrs=(2e-4, 5e-4, 1.2e-3),
             budgets=dict(
-                cpu=Budget(iters=240, lr_iters=80, batch=4, model=NARROW_RETINA),
+                cpu=Budget(iters=200, lr_iters=50, batch=4, model=NARROW_RETINA),
                 gpu=Budget(iters=2000, lr_iters=400, batch=16, workers=8),
             ),
         ),
@@ -111,7 +111,7 @@ TASKS = {
             to_points=100,
             lrs=(2e-4, 5e-4, 1.2e-3),
             budgets=dict(
-                cpu=Budget(iters=160, lr_iters=60, batch=4, model=NARROW_MASK),
+                cpu=Budget(iters=120, lr_iters=40, batch=4, model=NARROW_MASK),
                 gpu=Budget(iters=1500, lr_iters=300, batch=16, workers=8),
             ),
         ),
@@ -121,12 +121,12 @@ TASKS = {
                 config=f"{head}.py",
                 real=f"mmseg/{head}_{{}}_160k.py",
                 data="camvid",
-                size=(180, 240),
+                size=(144, 192),
                 metric=("mIoU", "mIoU"),
                 to_points=1,
                 lrs=(1e-4, 3e-4, 1e-3),
                 budgets=dict(
-                    cpu=Budget(iters=240, lr_iters=80, batch=4, model=NARROW_SEGMENTOR),
+                    cpu=Budget(iters=150, lr_iters=40, batch=4, model=NARROW_SEGMENTOR),
                     gpu=Budget(iters=3000, lr_iters=500, batch=16, workers=8),
                 ),
             )

@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,10 @@ from .tasks import Task
 ROOT = Path(__file__).resolve().parents[2]
 #: Trainings that choose a learning rate see other images and another seed than reported ones.
 LR_SEED = 1000
+
+
+class TrainingFailed(InputError):
+    """A training ended with an error; the message has the end of its output."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,13 @@ def config_of(training: Training, prepared: Path) -> Config:
     cfg.train_dataloader.batch_size = training.batch
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.num_workers, loader.persistent_workers = budget.workers, budget.workers > 0
-    every = max(training.iters // 4, 1)
+    every = max(training.iters // (1 if training.choosing else 3), 1)
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=training.iters, val_interval=every)
     cfg.param_scheduler = schedule(training.iters)
     cfg.optim_wrapper.optimizer.lr = training.lr
     checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=every, max_keep_ckpts=1)
-    logger = dict(type="LoggerHook", interval=10, log_metric_by_epoch=False)
+    step = max(1, min(10, training.iters // 8))
+    logger = dict(type="LoggerHook", interval=step, log_metric_by_epoch=False)
     cfg.default_hooks.update(checkpoint=checkpoint, logger=logger)
     cfg.log_processor = dict(by_epoch=False)
     cfg.randomness = dict(seed=training.seed)
@@ -168,7 +172,7 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
     """Train, or go on where it was interrupted; returns what the record keeps.
 
     Raises:
-        InputError: the training ended with an error; the message has the end of its output.
+        TrainingFailed: it ended with an error, or its log lacks the metric.
     """
     work_dir = work / training.name
     data.prepare(training.task.data, prepared)
@@ -184,11 +188,11 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
     status, usage = _run(command, environment, work_dir)
     if status:
         tail = (work_dir / "output.txt").read_text(errors="replace")[-2000:]
-        raise InputError(f"{training.name} ended with status {status}:\n{tail}")
+        raise TrainingFailed(f"{training.name} ended with status {status}:\n{tail}")
     train, validations = curves(work_dir)
     key, _ = training.task.metric
     if not validations or key not in validations[-1]:
-        raise InputError(f"{training.name}: its log has no {key}; see {work_dir}.")
+        raise TrainingFailed(f"{training.name}: its log has no {key}; see {work_dir}.")
     seconds = [t for _, _, t, _ in train[1:] if t is not None]
     gpu = [m for *_, m in train if m]
     record = {
@@ -211,7 +215,8 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
         "memory_mb": max(gpu) if gpu else usage.ru_maxrss / 1024,
         "noisy": max(load, os.getloadavg()[1]) > threads + 0.5,
         "start": Path(training.start).name if training.start else None,
-        "command": shlex.join(["python", *map(str, sys.argv)]),
+        "command": f"python benchmarks/learn.py {training.task.name} --budget {training.budget} "
+        f"--rows {training.row.name} --threads {threads}",
         "commit": _commit(),
         "threads": threads,
         "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
