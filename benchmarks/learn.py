@@ -140,7 +140,9 @@ def main() -> None:
     failed = []
     for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
         bench = Bench(task, args)
-        for row in [] if args.table else rows:
+        for row in rows:
+            if args.table or not row.fits(task):
+                continue
             try:
                 bench.run(row)
             except TrainingFailed as error:  # the other rows are worth having

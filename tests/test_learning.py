@@ -55,7 +55,7 @@ def test_task_is_a_short_config_on_a_real_one(task):
     assert sorted(CONFIGS.glob("*.py")) == sorted({t.file for t in TASKS.values()})
 
 
-CASES = [(t, r, b) for t in TASKS for r in ROWS for b in ("cpu", "gpu")]
+CASES = [(t, r, b) for t in TASKS for r in ROWS for b in ("cpu", "gpu") if ROWS[r].fits(TASKS[t])]
 FIRST = {("cifar10", "pvt_v2_b0"), ("bccd", "dualtoken_t"), ("pspnet", "mobilenet_v2")}
 
 
@@ -330,6 +330,15 @@ def test_kept_records_follow_the_schema(path):
     assert row in ROWS and 0 <= content["value"] <= 100
     assert content["curve"][-1][0] == content["iters"]
     assert content["curve"][-1][1] == content["value"]
+
+
+def test_rows_that_say_nothing_about_a_task_are_left_out():
+    fits = {t: [r for r in ROWS if ROWS[r].fits(TASKS[t])] for t in TASKS}
+    assert set(DEFAULT) <= set.intersection(*map(set, fits.values()))
+    assert set(ROWS) - set(fits["bccd"]) == {"small-out_bn"}
+    assert set(ROWS) - set(fits["pspnet"]) == {"small-out_bn", "resnet18-pretrained"}
+    dense = {"small-grid14", "small-out_ln", "small-pretrained", "small-pretrained-out_ln"}
+    assert set(ROWS) - set(fits["cifar10"]) == dense | {"resnet18-pretrained"}
 
 
 def test_unknown_rows_are_named():

@@ -27,6 +27,7 @@ class Row:
         lr_of: the row whose choice of learning rate this one takes over; None: its own choice.
         pretrained: name of the row that is trained on cifar10 first and starts this one.
         group: table that the row belongs to.
+        dense: True for detectors and segmentors alone, False for classifiers, None for all.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Row:
     lr_of: str | None = None
     pretrained: str | None = None
     group: str = "backbones"
+    dense: bool | None = None
+
+    def fits(self, task: Task) -> bool:
+        """Whether the row says something about this task."""
+        toolbox = task.real.split("/")[0]
+        return toolbox in self.backbone and self.dense in (None, toolbox != "mmpretrain")
 
 
 def _names(classifier: str, dense: str) -> dict[str, str]:
@@ -50,8 +57,12 @@ def _ablation(name: str, **options) -> Row:
     return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="ablations")
 
 
-def _choice(name: str, **options) -> Row:
-    return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="choices")
+def _choice(name: str, dense: bool | None = None, **options) -> Row:
+    return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="choices", dense=dense)
+
+
+def _transfer(name: str, backbone: dict, source: str, **options) -> Row:
+    return Row(name, backbone, options, None, source, "transfer", dense=True)
 
 
 ROWS = {
@@ -76,20 +87,17 @@ ROWS = {
         _ablation("onestep", downsample="onestep"),
         _choice("alpha0.9", alpha=0.9),
         _choice("area", token_module="area"),
-        _choice("grid14", token_size=(14, 14)),
+        _choice("grid14", True, token_size=(14, 14)),
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
-        _choice("out_ln", out_norm_cfg=dict(type="LN", eps=1e-6)),
-        Row("small-pretrained", SMALL, {}, None, "dualtoken_s", "transfer"),
-        Row(
-            "small-pretrained-out_ln",
-            SMALL,
-            dict(out_norm_cfg=dict(type="LN", eps=1e-6)),
-            None,
-            "dualtoken_s",
-            "transfer",
+        _choice("out_ln", True, out_norm_cfg=dict(type="LN", eps=1e-6)),
+        _choice("out_bn", False, out_norm_cfg=dict(type="BN")),
+        _transfer("small-pretrained", SMALL, "dualtoken_s"),
+        _transfer(
+            "small-pretrained-out_ln", SMALL, "dualtoken_s", out_norm_cfg=dict(type="LN", eps=1e-6)
         ),
-        Row("resnet18-pretrained", _names("resnet18", "r18"), {}, None, "resnet18", "transfer"),
+        # Not in segmentors, whose ResNet has another stem than the classifier's.
+        _transfer("resnet18-pretrained", dict(mmdet="r18"), "resnet18"),
     )
 }
 #: MobileViT-S is the one of the two mobile transformers that is compared by default.
