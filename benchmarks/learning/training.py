@@ -191,6 +191,8 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
         raise TrainingFailed(f"{training.name} ended with status {status}:\n{tail}")
     train, validations = curves(work_dir)
     key, _ = training.task.metric
+    if training.task.real.startswith("mmdet/"):  # without a single detection it logs no AP
+        validations = [{key: 0.0, **v} for v in validations]
     if not validations or key not in validations[-1]:
         raise TrainingFailed(f"{training.name}: its log has no {key}; see {work_dir}.")
     seconds = [t for _, _, t, _ in train[1:] if t is not None]
