@@ -37,6 +37,7 @@ FOREIGN = {
     "python $MIM/tools/misc/download_dataset.py": "downloads COCO",
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
     "python /path/to/mmdetection/tools": "test_installed.py runs the toolboxes' own tools",
+    "python benchmarks/learn.py": "trains for minutes; test_learning.py parses it",
     ".venv/bin/python -m pytest": "this very suite; the files exist",
 }
 #: Commands of ours that are parsed but not run here, by their beginning.

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from documents import COMMANDS
 from narrow import ARCH
 from test_configs import own_levels
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
 
-from learning import data, records, training  # noqa: E402
+from learning import data, page, records, training  # noqa: E402
 from learning.figures import model_config  # noqa: E402
 from learning.rows import DEFAULT, ROWS, choose  # noqa: E402
 from learning.tasks import CONFIGS, TASKS  # noqa: E402
@@ -345,6 +346,40 @@ def test_unknown_rows_are_named():
     with pytest.raises(learn.InputError, match="--rows vgg: unknown; allowed: backbones"):
         choose(["vgg"])
     assert [row.name for row in choose(["transfer", "resnet18"])][-1] == "resnet18"
+
+
+# --- the page
+
+
+PAGE = "docs/learning.md"
+COMMANDS_ON_PAGE = [words for page, words in COMMANDS if page == PAGE]
+
+
+@pytest.mark.parametrize("words", COMMANDS_ON_PAGE, ids=" ".join)
+def test_commands_on_the_page_are_understood(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", list(words[1:]))
+    args = learn.parse_args()
+    assert args.task == words[2] and choose(args.rows)
+
+
+def test_tables_on_the_page_are_those_of_the_records():
+    text = page.PAGE.read_text()
+    assert page.render(text, records.Kept()) == text
+    assert {found[2] for found in page.SECTION.finditer(text)} == set(TASKS)
+
+
+def test_page_shows_a_group_beside_what_it_is_compared_with(tmp_path):
+    kept = records.Kept(tmp_path)
+    for row in ("dualtoken_s", "small-grid3"):
+        kept.put(f"pspnet/cpu/{row}/seed0", record(row=row))
+    text = "<!-- table: pspnet cpu -->\nold\n<!-- end -->"
+    shown = page.render(text, kept)
+    assert "old" not in shown and shown.startswith(text.split("old")[0])
+    assert page.rows_of(kept, "pspnet", "cpu", "ablations") == ["dualtoken_s", "small-grid3"]
+    assert page.rows_of(kept, "pspnet", "cpu", "choices") == []
+    assert shown.count("| dualtoken_s | 50.0 ± – | 1 |") == 2  # among backbones, and beside grid3
+    none = page.render(text, records.Kept(tmp_path / "none"))
+    assert "Nothing is finished yet." in none and page.render(none, kept) == shown
 
 
 # --- a training through the real tool
