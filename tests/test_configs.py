@@ -196,11 +196,14 @@ def test_every_table_has_its_rivals():
             for r in [*light, "pvt_v2_b0"]
             for s in "13"
         ),
-        *(f"{s}_{r}_160k" for s in ("deeplabv3", "pspnet") for r in [*light, "mobilenet_v2"]),
+        *(f"{d}_mobilenet_v2_1x" for d in ("maskrcnn", "retinanet")),
         *(
-            f"{r}_in1k"
-            for r in ("resnet18", "resnet50", "mobilenet_v2", "mobilevit_s", "edgenext_s")
+            f"{s}_{r}_160k"
+            for s in ("deeplabv3", "pspnet")
+            for r in [*light, "mobilenet_v2", "pvt_v2_b0"]
         ),
+        *(f"resnet{depth}_in1k" for depth in (18, 50)),
+        *(f"{r}_in1k" for r in ("mobilenet_v2", "mobilevit_s", "edgenext_s")),
     }
 
 

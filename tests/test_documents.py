@@ -38,6 +38,7 @@ FOREIGN = {
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
     "python /path/to/mmdetection/tools": "test_installed.py runs the toolboxes' own tools",
     "pip install": "of the environment that runs this test",
+    "python benchmarks/learn.py": "trains for minutes; test_learning.py parses it",
     ".venv/bin/python -m pytest": "this very suite; the files exist",
     "python -m pip install -r requirements/inspector.txt": "done where this runs; the file exists",
 }

@@ -1,0 +1,69 @@
+"""The tables of docs/learning.md, made of the kept records."""
+
+import re
+from pathlib import Path
+
+from . import records
+from .rows import GROUPS, ROWS
+from .tasks import TASKS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "learning.md"
+IMAGES = ROOT / "docs" / "images"
+SECTION = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.S)
+TITLES = dict(
+    backbones="Backbones",
+    ablations="Ablations of the paper's tables, `small`",
+    choices="Choices that nothing in the paper fixes, `small`",
+    transfer="From a classifier trained on cifar10",
+)
+#: Rows that a group is compared with.
+BESIDE = dict(
+    backbones=(),
+    ablations=("dualtoken_s",),
+    choices=("dualtoken_s",),
+    transfer=("dualtoken_s", "resnet18"),
+)
+
+
+def rows_of(kept: records.Kept, task: str, budget: str, group: str) -> list[str]:
+    """Finished rows of a group, with those it is compared with; none if it has none itself."""
+    there = kept.rows(task, budget)
+    own = [name for name in there if name in ROWS and ROWS[name].group == group]
+    return [*(name for name in BESIDE[group] if name in there and own), *own]
+
+
+def section(kept: records.Kept, task: str, budget: str) -> str:
+    """All tables of a task and budget in Markdown, and the picture of its backbones' curves."""
+    parts = []
+    for group in GROUPS:
+        names = rows_of(kept, task, budget, group)
+        if not names:
+            continue
+        lines = records.table(kept, task, budget, names)
+        parts.append(f"**{TITLES[group]}**\n\n{records.markdown(lines)}")
+        if group == "backbones":
+            picture = f"learning_{task}_{budget}.png"
+            parts.append(f"![Curves of {task}](images/{picture})\n")
+    return "\n" + "\n".join(parts or ["Nothing is finished yet.\n"]) + "\n"
+
+
+def render(text: str, kept: records.Kept) -> str:
+    """The page's text with all tables made anew."""
+
+    def anew(found: re.Match) -> str:
+        return found[1] + section(kept, found[2], found[3]) + found[4]
+
+    return SECTION.sub(anew, text)
+
+
+def write(kept: records.Kept) -> None:
+    """Rewrite the page's tables, and its pictures."""
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(render(text, kept), encoding="utf-8")
+    for task in TASKS:
+        for budget in TASKS[task].budgets:
+            names = rows_of(kept, task, budget, "backbones")
+            if names:
+                file = IMAGES / f"learning_{task}_{budget}.png"
+                records.plot(kept, task, budget, names, file)

@@ -1,0 +1,212 @@
+"""What is kept of each training, and the table and plot that are made of it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, median, stdev
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MIN_SEEDS = 3
+MAX_SPREAD = 2.0  # points
+RIVAL_FLOPS = 1.5  # a rival may cost so many times as much
+
+#: Keys of a record and their types.
+SCHEMA = {
+    "task": str,
+    "row": str,
+    "budget": str,
+    "choosing_lr": bool,
+    "lr": float,
+    "seed": int,
+    "trained_on": str,
+    "evaluated_on": str,
+    "iters": int,
+    "batch": int,
+    "metric": str,
+    "value": float,
+    "curve": list,
+    "losses": list,
+    "ms_per_image": (float, type(None)),
+    "wall_s": float,
+    "memory_mb": (float, int),
+    "noisy": bool,
+    "start": (str, type(None)),
+    "command": str,
+    "commit": str,
+    "hardware": str,
+    "versions": str,
+    "threads": int,
+    "date": str,
+}
+
+
+class Kept:
+    """The records below a folder: TASK/BUDGET/ROW/{lrX,seedN,model}.json."""
+
+    def __init__(self, folder: Path = RESULTS):
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        """File of the training of this name."""
+        return self.folder / f"{name}.json"
+
+    def get(self, name: str) -> dict | None:
+        """A record, None if there is none yet."""
+        path = self.path(name)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def put(self, name: str, record: dict) -> None:
+        """Keep a record, complete or not at all."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    def seeds(self, task: str, budget: str, row: str) -> list[dict]:
+        """Reported trainings of a row."""
+        found = (self.folder / task / budget / row).glob("seed*.json")
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(found)]
+
+    def choices(self, task: str, budget: str, row: str) -> list[dict]:
+        """Trainings of a row that chose its learning rate."""
+        found = (self.folder / task / budget / row).glob("lr*.json")
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(found)]
+
+    def rows(self, task: str, budget: str) -> list[str]:
+        """Names of the rows with at least one reported training."""
+        folders = (self.folder / task / budget).glob("*/")
+        return sorted(f.name for f in folders if any(f.glob("seed*.json")))
+
+
+def check(record: dict) -> list[str]:
+    """What is wrong with a record: keys that lack, are too many, or of another type."""
+    faults = [f"{key} is missing" for key in SCHEMA if key not in record]
+    faults += [f"{key} is not known" for key in record if key not in SCHEMA]
+    for key, kind in SCHEMA.items():
+        if key in record and not isinstance(record[key], kind):
+            faults.append(f"{key} is {record[key]!r}")
+    expected = ["fit", "select"] if record.get("choosing_lr") else ["train", "val"]
+    if [record.get("trained_on"), record.get("evaluated_on")] != expected:
+        faults.append(f"trained and evaluated on other parts than {expected}")
+    return faults
+
+
+def best_lr(choices: Iterable[dict]) -> float:
+    """The learning rate of the best choice; the smaller one of equals."""
+    return max(choices, key=lambda r: (r["value"], -r["lr"]))["lr"]
+
+
+def summary(seeds: list[dict]) -> dict:
+    """Mean and spread (standard deviation, n - 1) of the metric in points, and what they are worth.
+
+    Returns:
+        mean; spread (None for one seed); n; conclusive: at least three seeds within 2 points.
+    """
+    values = [r["value"] for r in seeds]
+    spread = stdev(values) if len(values) > 1 else None
+    conclusive = len(values) >= MIN_SEEDS and spread is not None and spread <= MAX_SPREAD
+    return dict(mean=mean(values), spread=spread, n=len(values), conclusive=conclusive)
+
+
+def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> str:
+    """How a row of ours stands among rivals of up to 1.5 times its FLOPs.
+
+    'first', 'within the spread of the first', 'behind NAME by X', or 'inconclusive'.
+    """
+    own = summaries[row]
+    rivals = {
+        name: s
+        for name, s in summaries.items()
+        if name != row
+        and not name.startswith(("dualtoken", "small-"))
+        and not name.endswith("-pretrained")
+        and flops.get(name, 0) <= RIVAL_FLOPS * flops.get(row, 0)
+    }
+    if not rivals:
+        return "no rival yet"
+    name, best = max(rivals.items(), key=lambda item: item[1]["mean"])
+    if not own["conclusive"] or not best["conclusive"]:
+        return "inconclusive"
+    behind = best["mean"] - own["mean"]
+    if behind <= 0:
+        return "first"
+    if behind <= max(own["spread"], best["spread"]):
+        return f"within the spread of {name}"
+    return f"behind {name} by {behind:.1f}"
+
+
+def table(kept: Kept, task: str, budget: str, rows: Iterable[str] | None = None) -> list[dict]:
+    """Rows of the table, the best mean first; each value is text."""
+    names = [n for n in (rows or kept.rows(task, budget)) if kept.seeds(task, budget, n)]
+    every = {n: kept.seeds(task, budget, n) for n in names}
+    summaries = {n: summary(seeds) for n, seeds in every.items()}
+    models = {n: kept.get(f"{task}/{budget}/{n}/model") or {} for n in names}
+    flops = {n: m.get("flops", 0) for n, m in models.items()}
+    lines = []
+    for name in sorted(names, key=lambda n: -summaries[n]["mean"]):
+        found, model, seeds = summaries[name], models[name], every[name]
+        spread = "–" if found["spread"] is None else f"{found['spread']:.1f}"
+        times = [r["ms_per_image"] for r in seeds if r["ms_per_image"]]
+        note = " (busy)" if any(r["noisy"] for r in seeds) else ""
+        ours = name.startswith("dualtoken")
+        lines.append(
+            {
+                "row": name,
+                seeds[0]["metric"]: f"{found['mean']:.1f} ± {spread}",
+                "seeds": str(found["n"]),
+                "says": "" if found["conclusive"] else "inconclusive",
+                "lr": f"{seeds[0]['lr']:g}",
+                "parameters (M)": f"{model['parameters'] / 1e6:.2f}" if model else "–",
+                "FLOPs (G)": f"{model['flops'] / 1e9:.3f}" if model else "–",
+                "training (ms/image)": f"{median(times):.0f}{note}" if times else "–",
+                "memory (MB)": f"{max(r['memory_mb'] for r in seeds):.0f}",
+                "among rivals": verdict(name, summaries, flops) if ours else "",
+            }
+        )
+    return lines
+
+
+def markdown(lines: list[dict]) -> str:
+    """A table in Markdown."""
+    heads = list(lines[0])
+    rule = ["---" if head in ("row", "says", "among rivals") else "---:" for head in heads]
+    rows = [heads, rule, *([str(line[head]) for head in heads] for line in lines)]
+    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in rows) + "\n"
+
+
+def plot(kept: Kept, task: str, budget: str, rows: Iterable[str], file: Path) -> None:
+    """Validation metric and training loss over iterations: mean of the seeds, and their range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    metric = ""
+    for name in rows:
+        seeds = kept.seeds(task, budget, name)
+        if not seeds:
+            continue
+        metric = seeds[0]["metric"]
+        width = 2.2 if name.startswith("dualtoken") else 1.2
+        columns = list(zip(*(r["curve"] for r in seeds), strict=False))
+        steps = [column[0][0] for column in columns]
+        values = [[point[1] for point in column] for column in columns]
+        (drawn,) = left.plot(steps, [mean(v) for v in values], label=name, linewidth=width)
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        left.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)
+        losses = list(zip(*(r["losses"] for r in seeds), strict=False))
+        right.plot(
+            [column[0][0] for column in losses],
+            [mean(point[1] for point in column) for column in losses],
+            linewidth=width,
+            color=drawn.get_color(),
+        )
+    left.set(xlabel="iteration", ylabel=metric, title=f"{task}, validation")
+    right.set(xlabel="iteration", ylabel="loss", title="training", yscale="log")
+    left.legend(fontsize=7)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

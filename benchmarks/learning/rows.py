@@ -1,0 +1,160 @@
+"""The rows of a table: backbones, ablations, and starts from a classifier."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mmengine.config import Config
+
+from mmdualtoken.config_files import config_path
+from mmdualtoken.engine.errors import InputError
+
+from .tasks import Task
+
+#: What of a model belongs to its backbone: whole parts, and keys of heads that follow its maps.
+PARTS = ("backbone", "neck")
+HEADS = ("decode_head", "auxiliary_head", "head")
+HEAD_KEYS = ("in_channels", "in_index", "input_transform")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backbone.
+
+    Attributes:
+        name: as on the command line and in the table.
+        backbone: its name in the real configs, by toolbox, or one for all.
+        options: what differs in the backbone's config.
+        lr_of: the row whose choice of learning rate this one takes over; None: its own choice.
+        pretrained: name of the row that is trained on cifar10 first and starts this one.
+        group: table that the row belongs to.
+        dense: True for detectors and segmentors alone, False for classifiers, None for all.
+    """
+
+    name: str
+    backbone: dict[str, str]
+    options: dict = field(default_factory=dict)
+    lr_of: str | None = None
+    pretrained: str | None = None
+    group: str = "backbones"
+    dense: bool | None = None
+
+    def fits(self, task: Task) -> bool:
+        """Whether the row says something about this task."""
+        toolbox = task.real.split("/")[0]
+        return toolbox in self.backbone and self.dense in (None, toolbox != "mmpretrain")
+
+
+def _names(classifier: str, dense: str) -> dict[str, str]:
+    return dict(mmpretrain=classifier, mmdet=dense, mmseg=dense)
+
+
+TINY = _names("dualtoken_t_mix", "dualtoken_t")
+SMALL = _names("dualtoken_s_mix", "dualtoken_s")
+_mlp = dict(token_mlp="mlp")
+
+
+def _ablation(name: str, **options) -> Row:
+    return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="ablations")
+
+
+def _choice(name: str, dense: bool | None = None, **options) -> Row:
+    return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="choices", dense=dense)
+
+
+def _transfer(name: str, backbone: dict, source: str, **options) -> Row:
+    return Row(name, backbone, options, None, source, "transfer", dense=True)
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("dualtoken_s", SMALL),
+        Row("dualtoken_t", TINY),
+        Row("resnet18", _names("resnet18", "r18")),
+        Row("mobilenet_v2", _names("mobilenet_v2", "mobilenet_v2")),
+        Row("pvt_v2_b0", _names("pvt_v2_b0", "pvt_v2_b0")),
+        Row("mobilevit_s", _names("mobilevit_s", "mobilevit_s")),
+        Row("edgenext_s", _names("edgenext_s", "edgenext_s")),
+        # Tables 6 and 7 are on small with the plain MLP.
+        _ablation("mlp", **_mlp),
+        _ablation("no_tokens", token_module="none", **_mlp),
+        _ablation("normal_tokens", token_module="normal", token_size=8, **_mlp),
+        _ablation("msa_tokens", token_module="msa", token_size=8, **_mlp),
+        _ablation("grid3", token_size=(3, 3), **_mlp),
+        _ablation("grid5", token_size=(5, 5), **_mlp),
+        _ablation("grid9", token_size=(9, 9), **_mlp),
+        _ablation("window", local_encoder="window"),
+        _ablation("onestep", downsample="onestep"),
+        _choice("alpha0.9", alpha=0.9),
+        _choice("area", token_module="area"),
+        _choice("grid14", True, token_size=(14, 14)),
+        _choice("layerscale0.1", local_encoder="conv_0.1"),
+        _choice("layerscale1", local_encoder="conv_1"),
+        _choice("out_ln", True, out_norm_cfg=dict(type="LN", eps=1e-6)),
+        _choice("out_bn", False, out_norm_cfg=dict(type="BN")),
+        _transfer("small-pretrained", SMALL, "dualtoken_s"),
+        _transfer(
+            "small-pretrained-out_ln", SMALL, "dualtoken_s", out_norm_cfg=dict(type="LN", eps=1e-6)
+        ),
+        # Not in segmentors, whose ResNet has another stem than the classifier's.
+        _transfer("resnet18-pretrained", dict(mmdet="r18"), "resnet18"),
+    )
+}
+#: MobileViT-S is the one of the two mobile transformers that is compared by default.
+DEFAULT = [name for name, row in ROWS.items() if row.group == "backbones" and name != "edgenext_s"]
+GROUPS = dict.fromkeys(row.group for row in ROWS.values())
+
+
+def choose(names: Iterable[str] | None) -> list[Row]:
+    """Rows of these names or groups, in this order; the default backbones for None.
+
+    Raises:
+        InputError: a name is not known.
+    """
+    chosen: list[str] = []
+    for name in names or DEFAULT:
+        if name == "backbones":
+            chosen += DEFAULT
+        elif name in GROUPS:
+            chosen += [n for n, row in ROWS.items() if row.group == name]
+        elif name in ROWS:
+            chosen.append(name)
+        else:
+            known = ", ".join([*GROUPS, *ROWS])
+            raise InputError(f"--rows {name}: unknown; allowed: {known}")
+    return [ROWS[name] for name in dict.fromkeys(chosen)]
+
+
+def _real(task: Task, row: Row) -> Config:
+    """The real config of the row's backbone for this task's head."""
+    toolbox = task.real.split("/")[0]
+    name = row.backbone[toolbox]
+    if (toolbox, name) == ("mmpretrain", "pvt_v2_b0"):  # no real config: its maps come in a list
+        cfg = Config.fromfile(config_path(task.real.format("resnet18")))
+        pvt = Config.fromfile(config_path("mmdet/retinanet_pvt_v2_b0_1x.py"))
+        cfg.model.backbone = dict(pvt.model.backbone, type="PVTv2ForClassification")
+        cfg.model.head.in_channels = 256
+        return cfg
+    return Config.fromfile(config_path(task.real.format(name)))
+
+
+def swap_backbone(cfg: Config, task: Task, row: Row) -> None:
+    """Give the task's config the backbone of the row, with what feeds the heads, from scratch.
+
+    All else of the model stays as it is, and no backbone has drop path, as the schedules are short.
+    """
+    real = _real(task, row)
+    for part in PARTS:
+        cfg.model[part] = real.model.get(part)
+    for head in HEADS:
+        for key in HEAD_KEYS:
+            if head in cfg.model and key in real.model.get(head, {}):
+                cfg.model[head][key] = real.model[head][key]
+    backbone = cfg.model.backbone
+    if "drop_path_rate" in backbone:
+        backbone.drop_path_rate = 0.0
+    backbone.update(row.options)
+    cfg.custom_imports = dict(
+        imports=["mmdualtoken", "mmpretrain.models", "mmdet.models", "learning.variants"],
+        allow_failed_imports=False,
+    )

@@ -1,0 +1,136 @@
+"""The tasks: their config, data, metric, and how long they train on a CPU and on a GPU."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a row trains.
+
+    Attributes:
+        iters: iterations of a training that is reported.
+        lr_iters: of a training that only chooses the learning rate.
+        batch: images per iteration.
+        workers: processes that load data.
+        model: changes of the model for this budget, the same for every backbone.
+    """
+
+    iters: int
+    lr_iters: int
+    batch: int
+    workers: int = 0
+    model: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set with one head.
+
+    Attributes:
+        name: as on the command line.
+        config: file below configs/, on top of a real config of ours.
+        real: our real configs and those of rivals, '{}' is the backbone.
+        data: folder of the data below $MMDUALTOKEN_DATA.
+        size: (height, width) of its test images, at which FLOPs are counted.
+        metric: key in the logs, and what it is called.
+        to_points: what the logged value is multiplied with to be in points of 100.
+        lrs: the grid of learning rates, the same for every backbone.
+        budgets: 'cpu' and 'gpu'.
+    """
+
+    name: str
+    config: str
+    real: str
+    data: str
+    size: tuple[int, int]
+    metric: tuple[str, str]
+    to_points: float
+    lrs: tuple[float, ...]
+    budgets: dict[str, Budget]
+
+    @property
+    def file(self) -> Path:
+        return CONFIGS / self.config
+
+
+#: On a CPU the heads of the real detectors and segmentors would take most of the time.
+NARROW_RETINA = dict(neck=dict(out_channels=64), bbox_head=dict(in_channels=64, feat_channels=64))
+NARROW_MASK = dict(
+    neck=dict(out_channels=64),
+    rpn_head=dict(in_channels=64, feat_channels=64),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64),
+        mask_roi_extractor=dict(out_channels=64),
+        bbox_head=dict(in_channels=64, fc_out_channels=256),
+        mask_head=dict(in_channels=64, conv_out_channels=64),
+    ),
+)
+NARROW_SEGMENTOR = dict(decode_head=dict(channels=128), auxiliary_head=dict(channels=64))
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="cifar10",
+            config="cifar10.py",
+            real="mmpretrain/{}_in1k.py",
+            data="cifar10",
+            size=(64, 64),
+            metric=("accuracy/top1", "top-1"),
+            to_points=1,
+            lrs=(5e-4, 1e-3, 2e-3),
+            budgets=dict(
+                cpu=Budget(iters=300, lr_iters=80, batch=32),
+                gpu=Budget(iters=8000, lr_iters=1000, batch=128, workers=8),
+            ),
+        ),
+        Task(
+            name="bccd",
+            config="bccd.py",
+            real="mmdet/retinanet_{}_1x.py",
+            data="bccd",
+            size=(192, 256),
+            metric=("coco/bbox_mAP", "box AP"),
+            to_points=100,
+            lrs=(2e-4, 5e-4, 1.2e-3),
+            budgets=dict(
+                cpu=Budget(iters=200, lr_iters=50, batch=4, model=NARROW_RETINA),
+                gpu=Budget(iters=2000, lr_iters=400, batch=16, workers=8),
+            ),
+        ),
+        Task(
+            name="nuclei",
+            config="nuclei.py",
+            real="mmdet/maskrcnn_{}_1x.py",
+            data="nuclei",
+            size=(256, 256),
+            metric=("coco/segm_mAP", "mask AP"),
+            to_points=100,
+            lrs=(2e-4, 5e-4, 1.2e-3),
+            budgets=dict(
+                cpu=Budget(iters=120, lr_iters=40, batch=4, model=NARROW_MASK),
+                gpu=Budget(iters=1500, lr_iters=300, batch=16, workers=8),
+            ),
+        ),
+        *(
+            Task(
+                name=head,
+                config=f"{head}.py",
+                real=f"mmseg/{head}_{{}}_160k.py",
+                data="camvid",
+                size=(144, 192),
+                metric=("mIoU", "mIoU"),
+                to_points=1,
+                lrs=(1e-4, 3e-4, 1e-3),
+                budgets=dict(
+                    cpu=Budget(iters=150, lr_iters=40, batch=4, model=NARROW_SEGMENTOR),
+                    gpu=Budget(iters=3000, lr_iters=500, batch=16, workers=8),
+                ),
+            )
+            for head in ("deeplabv3", "pspnet")
+        ),
+    )
+}

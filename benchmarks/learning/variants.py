@@ -1,0 +1,57 @@
+"""Alternatives to what the design chose, by names that a row's config gives; imported by it.
+
+They are here to be measured. What evidence on two tasks speaks for becomes an option of the
+package; the paper's choice stays the default.
+"""
+
+import torch.nn.functional as F
+from mmdet.models.backbones import PyramidVisionTransformerV2
+from mmengine.registry import MODELS
+
+from mmdualtoken.layers import ConvEncoder, PositionAwareTokens
+from mmdualtoken.models.backbones import dualtoken_vit
+
+
+class AreaTokens(PositionAwareTokens):
+    """X_ds at the token grid by the mean over each cell's area, in place of bilinear resizing."""
+
+    def gather(self, x_local):
+        """(B, H, W, C) -> (B, h*w, C)."""
+        x_ds = self.downsample(x_local).permute(0, 3, 1, 2)
+        x_ds = F.adaptive_avg_pool2d(x_ds, self.token_size)
+        return self.aggregate(x_ds.flatten(2).transpose(1, 2))
+
+
+class _ScaledConvEncoder(ConvEncoder):
+    """A Conv Encoder that starts with a part in the sum."""
+
+    scale: float
+
+    def __init__(self, embed_dims: int, num_heads: int, kernel_size: int):
+        super().__init__(embed_dims, num_heads, kernel_size, layer_scale_init_value=self.scale)
+
+
+class ConvEncoderTenth(_ScaledConvEncoder):
+    """Layer scale 0.1 at the start."""
+
+    scale = 0.1
+
+
+class ConvEncoderOne(_ScaledConvEncoder):
+    """Layer scale 1 at the start."""
+
+    scale = 1.0
+
+
+dualtoken_vit.TOKEN_MODULES["area"] = AreaTokens
+dualtoken_vit.LOCAL_ENCODERS["conv_0.1"] = ConvEncoderTenth
+dualtoken_vit.LOCAL_ENCODERS["conv_1"] = ConvEncoderOne
+
+
+@MODELS.register_module(force=True)
+class PVTv2ForClassification(PyramidVisionTransformerV2):
+    """MMDetection's PVTv2 with its last map in a tuple, as MMPretrain's necks expect."""
+
+    def forward(self, x):
+        """(B, 3, H, W) -> ((B, C, H/32, W/32),)."""
+        return (super().forward(x)[-1],)
