@@ -47,7 +47,9 @@ def check(settings, deploy, dtype, tolerance, **options):
     assert counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize("deploy", [False, True], ids=["eager", "deployed"])
+@pytest.mark.parametrize(
+    "deploy", [pytest.param(False, marks=pytest.mark.slow), True], ids=["eager", "deployed"]
+)
 @pytest.mark.parametrize(
     "name",
     [n if n == "mix" else pytest.param(n, marks=pytest.mark.slow) for n in NARROW_ONLY],
