@@ -56,6 +56,8 @@ RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 PYTHON_ELSEWHERE = {
     ("README.md", "DetInferencer("): "test_installed.py",
     ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export.py",
+    ("docs/deployment.md", "fullgraph=True"): "test_compile.py",
+    ("docs/deployment.md", "torch.export.export"): "test_compile.py",
 }
 #: What a key given by --cfg-options adds to the config rather than changes.
 NEW_KEYS = ("train_dataloader.dataset.pipeline.0.on_error",)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .pooling import AvgPool
+
 
 def resize_map(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bilinear resize of a map to `size` = (h, w), as it is where the size agrees already.
@@ -27,8 +29,7 @@ class StepwiseDownsample(nn.Module):
 
     def __init__(self, embed_dims: int, num_convs: int):
         super().__init__()
-        # ceil_mode: maps of a single row or column must survive. Cells outside do not count.
-        self.pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+        self.pool = AvgPool()  # maps of a single row or column survive
         self.convs = nn.ModuleList(
             nn.Conv2d(embed_dims, embed_dims, 3, padding=1) for _ in range(num_convs)
         )

@@ -109,7 +109,10 @@ class WindowAttention(nn.Module):
             bias = bias.to(x).masked_fill(padded, float("-inf"))
             x = F.pad(x, pad)
         qkv = self.qkv(self.partition(x, rows, columns)).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, w*w, head_dim)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        out = self.proj(out.transpose(2, 3).flatten(3))
+        # Each (B, windows * heads, w*w, head_dim): four axes, which fused kernels and ONNX ask for.
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        bias = bias.to(q.dtype).expand(rows * columns, -1, -1, -1).flatten(0, 1)[None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = out.unflatten(1, (rows * columns, self.num_heads)).transpose(2, 3).flatten(3)
+        out = self.proj(out)
         return self.reverse(out, rows, columns)[:, :h, :w]

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .pooling import MaxPool
+
 
 def space_to_depth(x: torch.Tensor) -> torch.Tensor:
     """Gather each 2x2 cell into the channels: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), 4C).
@@ -32,8 +34,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(4 * in_channels, eps=1e-5)
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
-        # ceil_mode instead of padding: a padded zero must not win the maximum.
-        self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
+        self.pool = MaxPool()
         self.pool_proj = nn.Linear(in_channels, out_channels, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
