@@ -142,6 +142,13 @@ def test_variants_run_the_same_model(load, variant):
     assert not model.fused  # the candidate beside it is the model as it was
 
 
+def test_bf16_beside_fp32(load):
+    variants, model, x = load("suite.variants"), torch.nn.Linear(4, 2), torch.randn(3, 4)
+    run = {v: variants.inference(model, x, v, "fp32") for v in ("eager", "bf16")}
+    assert run["eager"]().dtype == torch.float32 and run["bf16"]().dtype == torch.bfloat16
+    assert torch.allclose(run["bf16"]().float(), run["eager"](), atol=0.05)
+
+
 def test_training_step_changes_the_weights(load):
     model = Small()
     step = load("suite.variants").training_step(model, torch.randn(2, 3, 8, 8), "eager", "fp32")

@@ -1,4 +1,4 @@
-"""How a model is run: as it is, compiled, fused, or by ONNX Runtime."""
+"""How a model is run: as it is, in bf16, fused, compiled, or by ONNX Runtime."""
 
 import copy
 import io
@@ -54,6 +54,10 @@ def _channels_last(model: nn.Module, images: torch.Tensor, dtype: str) -> Callab
     return _eager(model, images.to(memory_format=torch.channels_last), dtype)
 
 
+def _bf16(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    return _eager(model, images, "bf16")
+
+
 def _fused(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
     return _eager(fuse(model), images, dtype)
 
@@ -96,6 +100,7 @@ def _onnx(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], ob
 VARIANTS: dict[str, Callable] = {
     "eager": _eager,
     "channels_last": _channels_last,
+    "bf16": _bf16,
     "fused": _fused,
     "compiled": _compiled,
     "onnx": _onnx,
