@@ -50,6 +50,10 @@ def _names(classifier: str, dense: str) -> dict[str, str]:
 
 TINY = _names("dualtoken_t_mix", "dualtoken_t")
 SMALL = _names("dualtoken_s_mix", "dualtoken_s")
+#: Linear layers start with a deviation of 1 / sqrt(inputs) in place of 0.02.
+FAN_IN = dict(
+    type="Kaiming", layer="Linear", mode="fan_in", nonlinearity="linear", distribution="normal"
+)
 _mlp = dict(token_mlp="mlp")
 
 
@@ -90,6 +94,7 @@ ROWS = {
         _choice("grid14", True, token_size=(14, 14)),
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
+        _choice("init_fan_in", init_cfg=FAN_IN),
         _choice("out_ln", True, out_norm_cfg=dict(type="LN", eps=1e-6)),
         _choice("out_bn", False, out_norm_cfg=dict(type="BN")),
         _transfer("small-pretrained", SMALL, "dualtoken_s"),
