@@ -360,7 +360,7 @@ def pruned(linear):
 
 @pytest.mark.parametrize("change", [adapted, parametrised, hooked, pruned])
 def test_what_is_put_in_the_place_of_a_linear_is_called(change):
-    """The two formulas that read weights for speed do so of plain Linears alone."""
+    """A formula that reads weights for speed does so of plain Linears alone."""
     mix, gates = exact(TokenMixMLP(12, 15))[0], exact(BiDimAttention(12))[0]
     tokens, z = rand(2, 15, 12), rand(2, 3, 5, 12)
     before = mix(tokens), gates(z)

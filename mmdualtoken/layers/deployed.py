@@ -4,11 +4,13 @@ Each is built from a layer for training, whose weights it takes over and changes
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .attention import SelfAttention
+from .ffn import BiDimAttention
 from .local_encoder import ConvEncoder, WindowAttention
 from .pieces import by_positions
 from .plain import is_plain
@@ -90,6 +92,32 @@ class DeployedConvEncoder(ConvEncoder):
         return x + by_positions(self.pointwise, z, self.hidden)
 
 
+class DeployedBiDimAttention(BiDimAttention):
+    """Bi-dimensional attention that neither repeats nor copies g for the gate per position.
+
+    Args:
+        attention: bi-dimensional attention for training; its position gate is a plain Linear.
+    """
+
+    def __init__(self, attention: BiDimAttention):
+        nn.Module.__init__(self)
+        self.norm, self.act = attention.norm, attention.act
+        self.global_reduce, self.local_reduce = attention.global_reduce, attention.local_reduce
+        self.channel_gate = attention.channel_gate
+        w_loc, w_g = attention.position_gate.weight.chunk(2, dim=-1)
+        self.register_buffer("w_loc", w_loc.clone())
+        self.register_buffer("w_g", w_g.clone())
+        self.register_buffer("bias", attention.position_gate.bias)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        y = self.norm(z)
+        g = self.act(self.global_reduce(y.mean((1, 2), keepdim=True)))  # (B, 1, 1, C/4)
+        loc = self.act(self.local_reduce(y))  # (B, H, W, C/4)
+        position = F.linear(loc, self.w_loc) + F.linear(g, self.w_g, self.bias)  # (B, H, W, 1)
+        return z * self.channel_gate(g).sigmoid() * position.sigmoid()
+
+
 class DeployedWindowAttention(WindowAttention):
     """Window attention whose relative position bias is looked up once.
 
@@ -156,6 +184,8 @@ def deployed(module: nn.Module) -> nn.Module:
     """
     if type(module) is ConvEncoder and is_plain(module.pwconv2):
         return DeployedConvEncoder(module)
+    if type(module) is BiDimAttention and is_plain(module.position_gate):
+        return DeployedBiDimAttention(module)
     if type(module) is WindowAttention:
         return DeployedWindowAttention(module)
     if type(module) is PositionAwareTokens and type(module.mlp) in LAST_LINEAR:

@@ -1,11 +1,9 @@
 """The feed-forward network of a block and the bi-dimensional attention after it (LightViT's)."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .pieces import by_positions
-from .plain import is_plain
 
 
 class FFN(nn.Module):
@@ -54,12 +52,5 @@ class BiDimAttention(nn.Module):
         y = self.norm(z)
         g = self.act(self.global_reduce(y.mean((1, 2), keepdim=True)))  # (B, 1, 1, C/4)
         loc = self.act(self.local_reduce(y))  # (B, H, W, C/4)
-        return z * self.channel_gate(g).sigmoid() * self._position(loc, g).sigmoid()
-
-    def _position(self, loc: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """ws [l, g]: (B, H, W, C/4), (B, 1, 1, C/4) -> (B, H, W, 1)."""
-        if not is_plain(self.position_gate):
-            return self.position_gate(torch.cat([loc, g.expand_as(loc)], dim=-1))
-        # In two parts, so that g is neither repeated per position nor copied.
-        w_loc, w_g = self.position_gate.weight.chunk(2, dim=-1)
-        return F.linear(loc, w_loc) + F.linear(g, w_g, self.position_gate.bias)
+        position = self.position_gate(torch.cat([loc, g.expand_as(loc)], dim=-1))  # (B, H, W, 1)
+        return z * self.channel_gate(g).sigmoid() * position.sigmoid()
