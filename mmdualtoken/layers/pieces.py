@@ -35,8 +35,10 @@ def by_positions(function: Callable, x: torch.Tensor, width: int) -> torch.Tenso
         x: (..., C).
         width: channels of the widest buffer that `function` makes.
     """
+    if whole(x):  # first: a graph must not see what follows
+        return function(x)
     rows = max(1, PIECE * torch.get_num_threads() // width)
-    if whole(x) or x.shape[:-1].numel() <= rows:
+    if x.shape[:-1].numel() <= rows:
         return function(x)
     pieces = [function(piece) for piece in x.flatten(0, -2).split(rows)]
     return torch.cat(pieces).unflatten(0, x.shape[:-1])
@@ -50,7 +52,9 @@ def by_images(function: Callable, x: torch.Tensor, width: int) -> torch.Tensor:
         x: (B, C, H, W).
         width: elements per pixel of `x` of the widest buffer that `function` makes.
     """
+    if whole(x):
+        return function(x)
     images = max(1, PIECE * torch.get_num_threads() // max(1, width * x.shape[-2:].numel()))
-    if whole(x) or len(x) <= images:
+    if len(x) <= images:
         return function(x)
     return torch.cat([function(piece) for piece in x.split(images)])
