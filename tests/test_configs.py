@@ -196,7 +196,7 @@ def test_every_table_has_its_rivals():
             for r in [*light, "pvt_v2_b0"]
             for s in "13"
         ),
-        *(f"{d}_mobilenet_v2_1x" for d in ("maskrcnn", "retinanet")),
+        *(f"{d}_mobilenet_v2_{s}x" for d in ("maskrcnn", "retinanet") for s in (1, 3)),
         *(
             f"{s}_{r}_160k"
             for s in ("deeplabv3", "pspnet")

@@ -76,8 +76,9 @@ def test_maps_are_what_the_modules_compute(variant):
         values = module.kv(source).chunk(2, -1)[1].unflatten(-1, (heads, -1)).transpose(1, 2)
         again = torch.from_numpy(b.broadcast).flatten(2, 3) @ values
         torch.testing.assert_close(again.transpose(1, 2).flatten(2), returned, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(b.tokens_read, source.detach(), atol=1e-6)
-        np.testing.assert_allclose(b.tokens_out, seen[b.name, "block"][1][1].detach(), atol=1e-6)
+        # Rounding: without gradients the CPU computes in pieces.
+        np.testing.assert_allclose(b.tokens_read, source.detach(), atol=1e-5)
+        np.testing.assert_allclose(b.tokens_out, seen[b.name, "block"][1][1].detach(), atol=1e-5)
         total = seen[b.name, "proj"][1].detach().numpy()
         assert b.local.shape == b.tokens.shape == total.shape == (2, *size, dim)
         np.testing.assert_allclose(b.local + b.tokens + b.bias, total, atol=1e-5)

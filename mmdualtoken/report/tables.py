@@ -60,6 +60,7 @@ TABLE_2 = Table(
 RIVALS_DET = {
     "r18": "ResNet-18",
     "r50": "ResNet-50",
+    "mobilenet_v2": "MobileNetV2",
     "pvt_v2_b0": "PVTv2-b0",
     "mobilevit_s": "MobileViT-S",
     "edgenext_s": "EdgeNeXt-S",
@@ -68,6 +69,7 @@ RIVALS_SEG = {
     "r18": "ResNet-18",
     "r50": "ResNet-50",
     "mobilenet_v2": "MobileNetV2",
+    "pvt_v2_b0": "PVTv2-b0",
     "mobilevit_s": "MobileViT-S",
     "edgenext_s": "EdgeNeXt-S",
 }
