@@ -37,6 +37,7 @@ FOREIGN = {
     "python $MIM/tools/misc/download_dataset.py": "downloads COCO",
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
     "python /path/to/mmdetection/tools": "test_installed.py runs the toolboxes' own tools",
+    "export MALLOC_MMAP_MAX_=0": "of glibc; sets variables for what is run next",
     "pip install": "of the environment that runs this test",
     "python benchmarks/learn.py": "trains for minutes; test_learning.py parses it",
     ".venv/bin/python -m pytest": "this very suite; the files exist",

@@ -77,7 +77,7 @@ def losses_of(tool, tmp_path, monkeypatch):
 
 
 #: Iterations, learning rate, and the loss that 16 images must come down to. The classifier's floor
-#: is the entropy of its smoothed labels, 0.50; those of the others were seen, and rounded up.
+#: is the entropy of its smoothed labels, 0.50; those of the others are guesses until they have run.
 OVERFIT = dict(
     cifar10=(150, 2e-3, 16, 0.55),
     bccd=(150, 2e-3, 4, 0.5),
