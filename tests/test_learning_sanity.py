@@ -20,7 +20,6 @@ from learning.rows import ROWS  # noqa: E402
 from learning.tasks import TASKS  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-SIXTEEN = dict(arch=ARCH)
 #: Narrow necks and heads, by task.
 HEADS = dict(
     cifar10=dict(neck=dict(in_channels=WIDTHS[2], out_channels=64), head=dict(in_channels=64)),

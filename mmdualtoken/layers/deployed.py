@@ -109,13 +109,9 @@ class DeployedBiDimAttention(BiDimAttention):
         self.register_buffer("w_g", w_g.clone())
         self.register_buffer("bias", attention.position_gate.bias)
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        y = self.norm(z)
-        g = self.act(self.global_reduce(y.mean((1, 2), keepdim=True)))  # (B, 1, 1, C/4)
-        loc = self.act(self.local_reduce(y))  # (B, H, W, C/4)
-        position = F.linear(loc, self.w_loc) + F.linear(g, self.w_g, self.bias)  # (B, H, W, 1)
-        return z * self.channel_gate(g).sigmoid() * position.sigmoid()
+    def position(self, loc: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C/4), (B, 1, 1, C/4) -> (B, H, W, 1)."""
+        return F.linear(loc, self.w_loc) + F.linear(g, self.w_g, self.bias)
 
 
 class DeployedWindowAttention(WindowAttention):

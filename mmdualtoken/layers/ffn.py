@@ -52,5 +52,8 @@ class BiDimAttention(nn.Module):
         y = self.norm(z)
         g = self.act(self.global_reduce(y.mean((1, 2), keepdim=True)))  # (B, 1, 1, C/4)
         loc = self.act(self.local_reduce(y))  # (B, H, W, C/4)
-        position = self.position_gate(torch.cat([loc, g.expand_as(loc)], dim=-1))  # (B, H, W, 1)
-        return z * self.channel_gate(g).sigmoid() * position.sigmoid()
+        return z * self.channel_gate(g).sigmoid() * self.position(loc, g).sigmoid()
+
+    def position(self, loc: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """ws [l, g]: (B, H, W, C/4), (B, 1, 1, C/4) -> (B, H, W, 1)."""
+        return self.position_gate(torch.cat([loc, g.expand_as(loc)], dim=-1))
