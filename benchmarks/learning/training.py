@@ -90,6 +90,7 @@ def config_of(training: Training, prepared: Path) -> Config:
     target = prepared / task.data
     data.use(cfg, task.data, target, *training.parts)
     cfg.train_dataloader.batch_size = training.batch
+    cfg.train_dataloader.sampler = dict(type="InfiniteSampler", shuffle=True)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.num_workers, loader.persistent_workers = budget.workers, budget.workers > 0
     every = max(training.iters // (1 if training.choosing else 3), 1)

@@ -1,12 +1,11 @@
 """CIFAR-10's photos, enlarged to 64 pixels, from scratch; the budgets say how long.
 
 Different from ImageNet's config: ten classes, crops and flips alone, no mixing of images, no drop
-path, batch 64 for a few hundred iterations, gradient clipping.
+path, gradient clipping.
 """
 
 _base_ = "../../../configs/mmpretrain/dualtoken_s_mix_in1k.py"
 
-iters = 480
 classes = ["airplane", "automobile", "bird", "cat", "deer"]
 classes += ["dog", "frog", "horse", "ship", "truck"]
 root = "data/cifar10/"
@@ -27,20 +26,14 @@ test_pipeline = [
 ]
 common = dict(_delete_=True, type="CustomDataset", data_root=root, classes=classes)
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(_delete_=True, type="InfiniteSampler", shuffle=True),
     dataset=dict(**common, ann_file="train.txt", data_prefix="train", pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=100,
-    num_workers=0,
-    persistent_workers=False,
     dataset=dict(**common, ann_file="val.txt", data_prefix="val", pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
