@@ -1,6 +1,5 @@
 """torch.compile of the backbone: one graph for all sizes, the same values."""
 
-from copy import deepcopy
 from shutil import which
 
 import pytest
@@ -83,25 +82,3 @@ def test_training_step_compiles_as_one_graph():
     actual = gradients(torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager"))
     assert counters["stats"]["unique_graphs"] == 1
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.slow
-def test_torch_export_serves_all_sizes(tmp_path):
-    """As docs/deployment.md shows it."""
-    model = randomise(build(arch=SHALLOW, token_mlp="mix").eval())
-    plain = deepcopy(model)
-    model.switch_to_deploy()
-    auto = torch.export.Dim.AUTO
-    with torch.no_grad():
-        program = torch.export.export(
-            model,
-            (torch.zeros(2, 3, 96, 128),),
-            dynamic_shapes=({0: auto, 2: auto, 3: auto},),
-            strict=False,
-        )
-    torch.export.save(program, tmp_path / "backbone.pt2")
-    loaded = torch.export.load(tmp_path / "backbone.pt2").module()
-    for size in [(1, 75, 125), (3, 160, 96), (2, 131, 218), (5, 224, 33)]:
-        assert deviation(plain, loaded, size, torch.float32) < 1e-4
-    with pytest.raises((AssertionError, RuntimeError)):
-        loaded(torch.zeros(1, 3, 32, 64))

@@ -1,7 +1,7 @@
-"""Export a model to ONNX: one file for every batch size, height and width.
+"""Export a model to ONNX or to torch.export's format: one file for all batch and image sizes.
 
-The file is run by ONNX Runtime on the CPU and compared with PyTorch at three sizes that the export
-has not seen, and kept only if the outputs agree.
+The file is run on the CPU and compared with PyTorch at three sizes that the export has not seen,
+and kept only if the outputs agree.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from mmdualtoken.engine import export
 from mmdualtoken.engine.checkpoint import UNSAFE_FLAG, UNSAFE_TEXT
 from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.export_formats import FORMATS
 from mmdualtoken.inference import load_model
 from mmdualtoken.report.breakdown import shape_of_config
 from mmdualtoken.report.measure import build_model, check_scope
@@ -30,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file; 'none' for random weights, to try")
-    parser.add_argument("out", metavar="FILE.onnx", help="file to write")
+    parser.add_argument("out", metavar="FILE", help="file to write: NAME.onnx or NAME.pt2")
     parser.add_argument("--backbone", action="store_true", help="the backbone alone")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     parser.add_argument("--no-deploy", action="store_true", help="do not fuse layers before")
@@ -44,8 +45,8 @@ def parse_args() -> argparse.Namespace:
 def check_arguments(args: argparse.Namespace) -> None:
     """Check what can be wrong before anything is built."""
     out = Path(args.out)
-    if out.suffix != ".onnx":
-        raise InputError(f"{out}: name it .onnx, the only format that is written.")
+    if out.suffix not in FORMATS:
+        raise InputError(f"{out}: the ending says the format; allowed: {', '.join(FORMATS)}.")
     if out.is_dir() or (out.exists() and not args.overwrite):
         raise InputError(f"{out} exists already. Give another name, or --overwrite.")
     if not out.absolute().parent.is_dir():
@@ -58,7 +59,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
             "'none' exports random weights, to try."
         )
-    export.check_packages()
+    FORMATS[out.suffix].check()
 
 
 def load(cfg: Config, checkpoint: str) -> tuple[nn.Module, list[str]]:
@@ -75,6 +76,7 @@ def main() -> None:
     args = parse_args()
     check_arguments(args)
     out = Path(args.out)
+    file_format = FORMATS[out.suffix]
     with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
         cfg = load_config(args)
         scope = check_scope(cfg)
@@ -83,12 +85,12 @@ def main() -> None:
         metadata = export.describe(cfg, eager, classes)
         with torch.no_grad():
             names = list(eager.named(torch.zeros(1, 3, *export.EXAMPLE[1:])))
-        program = export.record(eager, deploy=not args.no_deploy)
+        program = export.record(eager, not args.no_deploy, file_format.sizes)
         # Elsewhere until it is checked; beside the file, so that moving it is one step.
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.absolute().parent) as folder:
             unchecked = Path(folder) / out.name
-            export.save_onnx(program, names, metadata, unchecked)
-            run = export.load_onnx(unchecked, torch.get_num_threads())
+            file_format.save(program, names, metadata, unchecked)
+            run = file_format.load(unchecked, torch.get_num_threads())
             found = {size: export.deviation(eager, run, size) for size in export.CHECKED}
             if not all(value <= export.TOLERANCE for value in found.values()):
                 raise InputError(
@@ -105,8 +107,8 @@ def main() -> None:
         size, _ = shape_of_config(cfg)
         ratio = export.speed_ratio(eager, run, size, args.rounds)
         print(
-            f"1x3x{size[0]}x{size[1]}, {torch.get_num_threads()} threads: ONNX Runtime takes "
-            f"{ratio:.2f} of PyTorch's eager time (median of {args.rounds}, in turn)"
+            f"1x3x{size[0]}x{size[1]}, {torch.get_num_threads()} threads: {file_format.runtime} "
+            f"takes {ratio:.2f} of PyTorch's eager time (median of {args.rounds}, in turn)"
         )
 
 

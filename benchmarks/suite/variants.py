@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.export_formats import Onnx
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -87,7 +88,9 @@ def _onnx(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], ob
             "pip install --no-deps -r requirements/benchmarks.txt"
         ) from None
     file = io.BytesIO()
-    torch.onnx.export(fuse(model), (images,), dynamo=True, verbose=False).save(file)
+    torch.onnx.export(
+        fuse(model), (images,), dynamo=True, opset_version=Onnx.opset, verbose=False
+    ).save(file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(

@@ -1,4 +1,4 @@
-"""Exporting models to ONNX, one file for all image sizes, checked against PyTorch."""
+"""Recording a model's graph for all image sizes, and comparing a file of it with PyTorch."""
 
 import json
 import statistics
@@ -19,7 +19,6 @@ from ..version import __version__
 from .errors import InputError
 
 TOLERANCE = 1e-4
-OPSET = 18
 #: Batch, height and width of the images that a graph is recorded with.
 EXAMPLE = (2, 96, 128)
 #: And of those at which it is checked: other sizes, none of them square, odd ones too.
@@ -152,12 +151,16 @@ def describe(cfg: Config, outputs: RawOutputs, classes: Sequence[str] | None) ->
     )
 
 
-def record(outputs: RawOutputs, deploy: bool = True) -> ExportedProgram:
+def record(
+    outputs: RawOutputs, deploy: bool = True, sizes: object = Dim.DYNAMIC
+) -> ExportedProgram:
     """Record the graph of a copy of the model, for every batch, height and width.
 
     Args:
         outputs: the model.
         deploy: switch the copy to deployment first.
+        sizes: Dim.DYNAMIC for no condition on sizes; Dim.AUTO keeps those that the model's own
+            code asks about, such as a map of more than one pixel.
 
     Raises:
         InputError: the model's code cannot be recorded.
@@ -170,11 +173,11 @@ def record(outputs: RawOutputs, deploy: bool = True) -> ExportedProgram:
     replace_adaptive_pooling(copy)
     batch, height, width = EXAMPLE
     images = torch.zeros(batch, 3, height, width)
-    sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    axes = {0: sizes, 2: sizes, 3: sizes}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(copy, (images,), dynamic_shapes=(sizes,), strict=False)
+            return torch.export.export(copy, (images,), dynamic_shapes=(axes,), strict=False)
         except Exception as error:  # whatever the model's own code raises while it is traced
             raise InputError(
                 f"The model cannot be recorded for all image sizes: {reason_of(error)}"
@@ -187,68 +190,6 @@ def reason_of(error: BaseException) -> str:
         error = error.__cause__
     line = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {line}"
-
-
-def check_packages() -> None:
-    """Raise InputError if what ONNX needs is missing."""
-    missing = []
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        raise InputError(
-            f"Exporting needs {', '.join(missing)}. Install: pip install {' '.join(missing)} "
-            '(the tested versions: pip install ".[export]" in the project).'
-        )
-
-
-def save_onnx(
-    program: ExportedProgram, names: Sequence[str], metadata: dict[str, str], path: Path
-) -> None:
-    """Write a recorded graph as ONNX, with standard operators alone.
-
-    Raises:
-        InputError: an operator of the graph has no counterpart in ONNX.
-    """
-    import onnx
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            result = torch.onnx.export(
-                program,
-                input_names=["images"],
-                output_names=list(names),
-                dynamo=True,
-                opset_version=OPSET,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise InputError(f"The model cannot be written as ONNX: {reason_of(error)}") from error
-    model = result.model_proto
-    onnx.helper.set_model_props(model, metadata)
-    onnx.checker.check_model(model, full_check=True)
-    domains = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
-    if domains:
-        raise InputError(f"The graph needs operators of {sorted(domains)}, which are no standard.")
-    onnx.save(model, path)
-
-
-def load_onnx(path: Path, threads: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-    """The file in ONNX Runtime on the CPU, as a function of images."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(images: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.from_numpy(out) for out in session.run(None, {"images": images.numpy()})]
-
-    return run
 
 
 def deviation(eager: RawOutputs, run: Callable, size: tuple[int, int, int]) -> float:
