@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import realpath  # unlike Path.resolve, also of a link to itself
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ REASONS = {
     errno.EPERM: "the permission is missing",
     errno.EIO: "the disk fails",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.EEXIST: "a file is in the folder's place",
+    errno.EEXIST: "a file, or a link to nothing, is in the folder's place",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 
 def _inside(path: str | None, folder: Path) -> bool:
-    return path is None or Path(path).resolve().is_relative_to(folder.resolve())
+    return path is None or Path(realpath(path)).is_relative_to(realpath(folder))
 
 
 def last_checkpoint(folder: Path) -> str:
@@ -39,8 +41,12 @@ def last_checkpoint(folder: Path) -> str:
 
 
 def _describe(error: OSError, folder: Path) -> str:
+    # Reading data names no file either, when it fails; but the errors below come of writing alone.
+    nameless = f"to {folder}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        nameless += ", or cannot read its data"
     return (
-        f"Training cannot write {error.filename or f'to {folder}'}: {REASONS[error.errno]} "
+        f"Training cannot write {error.filename or nameless}: {REASONS[error.errno]} "
         f"({error.strerror}). Make room or give another folder with --work-dir. "
         f"{last_checkpoint(folder)}."
     )
