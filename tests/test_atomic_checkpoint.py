@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,8 @@ def test_work_dir_is_a_file(folder):
         run(toy_config(), "taken")
     with pytest.raises(InputError, match="a part of the path is a file.*No checkpoint has been"):
         run(toy_config(), "taken/run")
+    with pytest.raises(InputError, match="taken.*: a part of the path is a file.*No checkpoint"):
+        run(toy_config(), "taken/deep/run")
 
 
 def test_work_dir_cannot_be_made(folder):
@@ -170,6 +173,24 @@ def test_out_dir_that_cannot_be_written_fails_before_training(folder, monkeypatc
     cfg.default_hooks.checkpoint.out_dir = "out"
     with pytest.raises(NotADirectoryError, match="out/run"):
         run(cfg, "run")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_disk_in_a_thread(capsys):
+    """TensorBoard's; training meets the same error when it logs again."""
+
+    def fail(error):
+        raise error
+
+    before = threading.excepthook
+    with clear_end("run"):
+        for error in (OSError(errno.ENOSPC, "it is full"), ValueError("something else")):
+            thread = threading.Thread(target=fail, args=[error])
+            thread.start()
+            thread.join()
+    assert threading.excepthook is before
+    printed = capsys.readouterr().err
+    assert "it is full" not in printed and "ValueError: something else" in printed
 
 
 @pytest.mark.parametrize(
