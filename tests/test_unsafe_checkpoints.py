@@ -120,6 +120,15 @@ def test_resume_from_unsafe_checkpoint(trained, tool):
     assert tool("train", CLASSIFIER, *args, FLAG)[0] == 0 and executed()
 
 
+@pytest.mark.parametrize("name", ["predict", "visualize_tokens", "inspector"])
+def test_tools_that_show_a_model(name, trained, tool):
+    image = str(next(Path("data").rglob("*.jpg")))
+    args = () if name == "inspector" else (image, "--out", "shown")
+    status, printed = tool(name, CLASSIFIER, "hostile.pth", *args)
+    assert status == 2 and "hostile.pth was refused" in printed, printed
+    assert not executed()
+
+
 @pytest.fixture
 def stock_loader():
     """MMEngine's loaders as in the toolboxes' own tools."""
