@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -148,10 +149,21 @@ def test_full_disk(folder, monkeypatch):
 
 def test_work_dir_is_a_file(folder):
     Path("taken").touch()
-    with pytest.raises(InputError, match="taken: a file is in the folder's place.*--work-dir"):
+    with pytest.raises(InputError, match="taken: a file, or a link.*folder's place.*--work-dir"):
         run(toy_config(), "taken")
     with pytest.raises(InputError, match="a part of the path is a file.*No checkpoint has been"):
         run(toy_config(), "taken/run")
+    with pytest.raises(InputError, match="taken.*: a part of the path is a file.*No checkpoint"):
+        run(toy_config(), "taken/deep/run")
+
+
+def test_work_dir_cannot_be_made(folder):
+    for name, target in dict(dangling="nowhere", loop="loop").items():
+        Path(name).symlink_to(target)
+        with pytest.raises(InputError, match=f"{name}: a file, or a link to nothing, is in the"):
+            run(toy_config(), name)
+    with pytest.raises(InputError, match="x: the name is too long .*--work-dir"):
+        run(toy_config(), "x" * 300)
 
 
 def test_out_dir_that_cannot_be_written_fails_before_training(folder, monkeypatch):
@@ -161,6 +173,37 @@ def test_out_dir_that_cannot_be_written_fails_before_training(folder, monkeypatc
     cfg.default_hooks.checkpoint.out_dir = "out"
     with pytest.raises(NotADirectoryError, match="out/run"):
         run(cfg, "run")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_disk_in_a_thread(capsys):
+    """TensorBoard's; training meets the same error when it logs again."""
+
+    def fail(error):
+        raise error
+
+    before = threading.excepthook
+    with clear_end("run"):
+        for error in (OSError(errno.ENOSPC, "it is full"), ValueError("something else")):
+            thread = threading.Thread(target=fail, args=[error])
+            thread.start()
+            thread.join()
+    assert threading.excepthook is before
+    printed = capsys.readouterr().err
+    assert "it is full" not in printed and "ValueError: something else" in printed
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (errno.ENOSPC, "Training cannot write to run: the disk is full"),
+        (errno.EIO, "Training cannot write to run, or cannot read its data: the disk fails"),
+    ],
+)
+def test_errors_that_name_no_file(number, text):
+    """Reading fails without a name, too."""
+    with pytest.raises(InputError, match=text), clear_end("run"):
+        raise OSError(number, os.strerror(number))
 
 
 @pytest.mark.parametrize(

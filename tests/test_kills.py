@@ -138,6 +138,26 @@ def test_signal_when_nobody_reads(number, tmp_path):
     assert not list((tmp_path / "twice").glob("*.pth"))
 
 
+def test_second_training_in_the_same_folder(tmp_path):
+    """Both would write the same files. The lock is gone with the first one, however it ends."""
+    cfg = toy_config(length=10**6, workers=1)
+    cfg.train_cfg.val_interval = 10**6
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 2
+    first = Run(tmp_path, "train", write_config(cfg, tmp_path / "first.py"), *RUN)
+    run_dir = tmp_path / "run"
+    while not (run_dir / "last_checkpoint").exists():
+        assert first.process.is_alive(), first.output
+        time.sleep(0.01)
+    (tmp_path / "link").symlink_to(run_dir)
+    for args in (("run", "--resume"), ("link", "--overwrite")):
+        status, output = train(tmp_path, toy_config(), *args)
+        checked_end(status, output, f"into the work dir {args[0]}", "--work-dir")
+    assert first.process.is_alive()
+    first.kill()
+    cfg = toy_config(length=len(state_of(tmp_path / last(run_dir))["losses"]) + 1)
+    assert train(tmp_path, cfg, "run", "--resume")[0] == 0
+
+
 @SLOW
 @pytest.mark.parametrize("ballast", [0, 10**6], ids=["pipes empty", "pipes full"])
 def test_workers_end_with_a_killed_run(ballast, tmp_path):

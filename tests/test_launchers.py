@@ -10,7 +10,12 @@ from tasks import TASKS
 from torch import nn
 
 from mmdualtoken.engine import InputError
-from mmdualtoken.engine.distributed import FULL_ON_CPU, explain_sync_bn, start_processes
+from mmdualtoken.engine.distributed import (
+    FULL_ON_CPU,
+    explain_sync_bn,
+    is_first,
+    start_processes,
+)
 
 
 @pytest.fixture
@@ -146,3 +151,14 @@ def test_sync_bn_that_the_config_does_not_name(alone, project, tool):
     assert "norm_cfg=dict(type='BN')" in printed and "without --launcher" in printed
     with pytest.raises(ValueError, match="another"), explain_sync_bn():
         raise ValueError("another")
+
+
+@pytest.mark.parametrize(
+    "launcher, name",
+    [("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("mpi", "OMPI_COMM_WORLD_RANK")],
+)
+def test_first_process(launcher, name, monkeypatch):
+    for rank in ("0", "1", "10"):
+        monkeypatch.setenv(name, rank)
+        assert is_first(launcher) is (rank == "0")
+    assert is_first("none")

@@ -52,6 +52,12 @@ def test_of_no_use(content, why, run):
     assert str(caught.value).endswith(f"In {run}: iter_1.pth, iter_2.pth.")
 
 
+def test_link_to_a_file_that_is_gone(run):
+    (run / "last_checkpoint").symlink_to("gone")
+    with pytest.raises(InputError, match="it is a link to a file that is gone.*iter_2.pth"):
+        moved_checkpoint(run)
+
+
 def test_by_the_tool(project, tool):
     assert tool("train", CONFIG, "--work-dir", "run")[0] == 0
     Path("run").rename("moved")
@@ -62,3 +68,6 @@ def test_by_the_tool(project, tool):
     Path("moved/last_checkpoint").write_text("")
     status, printed = tool("train", CONFIG, "--work-dir", "moved", "--resume", *more)
     assert status == 2 and "moved/last_checkpoint is of no use: it is empty" in printed
+    Path("moved/last_checkpoint").unlink()
+    status, printed = tool("train", CONFIG, "--work-dir", "moved", "--resume", *more)
+    assert status == 2 and "but no last_checkpoint. Go on with --resume FILE, one of" in printed

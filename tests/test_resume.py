@@ -1,6 +1,7 @@
 """A run that was killed and resumed ends with the weights of one that was not, bit for bit."""
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, random_config, state_of, train, write_scenes
 
-from mmdualtoken.engine import add_reliability, load_file
+from mmdualtoken.engine import InputError, add_reliability, load_file
 from mmdualtoken.engine.runner.workers import end_workers
 
 # Iterations of the whole run, and where it is killed. Its last checkpoint is then of iteration 4,
@@ -189,6 +190,26 @@ def test_checkpoint_of_the_stock_hooks(interrupted, capfd):
     run(interrupted, "other", resume=True)
     expected = "not exact, as the checkpoint was written without ExactResumeHook."
     assert expected in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("kept", [("state_dict",), ("state_dict", "message_hub")])
+def test_resume_from_weights_alone(kept, interrupted):
+    """As from a file that somebody published."""
+    checkpoint = load_file("run/interrupted.pth")
+    torch.save({key: checkpoint[key] for key in kept}, "weights.pth")
+    interrupted.load_from = "weights.pth"
+    with pytest.raises(InputError, match="^--resume weights.pth: .* no meta.*--load-from"):
+        run(interrupted, "other", resume=True)
+    assert not list(Path("other").glob("*.pth"))
+
+
+def test_resume_without_an_optimizer(interrupted, capfd):
+    checkpoint = load_file("run/interrupted.pth")
+    del checkpoint["optimizer"]
+    torch.save(checkpoint, "less.pth")
+    interrupted.load_from = "less.pth"
+    run(interrupted, "other", resume=True)
+    assert "less.pth holds no optimizer, which starts anew" in capfd.readouterr().out
 
 
 # Which configs get it.

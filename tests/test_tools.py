@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from ranks import launch
+from safetensors.torch import save_file
 from tasks import DETECTOR, TASKS
 
 from mmdualtoken.engine import allow_mmengine_checkpoints, load_file
@@ -193,6 +195,25 @@ def test_pretrained(project, tool):
     assert len(shared) > 50
     for key in shared:
         torch.testing.assert_close(trained[key], source[key])
+
+
+def test_bare_weights_with_averaging(project, tool):
+    """EMAHook looks for 'state_dict', which a .safetensors file has not."""
+    classifier, _ = TASKS["classification"]
+    assert tool("train", classifier, "--work-dir", "cls")[0] == 0
+    state = load_file("cls/epoch_1.pth")["state_dict"]
+    save_file({k: v.contiguous() for k, v in state.items()}, "bare.safetensors")
+    cfg = Config.fromfile(classifier)
+    cfg.custom_hooks = [dict(type="EMAHook")]
+    cfg.dump("ema.py")
+    found = []
+    for file in ("cls/epoch_1.pth", "bare.safetensors"):
+        status, printed = tool("test", "ema.py", file)
+        assert status == 0, printed
+        found.append(re.search(r"accuracy/top1: \S+", printed)[0])
+    assert found[0] == found[1]
+    status, printed = tool("train", "ema.py", "--work-dir", "on", "--resume", "bare.safetensors")
+    assert status == 2 and "it holds no state of a training, no meta and no" in printed
 
 
 def test_pretrained_of_another_variant(project, tool):

@@ -1,7 +1,11 @@
 """Checkpoints run no code, from files and from URLs, unless that is asked for loudly."""
 
+import io
 import os
+import pickle
+import tarfile
 import threading
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -116,6 +120,15 @@ def test_resume_from_unsafe_checkpoint(trained, tool):
     assert tool("train", CLASSIFIER, *args, FLAG)[0] == 0 and executed()
 
 
+@pytest.mark.parametrize("name", ["predict", "visualize_tokens", "inspector"])
+def test_tools_that_show_a_model(name, trained, tool):
+    image = str(next(Path("data").rglob("*.jpg")))
+    args = () if name == "inspector" else (image, "--out", "shown")
+    status, printed = tool(name, CLASSIFIER, "hostile.pth", *args)
+    assert status == 2 and "hostile.pth was refused" in printed, printed
+    assert not executed()
+
+
 @pytest.fixture
 def stock_loader():
     """MMEngine's loaders as in the toolboxes' own tools."""
@@ -165,6 +178,49 @@ def test_cut_off_download(url):
     Path("cut.pth").write_bytes(Path("whole.pth").read_bytes()[:2000])
     with pytest.raises(InputError, match=r"cut off.*Delete the copy in \S+cache/hub/checkpoints"):
         load_remote(f"{url}/cut.pth")
+
+
+@pytest.mark.parametrize("kind", ["raw", "zip", "tar", "script"])
+def test_hostile_files_of_every_format(kind, project):
+    """Nothing runs, and torch's advice how to load it all the same is not passed on."""
+    raw = pickle.dumps(Hostile())
+    members = dict(zip=["archive/data.pkl"], script=["archive/data.pkl", "archive/constants.pkl"])
+    if kind == "tar":
+        with tarfile.open("bad.pth", "w") as archive:
+            for name in ("pickle", "tensors", "storages"):
+                member = tarfile.TarInfo(name)
+                member.size = len(raw)
+                archive.addfile(member, io.BytesIO(raw))
+    elif kind == "raw":
+        Path("bad.pth").write_bytes(raw)
+    else:
+        with zipfile.ZipFile("bad.pth", "w") as archive:
+            for name in members[kind]:
+                archive.writestr(name, raw)
+            archive.writestr("archive/version", "3\n")
+    with pytest.raises(InputError, match="was refused|cannot be read") as caught:
+        load_file("bad.pth")
+    assert not executed()
+    assert "weights_only" not in str(caught.value).replace("weights_only=True", "")
+
+
+def test_pickles_and_code_within_a_field_stay_text(trained, tool):
+    """Checkpoints hold the config's text; nobody reads it as a config, which is code."""
+    text = "import os\nos.system('touch executed')\nmodel = dict()\n"
+    content = load_file("safe.pth")
+    content["meta"].update(cfg=text, note=pickle.dumps(Hostile()))
+    content["message_hub"]["runtime_info"].update(cfg=text, note=pickle.dumps(Hostile()))
+    torch.save(content, "text.pth")
+    image = str(next(Path("data").rglob("*.jpg")))
+    for name, *args in (
+        ("test", CLASSIFIER, "text.pth"),
+        ("train", CLASSIFIER, "--work-dir", "on", "--resume", "text.pth"),
+        ("train", CLASSIFIER, "--work-dir", "from", "--load-from", "text.pth"),
+        ("predict", CLASSIFIER, "text.pth", image, "--out", "predicted"),
+    ):
+        status, printed = tool(name, *args)
+        assert status == 0, printed
+        assert not executed()
 
 
 def test_safetensors_by_url():

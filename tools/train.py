@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from mmengine.runner import Runner
 
 from mmdualtoken.engine.clear_end import clear_end
 from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
-from mmdualtoken.engine.distributed import explain_sync_bn
+from mmdualtoken.engine.distributed import explain_sync_bn, is_first
 from mmdualtoken.engine.errors import InputError
 from mmdualtoken.engine.finetune import fine_tune
 from mmdualtoken.engine.hooks.nan_loss import ACTIONS
+from mmdualtoken.engine.outputs import one_training
 from mmdualtoken.engine.preflight import check_data
 from mmdualtoken.engine.pretrained import start_from_checkpoint
 from mmdualtoken.engine.reliability import add_reliability
@@ -74,10 +76,12 @@ def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     else:
         continues = args.resume and Path(args.resume).resolve().parent == work_dir.resolve()
     if found and not continues and not args.overwrite:
+        missing = ", but no last_checkpoint" if args.resume == "auto" else ""
         raise InputError(
             f"Work dir {cfg.work_dir} holds checkpoints of an earlier run ({', '.join(found[:3])}"
-            f"{', ...' if len(found) > 3 else ''}). Go on with --resume, choose another with "
-            "--work-dir, or replace them with --overwrite."
+            f"{', ...' if len(found) > 3 else ''}){missing}. Go on with --resume"
+            f"{' FILE, one of them' if missing else ''}, choose another with --work-dir, or "
+            "replace them with --overwrite."
         )
 
 
@@ -138,7 +142,8 @@ def main() -> None:
     check_data(cfg, "train_dataloader", "val_dataloader")
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
     add_reliability(cfg, args.on_nan_loss)
-    with clear_end(cfg.work_dir), explain_sync_bn():
+    alone = one_training(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
+    with clear_end(cfg.work_dir), alone, explain_sync_bn():
         runner = build(cfg)
         if not args.no_watch:
             watch(runner, Path(__file__).with_name("test.py"))

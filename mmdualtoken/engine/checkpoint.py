@@ -85,14 +85,16 @@ def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line.split(" In PyTorch 2.6, ")[0]  # torch goes on with how to load it all the same
 
 
 def _first_global(error: Exception) -> str:
     """What in a file was refused, out of torch's long text."""
     reason = str(error).splitlines()
-    detail = next((line for line in reason if "GLOBAL" in line or "getattr" in line), reason[0])
-    return detail.strip()
+    words = ("GLOBAL", "getattr", "WeightsUnpickler error")
+    found = (line.strip() for line in reason if any(word in line for word in words))
+    return next(found, None) or _first_line(error)
 
 
 def _refusal(filename: object, error: pickle.UnpicklingError) -> InputError:

@@ -24,6 +24,8 @@ FULL_ON_CPU = dict(
 )
 #: How long a process waits for the first one to print the same error.
 PATIENCE = timedelta(seconds=5)
+#: Where each launcher tells a process its number.
+RANKS = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
 TORCHRUN = "tools/dist_train.sh CONFIG PROCESSES, or torchrun --nproc-per-node=PROCESSES"
 
 
@@ -52,6 +54,11 @@ def start_processes(cfg: Config) -> None:
     _start_gloo(cfg)
     _wrap_for_cpu(cfg)
     _replace_sync_bn(cfg)
+
+
+def is_first(launcher: str) -> bool:
+    """Whether this is the first process, or the only one; known before they have joined."""
+    return os.environ.get(RANKS.get(launcher, ""), "0") == "0"
 
 
 def _check_torchrun() -> None:

@@ -1,13 +1,21 @@
 """Folders and files that are written: never unasked over what is there, never in parts."""
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 # Ending of a file that is being written; tools that look for *.pth do not see it.
 PARTIAL = ".partial"
+LOCK = ".training.lock"
 
 
 def check_new_folder(folder: str | Path, overwrite: bool | None = None) -> Path:
@@ -52,6 +60,34 @@ def check_new_file(file: str | Path, flag: str) -> Path:
     except OSError as error:
         raise InputError(f"{flag} {file}: its folder cannot be made ({error}).") from error
     return path
+
+
+@contextmanager
+def one_training(folder: str | Path) -> Iterator[None]:
+    """Keep a second training out of a work dir, which is made, as long as this one lasts.
+
+    The lock is the operating system's: it ends with the process, also by kill -9, and workers do
+    not inherit it. The empty file by which it is known stays. Where the file system has no locks,
+    nothing is kept out.
+
+    Raises:
+        InputError: another process trains into the folder.
+        OSError: the folder cannot be made or written.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / LOCK, "ab") as file:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InputError(
+                    f"Another training is writing into the work dir {folder}: each would replace "
+                    "the other's checkpoints. Let it end or stop it, or name another folder with "
+                    "--work-dir."
+                ) from error
+        yield
 
 
 def replace_file(path: str | Path, content: bytes) -> None:

@@ -20,6 +20,8 @@ def moved_checkpoint(work_dir: str | Path) -> str | None:
     try:
         name = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
+        if (folder / "last_checkpoint").is_symlink():
+            raise _unusable(folder, "it is a link to a file that is gone") from None
         return None
     except (OSError, ValueError) as error:
         raise _unusable(folder, f"it cannot be read ({error})") from error

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from ..errors import InputError
 from ..runner.loader import ITERATION, ResumableBatches
 from ..runner.loops import ResumableEpochLoop, ResumableIterLoop
 from ..runner.seeding import seed_all
@@ -39,9 +40,24 @@ class ExactResumeHook(Hook):
         self._epoch_start = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note what the checkpoint says, if the run is resumed from it."""
-        if runner._resume:
-            self._record = checkpoint.get(KEY, {})
+        """Note what the checkpoint says, if the run is resumed from it.
+
+        Raises:
+            InputError: it holds weights, but not where the training stood.
+        """
+        if not runner._resume:
+            return
+        file = runner._load_from or f"{runner.work_dir}/last_checkpoint"
+        missing = [k for k in ("meta", "message_hub") if not isinstance(checkpoint.get(k), dict)]
+        if missing:
+            raise InputError(
+                f"--resume {file}: it holds no state of a training, no {' and no '.join(missing)}. "
+                "Resume from a checkpoint that training wrote, or start a new training from these "
+                "weights with --load-from."
+            )
+        if "optimizer" not in checkpoint:
+            runner.logger.warning(f"Resume: {file} holds no optimizer, which starts anew.")
+        self._record = checkpoint.get(KEY, {})
 
     def before_train(self, runner: Runner) -> None:
         """Set the data to where the checkpoint was written, and say what is not exact."""

@@ -23,18 +23,22 @@ class StrictLoadHook(Hook):
         InputError: the checkpoint does not fit; the message lists what.
     """
 
+    priority = "VERY_HIGH"  # before EMAHook, which loads the checkpoint into its copy
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare names and shapes."""
+        """Compare names and shapes, and put bare tensors where EMAHook looks for them."""
         model = runner.model
         if isinstance(model, FullyShardedDataParallel):
             return
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         filename = str(runner._load_from)
-        state, missing, _, other = match_tensors(model, tensors_of(checkpoint, filename))
+        tensors = tensors_of(checkpoint, filename)
+        state, missing, _, other = match_tensors(model, tensors)
         if missing or other:
             misfit = describe_misfit(model.state_dict(), state, missing, [], other)
             raise InputError(
                 f"Checkpoint {filename} is of another model than the config's. {misfit}. Use the "
                 "config that it was trained with; training leaves a copy of it in the work dir."
             )
+        checkpoint.setdefault("state_dict", tensors)
