@@ -59,5 +59,5 @@ docs:
 	@test -n "$(PYTHON)" || { echo 'no Python 3.10, 3.11 or 3.12 on PATH'; exit 1; }
 	test -x .venv-docs/bin/mkdocs || { "$(PYTHON)" -m venv .venv-docs && \
 		.venv-docs/bin/python -m pip install -q -r requirements/docs.txt; }
-	.venv-docs/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo 'Read site/index.html, or, to search too, run .venv-docs/bin/mkdocs serve'

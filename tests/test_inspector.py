@@ -139,16 +139,22 @@ def test_first_selection_and_captions(here):  # noqa: F811
     assert (chosen.stage, chosen.block, chosen.head, chosen.place) == (2, 0, None, (0.5, 0.5))
     chosen = Selection(0, 0, 1, (0.3, 0.9), (30,))
     assert chosen.cell(view) == (7, 2) and chosen.name == "stages.0.blocks.0, head 1"
-    read = view.broadcast[0, 0][1, 7, 2]
+    read = view.broadcast[0, 0][1, 7, 2].copy()
     best = int(read.argmax())
     assert most_read(chosen, view) == best and read.max() * 49 > 1.1
     said = tokens_caption(seen, view, chosen)
     assert "image token row 7, column 2** of 8×8" in said and "49 global tokens" in said
     assert f"Most: token row {best // 7}, column {best % 7} ({100 * read.max():.1f} %)" in said
+    again = first_selection([seen], [view], chosen)  # another photo: block and head stay
+    assert (again.name, again.place) == (chosen.name, (0.5, 0.5))
+    assert again.tokens == (most_read(again, view),)
+    view.broadcast[0, 0][1, 7, 2] = 1 / 49
+    assert tokens_caption(seen, view, chosen).endswith("(even: 2.0 %). From all of them alike.")
+    view.broadcast[0, 0][1, 7, 2] = read
     where = view.broadcast[0, 0][1, :, :, 30] * 49
     said = photo_caption(seen, view, chosen)
     assert "**token row 4, column 2**" in said and "head 1" in said
-    assert f"Here {where.min():.3g} to {where.max():.3g} times" in said
+    assert f"Here {where.min():#.3g} to {where.max():#.3g} times" in said
 
 
 def test_problems_and_tokens_of_other_grids(here):  # noqa: F811

@@ -162,6 +162,7 @@ def test_figure_shows_what_it_is_given():
     assert thick.get_ydata()[-1] == pytest.approx(1.0099, abs=1e-3)
     assert metrics.get_xlabel() == "epoch" and metrics.lines[0].get_label() == "mIoU"
     assert metrics.lines[0].get_ydata().tolist() == [10, 30, 20]
+    assert metrics.get_xlim()[0] == 0 < 3 < metrics.get_xlim()[1]
     assert metrics.get_title() == "best mIoU: 30 at epoch 2"
     assert set(rate.lines[0].get_ydata()) == {1e-3}
 

@@ -18,13 +18,27 @@ LAST = "iter_560.pth"
 
 
 def run(*args: str) -> None:
-    """Print a command of this project, then run it; its failure ends the demo."""
+    """Print a command of this project, then run it; its failure ends the demo.
+
+    A Ctrl-C reaches the command as well: it is waited for, since training writes a checkpoint.
+    """
     print("\n$ python " + " ".join(args), flush=True)
-    status = subprocess.run([sys.executable, *args], cwd=ROOT).returncode
-    if status:
-        print(f"\nThe command above ended with status {status}. Once its cause is removed, run")
-        print("`make demo` again: finished steps are skipped, training goes on where it stopped.")
-        sys.exit(status)
+    process = subprocess.Popen([sys.executable, *args], cwd=ROOT)
+    interrupted = False
+    while process.returncode is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+    if process.returncode == 0 and not interrupted:
+        return
+    if interrupted:
+        print("\nInterrupted. When you like, run")
+    else:
+        print(f"\nThe command above ended with status {process.returncode}.", end=" ")
+        print("Once its cause is removed, run")
+    print("`make demo` again: finished steps are skipped, training goes on where it stopped.")
+    sys.exit(130 if interrupted else process.returncode)
 
 
 def train(work_dir: Path) -> None:

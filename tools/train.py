@@ -18,7 +18,7 @@ from mmdualtoken.engine.errors import InputError
 from mmdualtoken.engine.finetune import fine_tune
 from mmdualtoken.engine.hooks.nan_loss import ACTIONS
 from mmdualtoken.engine.outputs import one_training
-from mmdualtoken.engine.preflight import check_data
+from mmdualtoken.engine.preflight import check_data, check_schedule
 from mmdualtoken.engine.pretrained import start_from_checkpoint
 from mmdualtoken.engine.reliability import add_reliability
 from mmdualtoken.engine.resume import moved_checkpoint
@@ -140,6 +140,7 @@ def main() -> None:
     merge_args(cfg, args)
     protect_work_dir(cfg, args)
     check_data(cfg, "train_dataloader", "val_dataloader")
+    check_schedule(cfg)
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
     add_reliability(cfg, args.on_nan_loss)
     alone = one_training(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()

@@ -1,7 +1,11 @@
 """What the pictures show, in words: which attention of which block and head, of what to what."""
 
+import numpy as np
+
 from .selection import Selection
 from .subject import Subject, View
+
+EVEN = 0.01  # weights times n that differ by less are written alike in the picture
 
 
 def token_name(subject: Subject, token: int) -> str:
@@ -20,7 +24,7 @@ def photo_caption(subject: Subject, view: View, selection: Selection) -> str:
     return (
         f"Where **{token_name(subject, token)}** is broadcast: how much each of the "
         f"{height}×{width} image tokens reads from it in {selection.name}. Here "
-        f"{weights.min():.3g} to {weights.max():.3g} times what reading evenly would give."
+        f"{weights.min():#.3g} to {weights.max():#.3g} times what reading evenly would give."
     )
 
 
@@ -33,10 +37,14 @@ def tokens_caption(subject: Subject, view: View, selection: Selection) -> str:
     attention = selection.attention(view)
     height, width, number = attention.shape
     read = attention[cell]
-    order = read.argsort()[::-1][:3]
-    most = ", ".join(f"{token_name(subject, int(t))} ({100 * read[t]:.1f} %)" for t in order)
+    if np.ptp(read) * number < EVEN:
+        most = "From all of them alike"
+    else:
+        order = read.argsort()[::-1][:3]
+        names = (f"{token_name(subject, int(t))} ({100 * read[t]:.1f} %)" for t in order)
+        most = f"Most: {', '.join(names)}"
     return (
         f"What the place at the red cross, **image token row {row}, column {column}** of "
         f"{height}×{width}, reads from each of the {number} global tokens in {selection.name} "
-        f"(even: {100 / number:.1f} %). Most: {most}."
+        f"(even: {100 / number:.1f} %). {most}."
     )

@@ -20,7 +20,7 @@ Rows, columns, stages, blocks and heads count from 0. Photos up to {MAX_BYTES //
 #: Nothing is fetched from elsewhere: the reader's own fonts.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = """
-#message {border-left: 4px solid var(--color-accent); padding: 6px 12px;}
+#message {border-left: 4px solid var(--color-accent); padding: 6px 12px; min-height: 52px;}
 .clickable img {cursor: crosshair;}
 footer {display: none;}
 """
@@ -66,13 +66,18 @@ class Layout:
                 with gr.Row():
                     choices = dict(interactive=True, min_width=90)
                     self.stage = gr.Dropdown(
-                        list(range(len(heads))), label="Stage", elem_id="stage", **choices
+                        list(range(len(heads))),
+                        value=None,
+                        label="Stage",
+                        elem_id="stage",
+                        **choices,
                     )
                     self.block = gr.Dropdown([], label="Block", elem_id="block", **choices)
                     self.head = gr.Dropdown([MEAN], label="Head", elem_id="head", **choices)
                 self.export = gr.Button("Export the picture (PNG)", elem_id="export")
                 self.file = gr.DownloadButton(visible="hidden", elem_id="file")
         self.message = gr.Markdown("No photo yet.", elem_id="message")
+        self.widgets = self._rows() if len(self.subjects) > 1 else self._row()
         with gr.Accordion("Choose without a mouse", open=False, elem_id="keyboard"), gr.Row():
             slider = dict(interactive=True, minimum=0)
             self.across = gr.Slider(
@@ -85,7 +90,6 @@ class Layout:
                 maximum=max(1, self.subjects[0].num_tokens - 1), value=0, step=1,
                 label=f"Token of {self.subjects[0].letter}, row by row", **slider,
             )  # fmt: skip
-        self.widgets = self._rows() if len(self.subjects) > 1 else self._row()
         self.shown = gr.State(None, time_to_live=3600)
 
     def _image(self, label: str, name: str) -> gr.Image:

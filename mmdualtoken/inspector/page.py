@@ -108,14 +108,14 @@ class Page(Layout):
 
         return call
 
-    def _on_upload(self, _: Shown | None, path: str) -> dict:
+    def _on_upload(self, before: Shown | None, path: str) -> dict:
         file = Path(path)
         with file.open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)
         file.unlink()
         photo = check_photo(file.name, content)
         views = [subject.look(photo) for subject in self.subjects]
-        selection = first_selection(self.subjects, views)
+        selection = first_selection(self.subjects, views, before and before.selection)
         shown = Shown(photo.name, photo.notes, tuple(views), selection)
         changes = self._redrawn(shown)
         for w, view in zip(self.widgets, views, strict=True):

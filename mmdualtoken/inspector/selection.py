@@ -56,12 +56,19 @@ class Selection:
         return int(found[1] * height), int(found[0] * width)
 
 
-def first_selection(subjects: list[Subject], views: list[View]) -> Selection:
-    """The last block of the last stage, the middle of the photo and the token it reads most."""
-    heads = max((s.heads for s in subjects), key=len)
-    stage = max(len(heads) - 1, 0)
-    blocks = [len(s.heads[stage]) for s in subjects if len(s.heads) > stage]
-    chosen = Selection(stage, max(min(blocks, default=1) - 1, 0), tokens=(0,) * len(subjects))
+def first_selection(
+    subjects: list[Subject], views: list[View], before: Selection | None = None
+) -> Selection:
+    """The last block of the last stage, or the block and head of the choice before; the middle of
+    the photo and the token it reads most."""
+    none = (0,) * len(subjects)
+    if before is None:
+        heads = max((s.heads for s in subjects), key=len)
+        stage = max(len(heads) - 1, 0)
+        blocks = [len(s.heads[stage]) for s in subjects if len(s.heads) > stage]
+        chosen = Selection(stage, max(min(blocks, default=1) - 1, 0), tokens=none)
+    else:
+        chosen = Selection(before.stage, before.block, before.head, tokens=none)
     tokens = [
         0 if chosen.problem(subject) else most_read(chosen, view)
         for subject, view in zip(subjects, views, strict=True)

@@ -56,6 +56,7 @@ def _metrics(ax: Axes, found: Evaluations) -> None:
         step, value = found.steps[found.best], found.metrics[found.main][found.best]
         ax.plot(step, value, "*", ms=12, mfc="gold", mec="black", mew=0.8, zorder=3)
         title = f"best {found.main}: {value:.4g} at {unit} {step}"
+    ax.set_xlim(left=0)  # the whole run, also around a single evaluation
     ax.set_title(title, fontsize=9)
     ax.set_xlabel(unit, fontsize=8)
     _legend(ax)

@@ -1,0 +1,58 @@
+"""tools/demo.py runs commands of the project: a failure ends it, a Ctrl-C leaves them time."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from narrow import ROOT
+
+#: A command that takes long enough after Ctrl-C to be killed by subprocess.run.
+SLOW_TO_END = """
+import signal, sys, time
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)
+    print("checkpoint written", flush=True)
+    sys.exit(130)
+"""
+START = """
+import sys
+sys.path.insert(0, {tools!r})
+import demo
+demo.run({script!r})
+"""
+
+
+def start(script):
+    """demo.run(script), in a process group of its own as in a terminal."""
+    code = START.format(tools=str(ROOT / "tools"), script=str(script))
+    command = ["env", "--default-signal=INT", sys.executable, "-c", code]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+    )
+
+
+def test_ctrl_c_waits_for_the_checkpoint(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SLOW_TO_END)
+    process = start(script)
+    lines = iter(process.stdout.readline, "")
+    assert any(line == "ready\n" for line in lines)
+    os.killpg(process.pid, signal.SIGINT)
+    rest = "".join(lines)
+    assert process.wait(60) == 130
+    assert "checkpoint written" in rest and "Interrupted." in rest and "make demo" in rest
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_status(status, tmp_path):
+    script = tmp_path / "tool.py"
+    script.write_text(f"raise SystemExit({status})")
+    process = start(script)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == status
+    assert ("ended with status 2. Once its cause is removed" in printed) == (status == 2)
