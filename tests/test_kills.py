@@ -176,6 +176,24 @@ def test_workers_end_with_a_killed_run(ballast, tmp_path):
     assert group_ends(run), "workers still run half a minute after their process was killed"
 
 
+@SLOW
+def test_workers_end_with_a_killed_test(tmp_path):
+    """The same of tools/test.py, which has nothing to write first."""
+    cfg = toy_config(1000, 2, length=2)
+    assert train(tmp_path, cfg, "run")[0] == 0
+    endless = dict(cfg.val_dataloader, sampler=dict(type="InfiniteSampler"))
+    endless["dataset"] = dict(endless["dataset"], ballast=10**6)
+    cfg.update(test_dataloader=endless, test_evaluator=cfg.val_evaluator, test_cfg=dict())
+    run = Run(tmp_path, "test", write_config(cfg, tmp_path / "c.py"), last(tmp_path / "run"))
+    children = ["pgrep", "-P", str(run.process.pid)]
+    while len(subprocess.run(children, capture_output=True).stdout.split()) < 2:
+        assert run.process.is_alive(), run.output
+        time.sleep(0.1)
+    time.sleep(2)  # until their pipes are full
+    run.kill()
+    assert group_ends(run), "workers still run half a minute after their process was killed"
+
+
 def group_ends(run, seconds=30):
     """Whether every process of the run's group ends: the last ones may be about to."""
     for _ in range(10 * seconds):

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.engine.distributed import explain_sync_bn
 from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.hooks import StrictLoadHook
+from mmdualtoken.engine.hooks import InterruptHook, StrictLoadHook
 from mmdualtoken.engine.outputs import check_new_file
 from mmdualtoken.engine.preflight import check_data
 
@@ -120,6 +120,7 @@ def main() -> None:
     with explain_sync_bn():
         runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
         runner.register_hook(StrictLoadHook())
+        runner.register_hook(InterruptHook())  # for its workers, which end with a killed test
         if args.out:
             runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
         runner.test()

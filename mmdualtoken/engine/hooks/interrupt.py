@@ -37,6 +37,9 @@ class InterruptHook(Hook):
     run goes on with training; it does not repeat that validation. With several processes, the first
     one writes it.
 
+    A test keeps its signals as they are: it has nothing to write. Its workers are shielded, too,
+    and end with it.
+
     With gradient accumulation the run ends after the iteration that updates the weights.
 
     Args:
@@ -62,7 +65,7 @@ class InterruptHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Keep the signals from the workers that will be started."""
-        for loop in (runner._train_loop, runner._val_loop):
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if hasattr(loop, "dataloader"):
                 shield_workers(loop.dataloader)
 
