@@ -68,6 +68,12 @@ class Bench:
     def train(self, one: training.Training, keep: bool = False) -> dict:
         """The record of a training, from earlier or made now."""
         record = self.kept.get(one.name)
+        if record is not None and record["lr"] != one.lr:
+            raise InputError(
+                f"{self.kept.path(one.name)} was trained with a learning rate of {record['lr']:g}, "
+                f"but {one.lr:g} is the row's choice now. Remove the row's seed*.json to train it "
+                "anew."
+            )
         if record is None:
             print(f"{one.name} ...", flush=True)
             record = training.run(one, self.work / "data", self.work, self.threads, keep)
@@ -110,8 +116,9 @@ class Bench:
         name = f"{self.task.name}/{self.budget}/{row.name}/model"
         if self.kept.get(name) is None:
             self.kept.put(name, figures_of(self.task, row, self.budget))
-        if len(self.kept.seeds(self.task.name, self.budget, row.name)) >= self.seeds:
-            return
+        trained = len(self.kept.seeds(self.task.name, self.budget, row.name)) >= self.seeds
+        if trained and row.pretrained:
+            return  # its start, which may be gone, need not be trained again
         start = self.start(row)
         lr = self.rate(row, start)
         for seed in range(self.seeds):

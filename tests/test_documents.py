@@ -39,7 +39,7 @@ FOREIGN = {
     "python /path/to/mmdetection/tools": "test_installed.py runs the toolboxes' own tools",
     "export MALLOC_MMAP_MAX_=0": "of glibc; sets variables for what is run next",
     "pip install": "of the environment that runs this test",
-    "python benchmarks/learn.py": "trains for minutes; test_learning.py parses it",
+    "python benchmarks/learn.py": "trains for minutes; test_learning_records.py parses it",
     ".venv/bin/python -m pytest": "this very suite; the files exist",
     "python -m pip install -r requirements/inspector.txt": "done where this runs; the file exists",
 }

@@ -97,6 +97,13 @@ def best_lr(choices: Iterable[dict]) -> float:
     return max(choices, key=lambda r: (r["value"], -r["lr"]))["lr"]
 
 
+def lr_text(chosen: float, choices: list[dict]) -> str:
+    """A learning rate, marked where the grid ends: a better one may lie beyond."""
+    tried = {r["lr"] for r in choices}
+    edge = " (edge)" if len(tried) > 1 and chosen in (min(tried), max(tried)) else ""
+    return f"{chosen:g}{edge}"
+
+
 def summary(seeds: list[dict]) -> dict:
     """Mean and spread (standard deviation, n - 1) of the metric in points, and what they are worth.
 
@@ -156,7 +163,7 @@ def table(kept: Kept, task: str, budget: str, rows: Iterable[str] | None = None)
                 seeds[0]["metric"]: f"{found['mean']:.1f} ± {spread}",
                 "seeds": str(found["n"]),
                 "says": "" if found["conclusive"] else "inconclusive",
-                "lr": f"{seeds[0]['lr']:g}",
+                "lr": lr_text(seeds[0]["lr"], kept.choices(task, budget, name)),
                 "parameters (M)": f"{model['parameters'] / 1e6:.2f}" if model else "–",
                 "FLOPs (G)": f"{model['flops'] / 1e9:.3f}" if model else "–",
                 "training (ms/image)": f"{median(times):.0f}{note}" if times else "–",

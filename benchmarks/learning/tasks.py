@@ -81,7 +81,7 @@ TASKS = {
             size=(64, 64),
             metric=("accuracy/top1", "top-1"),
             to_points=1,
-            lrs=(5e-4, 1e-3, 2e-3),
+            lrs=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
             budgets=dict(
                 cpu=Budget(iters=300, lr_iters=80, batch=32),
                 gpu=Budget(iters=8000, lr_iters=1000, batch=128, workers=8),
@@ -95,7 +95,7 @@ TASKS = {
             size=(192, 256),
             metric=("coco/bbox_mAP", "box AP"),
             to_points=100,
-            lrs=(2e-4, 5e-4, 1.2e-3),
+            lrs=(1e-4, 3e-4, 1e-3, 3e-3),
             budgets=dict(
                 cpu=Budget(iters=200, lr_iters=50, batch=4, model=NARROW_RETINA),
                 gpu=Budget(iters=2000, lr_iters=400, batch=16, workers=8),
@@ -109,7 +109,7 @@ TASKS = {
             size=(256, 256),
             metric=("coco/segm_mAP", "mask AP"),
             to_points=100,
-            lrs=(2e-4, 5e-4, 1.2e-3),
+            lrs=(1e-4, 3e-4, 1e-3, 3e-3),
             budgets=dict(
                 cpu=Budget(iters=120, lr_iters=40, batch=4, model=NARROW_MASK),
                 gpu=Budget(iters=1500, lr_iters=300, batch=16, workers=8),
@@ -124,7 +124,7 @@ TASKS = {
                 size=(144, 192),
                 metric=("mIoU", "mIoU"),
                 to_points=1,
-                lrs=(1e-4, 3e-4, 1e-3),
+                lrs=(1e-4, 3e-4, 1e-3, 3e-3),
                 budgets=dict(
                     cpu=Budget(iters=150, lr_iters=40, batch=4, model=NARROW_SEGMENTOR),
                     gpu=Budget(iters=3000, lr_iters=500, batch=16, workers=8),

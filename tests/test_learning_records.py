@@ -1,0 +1,269 @@
+"""The learning benchmark's records: which trainings a row has, what is kept, what tables say."""
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from documents import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))  # as its scripts find each other
+
+from learning import page, records, training  # noqa: E402
+from learning.rows import DEFAULT, ROWS, choose  # noqa: E402
+from learning.tasks import TASKS  # noqa: E402
+
+learn = importlib.import_module("learn")
+
+
+# --- bookkeeping
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """A bench whose trainings are invented: lr 1e-3 is best; returns (bench, what was trained)."""
+    done = []
+
+    def run(one, prepared, work, threads, keep=False):
+        if one.name in stop:
+            raise KeyboardInterrupt
+        done.append(one.name)
+        return record(
+            task=one.task.name,
+            row=one.row.name,
+            lr=one.lr,
+            seed=one.seed,
+            choosing_lr=one.choosing,
+            trained_on=one.parts[0],
+            evaluated_on=one.parts[1],
+            value=50.0 + one.seed % 7 - (one.lr != 1e-3),
+            start=one.start,
+        )
+
+    stop = set()
+    monkeypatch.setattr(training, "run", run)
+    monkeypatch.setattr(
+        learn, "figures_of", lambda *args: dict(parameters=1e6, flops=1e9, size=[1, 1])
+    )
+    args = argparse.Namespace(
+        budget="cpu", threads=1, seeds=3, work_dir=tmp_path / "work", results=tmp_path / "results"
+    )
+    made = learn.Bench(TASKS["cifar10"], args)
+    made.stop = stop
+    return made, done
+
+
+def record(**values):
+    """A record as `training.run` gives it."""
+    base = dict.fromkeys(records.SCHEMA, "x") | dict(
+        task="cifar10", row="dualtoken_t", budget="cpu", choosing_lr=False, lr=1e-3, seed=0
+    )
+    base |= dict(trained_on="train", evaluated_on="val", iters=4, batch=2, metric="top-1")
+    base |= dict(value=50.0, curve=[[2, 40.0], [4, 50.0]], losses=[[2, 2.0], [4, 1.0]])
+    base |= dict(ms_per_image=1.5, wall_s=2.0, memory_mb=100.0, noisy=False, start=None, threads=1)
+    return base | values
+
+
+LR_NAMES = [f"cifar10/cpu/dualtoken_t/lr{lr:g}" for lr in TASKS["cifar10"].lrs]
+SEED_NAMES = [f"cifar10/cpu/dualtoken_t/seed{seed}" for seed in range(3)]
+
+
+def test_row_chooses_a_rate_then_trains_each_seed(bench):
+    bench, done = bench
+    bench.run(ROWS["dualtoken_t"])
+    assert done == LR_NAMES + SEED_NAMES
+    seeds = bench.kept.seeds("cifar10", "cpu", "dualtoken_t")
+    assert [r["lr"] for r in seeds] == [1e-3] * 3
+    assert [records.check(r) for r in seeds] == [[]] * 3
+    assert not list(bench.kept.folder.rglob("*.part"))
+
+
+def test_interrupted_row_goes_on_with_the_next_seed(bench):
+    bench, done = bench
+    bench.stop.add(SEED_NAMES[1])
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(ROWS["dualtoken_t"])
+    assert done == LR_NAMES + SEED_NAMES[:1]
+    bench.stop.clear()
+    done.clear()
+    bench.run(ROWS["dualtoken_t"])
+    assert done == SEED_NAMES[1:]
+    done.clear()
+    bench.run(ROWS["dualtoken_t"])
+    assert done == []
+
+
+def test_ablation_takes_over_the_rate(bench):
+    bench, done = bench
+    bench.run(ROWS["small-grid3"])
+    chosen = [name.replace("dualtoken_t", "dualtoken_s") for name in LR_NAMES]
+    assert done[: len(LR_NAMES)] == chosen
+    assert done[len(LR_NAMES) :] == [f"cifar10/cpu/small-grid3/seed{seed}" for seed in range(3)]
+
+
+def test_rate_of_a_larger_grid_is_not_mixed_with_old_trainings(bench):
+    """What is new in the grid is trained; if it is chosen, the row is to be trained anew."""
+    bench, done = bench
+    bench.kept.put(LR_NAMES[0], record(lr=TASKS["cifar10"].lrs[0], choosing_lr=True, value=60.0))
+    bench.run(ROWS["dualtoken_t"])
+    assert {r["lr"] for r in bench.kept.seeds("cifar10", "cpu", "dualtoken_t")} == {2.5e-4}
+    bench.kept.put(LR_NAMES[-1], record(lr=TASKS["cifar10"].lrs[-1], choosing_lr=True, value=70.0))
+    done.clear()
+    with pytest.raises(learn.InputError, match="rate of 0.00025, but 0.004 is the row"):
+        bench.run(ROWS["dualtoken_t"])
+    assert done == []
+
+
+def test_transfer_trains_its_classifier_first(bench):
+    bench, done = bench
+    bench.task = TASKS["bccd"]
+    bench.run(ROWS["small-pretrained"])
+    source = "cifar10/cpu/dualtoken_s/pretraining"
+    chosen = [f"bccd/cpu/small-pretrained/lr{lr:g}" for lr in TASKS["bccd"].lrs]
+    assert done[len(LR_NAMES) :][: 1 + len(chosen)] == [source, *chosen]
+    starts = {r["start"] for r in bench.kept.seeds("bccd", "cpu", "small-pretrained")}
+    assert starts == {str(bench.work / source / "iter_1200.pth")}
+
+
+def test_equal_choices_take_the_smaller_rate():
+    choices = [record(lr=lr, value=v) for lr, v in ((1e-4, 3.0), (1e-3, 5.0), (1e-2, 5.0))]
+    assert records.best_lr(choices) == 1e-3
+
+
+def test_rate_at_the_end_of_the_grid_is_marked():
+    choices = [record(lr=lr, value=3.0) for lr in (1e-4, 1e-3, 1e-2)]
+    texts = [records.lr_text(lr, choices) for lr in (1e-4, 1e-3, 1e-2)]
+    assert texts == ["0.0001 (edge)", "0.001", "0.01 (edge)"]
+    assert records.lr_text(1e-4, choices[:1]) == "0.0001"
+
+
+# --- tables
+
+
+@pytest.mark.parametrize(
+    "values, mean, spread, conclusive",
+    [
+        ([50.0, 51.0, 52.0], 51.0, 1.0, True),
+        ([48.0, 51.0, 54.0], 51.0, 3.0, False),  # spread of more than 2 points
+        ([50.0, 51.0], 50.5, 0.5**0.5, False),  # fewer than three seeds
+        ([50.0], 50.0, None, False),
+    ],
+)
+def test_summary(values, mean, spread, conclusive):
+    found = records.summary([record(value=v) for v in values])
+    assert found["mean"] == mean and found["conclusive"] is conclusive
+    assert found["spread"] == (None if spread is None else pytest.approx(spread))
+
+
+SURE = dict(spread=1.0, conclusive=True)
+
+
+@pytest.mark.parametrize(
+    "own, rival, flops, says",
+    [
+        (dict(mean=60.0, **SURE), dict(mean=58.0, **SURE), 1.0, "first"),
+        (dict(mean=57.5, **SURE), dict(mean=58.0, **SURE), 1.0, "within the spread of resnet18"),
+        (dict(mean=55.0, **SURE), dict(mean=58.0, **SURE), 1.0, "behind resnet18 by 3.0"),
+        (dict(mean=55.0, **SURE), dict(mean=58.0, **SURE), 1.6, "no rival yet"),
+        (dict(mean=60.0, **SURE), dict(mean=9.0, spread=3.0, conclusive=False), 1, "inconclusive"),
+    ],
+)
+def test_verdict(own, rival, flops, says):
+    summaries = {"dualtoken_s": own, "dualtoken_t": dict(mean=99.0, **SURE), "resnet18": rival}
+    flops = {"dualtoken_s": 1.0, "dualtoken_t": 0.5, "resnet18": flops}
+    assert records.verdict("dualtoken_s", summaries, flops) == says
+
+
+def test_table_and_plot_are_made_of_the_kept_records(tmp_path):
+    kept = records.Kept(tmp_path)
+    for row, values in dict(dualtoken_t=(50.0, 51.0, 52.0), resnet18=(40.0, 60.0)).items():
+        for seed, value in enumerate(values):
+            kept.put(f"cifar10/cpu/{row}/seed{seed}", record(row=row, seed=seed, value=value))
+        kept.put(f"cifar10/cpu/{row}/model", dict(parameters=2e6, flops=3e8))
+    kept.put("cifar10/cpu/resnet18/lr0.1", record(row="resnet18", value=99.0, choosing_lr=True))
+    lines = records.table(kept, "cifar10", "cpu")
+    assert [(x["row"], x["top-1"], x["says"]) for x in lines] == [
+        ("dualtoken_t", "51.0 ± 1.0", ""),
+        ("resnet18", "50.0 ± 14.1", "inconclusive"),
+    ]
+    assert lines[0]["parameters (M)"] == "2.00" and lines[0]["FLOPs (G)"] == "0.300"
+    assert lines[0]["among rivals"] == "inconclusive"
+    assert "| dualtoken_t | 51.0 ± 1.0 | 3 |" in records.markdown(lines)
+    records.plot(kept, "cifar10", "cpu", kept.rows("cifar10", "cpu"), tmp_path / "c.png")
+    assert cv2.imread(str(tmp_path / "c.png")).shape[2] == 3
+
+
+def test_times_of_a_busy_machine_are_marked(tmp_path):
+    kept = records.Kept(tmp_path)
+    kept.put("cifar10/cpu/resnet18/seed0", record(row="resnet18", noisy=True))
+    assert records.table(kept, "cifar10", "cpu")[0]["training (ms/image)"] == "2 (busy)"
+
+
+KEPT = sorted(records.RESULTS.rglob("*/*/*/*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=[str(p.relative_to(records.RESULTS)) for p in KEPT])
+def test_kept_records_follow_the_schema(path):
+    content = json.loads(path.read_text())
+    if path.stem == "model":
+        assert content["parameters"] > 1e5 and content["flops"] > 1e6
+        return
+    assert records.check(content) == []
+    task, budget, row = path.relative_to(records.RESULTS).parts[:3]
+    assert (content["task"], content["budget"], content["row"]) == (task, budget, row)
+    assert row in ROWS and 0 <= content["value"] <= 100
+    assert content["curve"][-1][0] == content["iters"]
+    assert content["curve"][-1][1] == content["value"]
+
+
+def test_rows_that_say_nothing_about_a_task_are_left_out():
+    fits = {t: [r for r in ROWS if ROWS[r].fits(TASKS[t])] for t in TASKS}
+    assert set(DEFAULT) <= set.intersection(*map(set, fits.values()))
+    assert set(ROWS) - set(fits["bccd"]) == {"small-out_bn"}
+    assert set(ROWS) - set(fits["pspnet"]) == {"small-out_bn", "resnet18-pretrained"}
+    dense = {"small-grid14", "small-out_ln", "small-pretrained", "small-pretrained-out_ln"}
+    assert set(ROWS) - set(fits["cifar10"]) == dense | {"resnet18-pretrained"}
+
+
+def test_unknown_rows_are_named():
+    with pytest.raises(learn.InputError, match="--rows vgg: unknown; allowed: backbones"):
+        choose(["vgg"])
+    assert [row.name for row in choose(["transfer", "resnet18"])][-1] == "resnet18"
+
+
+# --- the page
+
+
+PAGE = "docs/learning.md"
+COMMANDS_ON_PAGE = [words for page, words in COMMANDS if page == PAGE]
+
+
+@pytest.mark.parametrize("words", COMMANDS_ON_PAGE, ids=" ".join)
+def test_commands_on_the_page_are_understood(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", list(words[1:]))
+    args = learn.parse_args()
+    assert args.task == words[2] and choose(args.rows)
+
+
+def test_tables_on_the_page_are_those_of_the_records():
+    text = page.PAGE.read_text()
+    assert page.render(text, records.Kept()) == text
+    assert {found[2] for found in page.SECTION.finditer(text)} == set(TASKS)
+
+
+def test_page_shows_a_group_beside_what_it_is_compared_with(tmp_path):
+    kept = records.Kept(tmp_path)
+    for row in ("dualtoken_s", "small-grid3"):
+        kept.put(f"pspnet/cpu/{row}/seed0", record(row=row))
+    text = "<!-- table: pspnet cpu -->\nold\n<!-- end -->"
+    shown = page.render(text, kept)
+    assert "old" not in shown and shown.startswith(text.split("old")[0])
+    assert page.rows_of(kept, "pspnet", "cpu", "ablations") == ["dualtoken_s", "small-grid3"]
+    assert page.rows_of(kept, "pspnet", "cpu", "choices") == []
+    assert shown.count("| dualtoken_s | 50.0 ± – | 1 |") == 2  # among backbones, and beside grid3
+    none = page.render(text, records.Kept(tmp_path / "none"))
+    assert "Nothing is finished yet." in none and page.render(none, kept) == shown
