@@ -47,6 +47,7 @@ FOREIGN = {
 NOT_RUN = {
     "tools/dist_": "several GPUs; two processes on the CPU: test_distributed_training.py",
     "tools/slurm_train.sh": "needs Slurm; what it hands to srun: test_launchers.py",
+    "python tools/publish_model.py": "needs a checkpoint; test_publish_model.py runs it",
     "python tools/export.py": "over ten seconds a file; test_export.py exports",
     "python tools/inspector.py": "serves until Ctrl-C; test_inspector_page.py runs it",
     "python tools/reproduce.py": "counts or trains all models, minutes; test_report.py runs it",
