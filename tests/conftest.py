@@ -118,3 +118,10 @@ def stock(monkeypatch, capfd):
         return printed.out + printed.err
 
     return call
+
+
+@pytest.fixture
+def onnx():
+    """Skip where what exporting needs is not installed."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: the extra [export]")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: the extra [export]")

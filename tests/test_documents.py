@@ -48,7 +48,7 @@ NOT_RUN = {
     "tools/dist_": "several GPUs; two processes on the CPU: test_distributed_training.py",
     "tools/slurm_train.sh": "needs Slurm; what it hands to srun: test_launchers.py",
     "python tools/publish_model.py": "needs a checkpoint; test_publish_model.py runs it",
-    "python tools/export.py": "over ten seconds a file; test_export.py exports",
+    "python tools/export.py": "over ten seconds a file; test_export_files.py exports",
     "python tools/inspector.py": "serves until Ctrl-C; test_inspector_page.py runs it",
     "python tools/reproduce.py": "counts or trains all models, minutes; test_report.py runs it",
 }
@@ -57,9 +57,8 @@ RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 #: Blocks of Python that are compiled here and run elsewhere.
 PYTHON_ELSEWHERE = {
     ("README.md", "DetInferencer("): "test_installed.py",
-    ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export.py",
+    ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export_files.py",
     ("docs/deployment.md", "fullgraph=True"): "test_compile.py",
-    ("docs/deployment.md", "torch.export.export"): "test_compile.py",
 }
 #: What a key given by --cfg-options adds to the config rather than changes.
 NEW_KEYS = ("train_dataloader.dataset.pipeline.0.on_error",)

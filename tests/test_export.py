@@ -1,84 +1,22 @@
 """tools/export.py: one file for all sizes, checked, described, never over another."""
 
 import builtins
-import json
 import os
-import re
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import NARROW, VARIANTS, build, rand, randomise
+from exports import CLASSIFIER, FCN, SIZES, holder, save
+from helpers import build, rand, randomise
 from mmengine.config import Config
-from tasks import TASKS
 from torch import nn
 
 from mmdualtoken.engine import export
 from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import FORMATS, Onnx, Pt2
+from mmdualtoken.engine.export_formats import Onnx
 from mmdualtoken.layers import PatchMerging, Stem, WindowAttention
 from mmdualtoken.layers.downsample import resize_map
-from mmdualtoken.report.measure import build_model
-
-ROOT = Path(__file__).resolve().parent.parent
-SIZES = [*export.CHECKED, (1, 64, 64), (2, 8, 9)]
-CLASSIFIER, FCN = TASKS["classification"][0], TASKS["segmentation"][0]
-
-
-@pytest.fixture
-def onnx():
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: the extra [export]")
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed: the extra [export]")
-
-
-def holder(backbone):
-    """A backbone as the tools hold it."""
-    module = nn.Module()
-    module.backbone = backbone
-    return export.RawOutputs(module, "mmpretrain", backbone_only=True).eval()
-
-
-def retinanet():
-    cfg = Config.fromfile(ROOT / "configs/mmdet/retinanet_dualtoken_s_1x.py")
-    cfg.model.backbone.arch = NARROW
-    cfg.model.neck.update(in_channels=list(NARROW["embed_dims"]), out_channels=16)
-    cfg.model.bbox_head.update(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3)
-    return cfg
-
-
-def segmentor(**head):
-    cfg = Config.fromfile(FCN)
-    cfg.model.decode_head.pop("num_convs")
-    cfg.model.decode_head.update(head)
-    return cfg
-
-
-def levels(*names):
-    return [f"{name}_{i}" for name in names for i in range(5)]
-
-
-MODELS = dict(
-    classifier=(lambda: Config.fromfile(CLASSIFIER), ["logits"]),
-    fcn=(lambda: Config.fromfile(FCN), ["logits"]),
-    deeplab=(lambda: segmentor(type="ASPPHead", dilations=(1, 2, 4)), ["logits"]),
-    psp=(lambda: segmentor(type="PSPHead", pool_scales=(1, 2, 3, 6)), ["logits"]),
-    maskrcnn=(
-        lambda: Config.fromfile(TASKS["detection"][0]),
-        levels("map", "rpn_cls", "rpn_bbox"),
-    ),
-    retinanet=(retinanet, levels("cls_score", "bbox_pred")),
-)
-
-
-def save(cfg, classes=()):
-    """Write model.py and trained.pth, with weights that hide nothing; return the model."""
-    cfg.dump("model.py")
-    model = randomise(build_model(cfg))
-    meta = dict(dataset_meta=dict(classes=classes))
-    torch.save(dict(state_dict=model.state_dict(), meta=meta), "trained.pth")
-    return model
-
 
 # ---------------------------------------------------------------- pooling, comparing, refusing
 
@@ -210,125 +148,3 @@ def test_one_file_serves_all_sizes(onnx, tmp_path):
     Onnx.save(export.record(part), ["map_0", "map_1"], dict(config="none"), path)
     run = Onnx.load(path, 1)
     assert max(export.deviation(part, run, size) for size in SIZES) < export.TOLERANCE
-
-
-# ---------------------------------------------------------------- whole files
-
-
-def check_export(tool, name, file, *options):
-    """Export a trained model with the tool, and compare the file with PyTorch once more."""
-    cfg = MODELS[name][0]()
-    model = save(cfg, classes=("a", "b", "c", "d", "e"))
-    status, printed = tool("export", "model.py", "trained.pth", file, *options)
-    assert status == 0, printed
-    differences = [float(x) for x in re.findall(r"differs from PyTorch by (\S+)", printed)]
-    assert len(differences) == 3 and max(differences) < export.TOLERANCE
-    eager = export.RawOutputs(model, cfg.default_scope).eval()
-    kind = FORMATS[Path(file).suffix]
-    run = kind.load(Path(file), 1)
-    sizes = SIZES if kind is Onnx else [size for size in SIZES if min(size[1:]) > 32]
-    assert max(export.deviation(eager, run, size) for size in sizes) < export.TOLERANCE
-    made = {path.name for path in Path().iterdir()}
-    assert made == {"data", "model.py", file, "trained.pth"}
-    return printed
-
-
-def read_onnx(file):
-    """Names of its outputs, and its metadata."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return [out.name for out in session.get_outputs()], session.get_modelmeta().custom_metadata_map
-
-
-def read_pt2(file):
-    files = {"metadata.json": ""}
-    torch.export.load(file, extra_files=files)
-    meta = json.loads(files["metadata.json"])
-    return json.loads(meta.pop("output_names")), meta
-
-
-READ = {".onnx": read_onnx, ".pt2": read_pt2}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_tool_writes_a_trained_model(suffix, onnx, project, tool):
-    printed = check_export(tool, "classifier", f"model{suffix}", "--rounds", "1")
-    runtime = FORMATS[suffix].runtime
-    assert re.search(rf"{runtime} takes \d+\.\d+ of PyTorch's eager time", printed)
-    names, meta = READ[suffix](f"model{suffix}")
-    assert names == ["logits"]
-    assert meta["config"] == "model.py" and meta["channel_order"] == "rgb"
-    assert meta["input"].endswith("any size" if suffix == ".onnx" else "from 33 pixels on")
-    assert json.loads(meta["mean"]) == [128.0] * 3 and json.loads(meta["std"]) == [64.0] * 3
-    assert json.loads(meta["classes"]) == ["a", "b", "c", "d", "e"]
-
-
-@pytest.mark.slow
-def test_pt2_refuses_small_images(tmp_path):
-    eager = holder(randomise(build().eval()))
-    Pt2.save(export.record(eager, sizes=Pt2.sizes), ["map_0"], {}, tmp_path / "model.pt2")
-    run = Pt2.load(tmp_path / "model.pt2", 1)
-    assert export.deviation(eager, run, (1, 33, 224)) < export.TOLERANCE
-    with pytest.raises(InputError, match=r"does not take images of \(1, 3, 32, 64\)"):
-        run(torch.zeros(1, 3, 32, 64))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, suffix",
-    [(name, ".onnx") for name in MODELS if name != "classifier"]
-    + [(name, ".pt2") for name in ("fcn", "deeplab", "psp")],
-)
-def test_tool_writes_every_model(name, suffix, onnx, project, tool):
-    check_export(tool, name, f"model{suffix}", "--rounds", "0")
-    names, meta = READ[suffix](f"model{suffix}")
-    assert names == MODELS[name][1]
-    assert meta["channel_order"] == ("rgb" if name in ("maskrcnn", "retinanet") else "bgr")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["maskrcnn", "retinanet"])
-def test_pt2_takes_of_detectors_the_backbone(name, project, tool):
-    save(MODELS[name][0]())
-    command = ("export", "model.py", "trained.pth", "model.pt2", "--rounds", "0")
-    status, printed = tool(*command)
-    assert status == 2 and "whole detectors as .onnx alone" in printed, printed
-    assert not Path("model.pt2").exists()
-    status, printed = tool(*command, "--backbone")
-    assert status == 0, printed
-
-
-def test_gelu_is_one_operator(onnx, tmp_path):
-    """In five steps it took a fifth of ONNX Runtime's time."""
-    import onnx as package
-
-    Onnx.save(export.record(holder(nn.GELU())), ["map_0"], {}, tmp_path / "gelu.onnx")
-    graph = package.load(tmp_path / "gelu.onnx").graph
-    assert "Gelu" in {node.op_type for node in graph.node}
-    assert "Erf" not in {node.op_type for node in graph.node}
-
-
-@pytest.mark.slow
-def test_options(onnx, project, tool):
-    command = ("export", CLASSIFIER, "none", "model.onnx", "--rounds", "0")
-    status, printed = tool(*command, "--backbone", "--no-deploy")
-    assert status == 0 and "Outputs: map_0\n" in printed, printed
-    before = Path("model.onnx").read_bytes()
-    assert tool(*command)[0] == 2
-    assert Path("model.onnx").read_bytes() == before
-    status, printed = tool(*command, "--overwrite")
-    assert status == 0 and "Outputs: logits\n" in printed, printed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in VARIANTS if not n.startswith(("tiny", "small"))])
-def test_every_variant(name, onnx, tmp_path):
-    arch = dict(NARROW, depths=(1, 1, 1))
-    eager = holder(randomise(build(**{"arch": arch, **VARIANTS[name]}).eval()))
-    names = list(eager.named(torch.zeros(1, 3, 32, 32)))
-    Onnx.save(export.record(eager), names, {}, tmp_path / "backbone.onnx")
-    assert not eager.model.backbone.deployed  # a copy was switched
-    run = Onnx.load(tmp_path / "backbone.onnx", 1)
-    assert max(export.deviation(eager, run, size) for size in SIZES) < export.TOLERANCE

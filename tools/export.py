@@ -36,6 +36,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     parser.add_argument("--no-deploy", action="store_true", help="do not fuse layers before")
     parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="matrix products in 8 bits (.onnx): faster, less exact; check it on your own data",
+    )
+    parser.add_argument(
         "--rounds", type=int, default=10, help="timed runs beside PyTorch, 0 for none (%(default)s)"
     )
     parser.add_argument(UNSAFE_FLAG, action="store_true", help=f"DANGEROUS: {UNSAFE_TEXT}")
@@ -47,6 +52,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.suffix not in FORMATS:
         raise InputError(f"{out}: the ending says the format; allowed: {', '.join(FORMATS)}.")
+    if args.int8 and out.suffix != ".onnx":
+        raise InputError(f"{out}: --int8 is for .onnx files alone.")
     if out.is_dir() or (out.exists() and not args.overwrite):
         raise InputError(f"{out} exists already. Give another name, or --overwrite.")
     if not out.absolute().parent.is_dir():
@@ -98,9 +105,15 @@ def main() -> None:
                     f"largest value by {found} at (batch, height, width); allowed is "
                     f"{export.TOLERANCE}. Try --no-deploy, and report it."
                 )
+            if args.int8:
+                file_format.quantize(unchecked)
+                run = file_format.load(unchecked, torch.get_num_threads())
+                found = {size: export.deviation(eager, run, size) for size in export.CHECKED}
             os.replace(unchecked, out)
     print(f"{out}: {metadata['outputs']}.")
     print(f"Outputs: {', '.join(names)}")
+    if args.int8:
+        print("Matrix products are in 8 bits: compare the accuracy on data of yours.")
     for (b, h, w), value in found.items():
         print(f"{b}x3x{h}x{w}: differs from PyTorch by {value:.1e} of the largest value")
     if args.rounds > 0:

@@ -1,9 +1,10 @@
 """How a model is run: as it is, in bf16, fused, compiled, or by ONNX Runtime."""
 
 import copy
-import io
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -77,27 +78,36 @@ def _compiled(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[]
     return run
 
 
-def _onnx(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+def _onnx(
+    model: nn.Module, images: torch.Tensor, dtype: str, int8: bool = False
+) -> Callable[[], object]:
     if dtype != "fp32" or images.device.type != "cpu":
-        raise InputError("--variants onnx: measured in fp32 on the CPU alone")
+        raise InputError("--variants onnx, int8: measured in fp32 on the CPU alone")
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     except ImportError:
         raise InputError(
-            "--variants onnx needs onnx, onnxscript and onnxruntime: "
+            "--variants onnx, int8 need onnx, onnxscript and onnxruntime: "
             "pip install --no-deps -r requirements/benchmarks.txt"
         ) from None
-    file = io.BytesIO()
-    torch.onnx.export(
-        fuse(model), (images,), dynamo=True, opset_version=Onnx.opset, verbose=False
-    ).save(file)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        file.getvalue(), options, providers=["CPUExecutionProvider"]
-    )
-    feed = {session.get_inputs()[0].name: images.numpy()}
-    return lambda: session.run(None, feed)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            fuse(model),
+            (images,),
+            input_names=["images"],
+            dynamo=True,
+            opset_version=Onnx.opset,
+            verbose=False,
+        ).save(file)
+        if int8:
+            Onnx.quantize(file)
+        run = Onnx.load(file, torch.get_num_threads())
+    return lambda: run(images)
+
+
+def _int8(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    return _onnx(model, images, dtype, int8=True)
 
 
 VARIANTS: dict[str, Callable] = {
@@ -107,6 +117,7 @@ VARIANTS: dict[str, Callable] = {
     "fused": _fused,
     "compiled": _compiled,
     "onnx": _onnx,
+    "int8": _int8,
 }
 
 
