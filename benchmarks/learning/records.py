@@ -211,7 +211,7 @@ def plot(kept: Kept, task: str, budget: str, rows: Iterable[str], file: Path) ->
             color=drawn.get_color(),
         )
     left.set(xlabel="iteration", ylabel=metric, title=f"{task}, validation")
-    right.set(xlabel="iteration", ylabel="loss", title="training", yscale="log")
+    right.set(xlabel="iteration", ylabel="loss", title="training")
     left.legend(fontsize=7)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
