@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from exports import CLASSIFIER, FCN, SIZES, holder, save
-from helpers import build, rand, randomise
+from helpers import Runs, build, rand, randomise
 from mmengine.config import Config
 from torch import nn
 
@@ -73,13 +73,6 @@ def test_missing_packages_are_named(project, tool, monkeypatch):
     status, printed = tool("export", FCN, "none", "model.onnx")
     assert status == 2
     assert "Exporting needs onnxruntime. Install: pip install onnxruntime" in printed
-
-
-class Runs:
-    """What a checkpoint must not be able to do."""
-
-    def __reduce__(self):
-        return os.mkdir, ("pwned",)
 
 
 def test_tool_refuses_checkpoints(onnx, project, tool):

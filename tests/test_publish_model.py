@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from helpers import rand
+from helpers import Runs, rand
 from mmengine.config import Config
 from tasks import TASKS
 
@@ -62,10 +62,3 @@ def test_nothing_is_replaced_and_bad_input_is_named(trained, tool):
         status, printed = tool("publish_model", checkpoint, out)
         assert status == 2 and said in printed and "Traceback" not in printed
     assert sorted(os.listdir()) == before and Path("there.pth").read_text() == "mine"
-
-
-class Runs:
-    """What a checkpoint must not be able to do."""
-
-    def __reduce__(self):
-        return os.mkdir, ("pwned",)

@@ -83,13 +83,7 @@ def _onnx(
 ) -> Callable[[], object]:
     if dtype != "fp32" or images.device.type != "cpu":
         raise InputError("--variants onnx, int8: measured in fp32 on the CPU alone")
-    try:
-        import onnxruntime  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "--variants onnx, int8 need onnx, onnxscript and onnxruntime: "
-            "pip install --no-deps -r requirements/benchmarks.txt"
-        ) from None
+    Onnx.check()
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         torch.onnx.export(

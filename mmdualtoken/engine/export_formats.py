@@ -85,8 +85,11 @@ class Onnx:
 
     @staticmethod
     def quantize(path: Path) -> None:
-        """Replace a file by one whose matrix products are in 8 bits, their inputs' scales found
-        image by image (ONNX Runtime's dynamic quantisation, weights by output channel)."""
+        """Replace a file by one whose matrix products are in 8 bits.
+
+        ONNX Runtime's dynamic quantisation: weights by output channel, inputs by a scale that each
+        run finds for its whole batch.
+        """
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
