@@ -223,9 +223,9 @@ def test_kept_records_follow_the_schema(path):
 def test_rows_that_say_nothing_about_a_task_are_left_out():
     fits = {t: [r for r in ROWS if ROWS[r].fits(TASKS[t])] for t in TASKS}
     assert set(DEFAULT) <= set.intersection(*map(set, fits.values()))
-    assert set(ROWS) - set(fits["bccd"]) == {"small-out_bn"}
-    assert set(ROWS) - set(fits["pspnet"]) == {"small-out_bn", "resnet18-pretrained"}
-    dense = {"small-grid14", "small-out_ln", "small-pretrained", "small-pretrained-out_ln"}
+    assert set(ROWS) == set(fits["bccd"])
+    assert set(ROWS) - set(fits["pspnet"]) == {"resnet18-pretrained"}
+    dense = {"small-grid14", "small-pretrained", "small-pretrained-out_ln"}
     assert set(ROWS) - set(fits["cifar10"]) == dense | {"resnet18-pretrained"}
 
 

@@ -14,14 +14,14 @@ SECTION = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 TITLES = dict(
     backbones="Backbones",
     ablations="Ablations of the paper's tables, `small`",
-    choices="Choices that nothing in the paper fixes, `small`",
+    choices="Choices that nothing in the paper fixes",
     transfer="From a classifier trained on cifar10",
 )
 #: Rows that a group is compared with.
 BESIDE = dict(
     backbones=(),
     ablations=("dualtoken_s",),
-    choices=("dualtoken_s",),
+    choices=("dualtoken_s", "dualtoken_t"),
     transfer=("dualtoken_s", "resnet18"),
 )
 

@@ -126,7 +126,7 @@ def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> st
         name: s
         for name, s in summaries.items()
         if name != row
-        and not name.startswith(("dualtoken", "small-"))
+        and not name.startswith(("dualtoken", "small-", "tiny-"))
         and not name.endswith("-pretrained")
         and flops.get(name, 0) <= RIVAL_FLOPS * flops.get(row, 0)
     }

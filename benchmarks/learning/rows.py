@@ -48,8 +48,10 @@ def _names(classifier: str, dense: str) -> dict[str, str]:
     return dict(mmpretrain=classifier, mmdet=dense, mmseg=dense)
 
 
-TINY = _names("dualtoken_t_mix", "dualtoken_t")
-SMALL = _names("dualtoken_s_mix", "dualtoken_s")
+#: With BatchNorm at the outputs, in classifiers as in our detectors and segmentors from scratch.
+TINY = _names("dualtoken_t_mix_outbn", "dualtoken_t")
+SMALL = _names("dualtoken_s_mix_outbn", "dualtoken_s")
+LAYER_NORM = dict(type="LN", eps=1e-6)
 #: Linear layers start with a deviation of 1 / sqrt(inputs) in place of 0.02.
 FAN_IN = dict(
     type="Kaiming", layer="Linear", mode="fan_in", nonlinearity="linear", distribution="normal"
@@ -95,12 +97,11 @@ ROWS = {
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
         _choice("init_fan_in", init_cfg=FAN_IN),
-        _choice("out_ln", True, out_norm_cfg=dict(type="LN", eps=1e-6)),
-        _choice("out_bn", False, out_norm_cfg=dict(type="BN")),
+        # The norm moves the best learning rate: both choose their own.
+        Row("small-out_ln", SMALL, dict(out_norm_cfg=LAYER_NORM), group="choices"),
+        Row("tiny-out_ln", TINY, dict(out_norm_cfg=LAYER_NORM), group="choices"),
         _transfer("small-pretrained", SMALL, "dualtoken_s"),
-        _transfer(
-            "small-pretrained-out_ln", SMALL, "dualtoken_s", out_norm_cfg=dict(type="LN", eps=1e-6)
-        ),
+        _transfer("small-pretrained-out_ln", SMALL, "small-out_ln", out_norm_cfg=LAYER_NORM),
         # Not in segmentors, whose ResNet has another stem than the classifier's.
         _transfer("resnet18-pretrained", dict(mmdet="r18"), "resnet18"),
     )

@@ -1,0 +1,8 @@
+"""DualToken-ViT-S (mix) with BatchNorm at the output, for few images from scratch.
+
+Different from the paper's design (LayerNorm): docs/learning.md has the evidence.
+"""
+
+_base_ = "./dualtoken_s_mix_in1k.py"
+
+model = dict(backbone=dict(out_norm_cfg=dict(type="BN")))
