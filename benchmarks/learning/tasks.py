@@ -81,9 +81,10 @@ TASKS = {
             size=(64, 64),
             metric=("accuracy/top1", "top-1"),
             to_points=1,
-            lrs=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+            lrs=(3e-4, 1e-3, 3e-3),
             budgets=dict(
-                cpu=Budget(iters=300, lr_iters=80, batch=32),
+                # After 80 iterations, chance decides between rates that differ by a factor of 16.
+                cpu=Budget(iters=300, lr_iters=150, batch=32),
                 gpu=Budget(iters=8000, lr_iters=1000, batch=128, workers=8),
             ),
         ),
