@@ -34,12 +34,14 @@ SYSTEMS = {
         "dualtoken_t": "mmdet/maskrcnn_dualtoken_t_1x.py",
         "resnet18": "mmdet/maskrcnn_r18_1x.py",
         "resnet50": "mmdet/maskrcnn_r50_1x.py",
+        "mobilenet_v2": "mmdet/maskrcnn_mobilenet_v2_1x.py",
     },
     "retinanet": {
         "dualtoken_s": "mmdet/retinanet_dualtoken_s_1x.py",
         "dualtoken_t": "mmdet/retinanet_dualtoken_t_1x.py",
         "resnet18": "mmdet/retinanet_r18_1x.py",
         "resnet50": "mmdet/retinanet_r50_1x.py",
+        "mobilenet_v2": "mmdet/retinanet_mobilenet_v2_1x.py",
     },
     "deeplabv3": {
         "dualtoken_s": "mmseg/deeplabv3_dualtoken_s_160k.py",
