@@ -68,11 +68,17 @@ class Bench:
     def train(self, one: training.Training, keep: bool = False) -> dict:
         """The record of a training, from earlier or made now."""
         record = self.kept.get(one.name)
+        file = self.kept.path(one.name)
         if record is not None and record["lr"] != one.lr:
             raise InputError(
-                f"{self.kept.path(one.name)} was trained with a learning rate of {record['lr']:g}, "
-                f"but {one.lr:g} is the row's choice now. Remove the row's seed*.json to train it "
-                "anew."
+                f"{file} was trained with a learning rate of {record['lr']:g}, but {one.lr:g} is "
+                "the row's choice now. Remove the row's seed*.json to train it anew."
+            )
+        if record is not None and (record["iters"], record["batch"]) != (one.iters, one.batch):
+            raise InputError(
+                f"{file} was trained for {record['iters']} iterations of {record['batch']} images, "
+                f"but the budget is {one.iters} of {one.batch} now. Remove its folder to train the "
+                "row anew."
             )
         if record is None:
             print(f"{one.name} ...", flush=True)

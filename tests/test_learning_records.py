@@ -42,6 +42,8 @@ def bench(tmp_path, monkeypatch):
             evaluated_on=one.parts[1],
             value=50.0 + one.seed % 7 - (one.lr != 1e-3),
             start=one.start,
+            iters=one.iters,
+            batch=one.batch,
         )
 
     stop = set()
@@ -105,15 +107,32 @@ def test_ablation_takes_over_the_rate(bench):
     assert done[len(LR_NAMES) :] == [f"cifar10/cpu/small-grid3/seed{seed}" for seed in range(3)]
 
 
+def choice(lr, value, **values):
+    """A record of a training that chose the rate."""
+    budget = TASKS["cifar10"].budgets["cpu"]
+    values = dict(iters=budget.lr_iters, batch=budget.batch) | values
+    return record(lr=lr, choosing_lr=True, value=value, **values)
+
+
 def test_rate_of_a_larger_grid_is_not_mixed_with_old_trainings(bench):
     """What is new in the grid is trained; if it is chosen, the row is to be trained anew."""
     bench, done = bench
-    bench.kept.put(LR_NAMES[0], record(lr=TASKS["cifar10"].lrs[0], choosing_lr=True, value=60.0))
+    low, *_, high = TASKS["cifar10"].lrs
+    bench.kept.put(LR_NAMES[0], choice(low, 60.0))
     bench.run(ROWS["dualtoken_t"])
-    assert {r["lr"] for r in bench.kept.seeds("cifar10", "cpu", "dualtoken_t")} == {2.5e-4}
-    bench.kept.put(LR_NAMES[-1], record(lr=TASKS["cifar10"].lrs[-1], choosing_lr=True, value=70.0))
+    assert {r["lr"] for r in bench.kept.seeds("cifar10", "cpu", "dualtoken_t")} == {low}
+    bench.kept.put(LR_NAMES[-1], choice(high, 70.0))
     done.clear()
-    with pytest.raises(learn.InputError, match="rate of 0.00025, but 0.004 is the row"):
+    with pytest.raises(learn.InputError, match=f"rate of {low:g}, but {high:g} is the row"):
+        bench.run(ROWS["dualtoken_t"])
+    assert done == []
+
+
+@pytest.mark.parametrize("changed", [dict(iters=80), dict(batch=8)])
+def test_trainings_of_another_budget_are_not_mixed(bench, changed):
+    bench, done = bench
+    bench.kept.put(LR_NAMES[0], choice(TASKS["cifar10"].lrs[0], 60.0, **changed))
+    with pytest.raises(learn.InputError, match="but the budget is 150 of 32 now"):
         bench.run(ROWS["dualtoken_t"])
     assert done == []
 
