@@ -17,6 +17,10 @@ FROM_IMAGENET = (
     "The paper's models start from ImageNet, and no weights are published: the commands train from "
     "scratch; with --from-imagenet, DualToken-ViT starts from the checkpoint of its row in Table 2."
 )
+OUT_BN = (
+    "An alternative of this project: BatchNorm at the output, for few images from scratch "
+    "(docs/learning.md)."
+)
 
 TABLE_2 = Table(
     2,
@@ -39,6 +43,8 @@ TABLE_2 = Table(
             budgets=MIX_BUDGET,
         ),
         Row("DualToken-ViT-S (mlp)", SMALL_MLP, {"top1": "79.5"}, budgets=MLP_BUDGET),
+        Row("DualToken-ViT-T (mix, BN)", classifier("dualtoken_t_mix_outbn"), remark=OUT_BN),
+        Row("DualToken-ViT-S (mix, BN)", classifier("dualtoken_s_mix_outbn"), remark=OUT_BN),
         Row("LightViT-T", None, {"top1": "78.7"}, source=f"{PAPER}, as 0.7 below 79.4"),
         Row("ResNet-18", classifier("resnet18")),
         Row("ResNet-50", classifier("resnet50")),
