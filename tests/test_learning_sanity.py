@@ -87,13 +87,13 @@ OVERFIT = dict(
 RANDOM = ("RandomCrop", "RandomFlip", "RandomResize", "PhotoMetricDistortion")
 
 
-def without_augmentation(cfg):
-    """Sixteen images that look the same each time, and no dropout."""
+def without_augmentation(cfg, size):
+    """Sixteen images that look the same each time, segmentors' of `size` (h, w), and no dropout."""
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.indices = 16
     dataset = cfg.train_dataloader.dataset
     if cfg.default_scope == "mmseg":
-        width, height = 192, 144
+        height, width = size
         dataset.pipeline = [
             dict(type="Resize", scale=(width, height)) if t.type == "RandomResize" else t
             for t in dataset.pipeline
@@ -110,7 +110,7 @@ def test_sixteen_images_are_learnt_by_heart(task, real_data, losses_of, tmp_path
     one = narrow_training(task, iters, lr, batch)
     data.prepare(one.task.data, tmp_path / "data")
     cfg = training.config_of(one, tmp_path / "data")
-    without_augmentation(cfg)
+    without_augmentation(cfg, one.task.size)
     # The first sixteen of a list sorted by class would be of one class.
     if task == "cifar10":
         listing = tmp_path / "data" / "cifar10" / "train.txt"
