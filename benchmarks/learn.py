@@ -7,8 +7,8 @@
     python benchmarks/learn.py all --table                    # all tables, and docs/learning.md
 
 Tasks: cifar10 (classifier), bccd (RetinaNet), nuclei (Mask R-CNN), deeplabv3 and pspnet (CamVid),
-in the folder that MMDUALTOKEN_DATA names. Each row chooses its learning rate from the task's grid
-on a part of the training data, then trains once per seed on all of it. What is finished is kept at
+in the folder that MMDUALTOKEN_DATA names. Each row chooses its learning rate from the same grid on
+a part of the training data, then trains once per seed on all of it. What is finished is kept at
 once below benchmarks/learning/results/; the same command goes on where it was interrupted.
 """
 
@@ -21,7 +21,7 @@ import torch
 from learning import page, records, training
 from learning.figures import figures_of
 from learning.rows import ROWS, Row, choose
-from learning.tasks import TASKS, Task
+from learning.tasks import LRS, TASKS, Task
 from learning.training import TrainingFailed
 from suite.machine import describe
 from suite.results import show
@@ -92,15 +92,12 @@ class Bench:
         """The learning rate of a row: its choice, or that of the row whose it takes over."""
         if row.lr_of:
             return self.rate(ROWS[row.lr_of], None)
-        tried = [
-            self.train(
-                training.Training(
-                    self.task, row, self.budget, lr, training.LR_SEED, choosing=True, start=start
-                )
-            )
-            for lr in self.task.lrs
-        ]
-        return records.best_lr(tried)
+
+        def trial(lr: float) -> dict:
+            options = dict(seed=training.LR_SEED, choosing=True, start=start)
+            return self.train(training.Training(self.task, row, self.budget, lr, **options))
+
+        return records.best_lr(records.search(LRS, trial))
 
     def start(self, row: Row) -> str | None:
         """The classifier that a row starts from, trained on cifar10 if it is not there yet."""

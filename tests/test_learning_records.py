@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # as its scripts find each other
 
 from learning import page, records, training  # noqa: E402
 from learning.rows import DEFAULT, ROWS, choose  # noqa: E402
-from learning.tasks import TASKS  # noqa: E402
+from learning.tasks import LRS, TASKS  # noqa: E402
 
 learn = importlib.import_module("learn")
 
@@ -70,7 +70,8 @@ def record(**values):
     return base | values
 
 
-LR_NAMES = [f"cifar10/cpu/dualtoken_t/lr{lr:g}" for lr in TASKS["cifar10"].lrs]
+MIDDLE = LRS[1:4]  # what is tried if none of its ends is best
+LR_NAMES = [f"cifar10/cpu/dualtoken_t/lr{lr:g}" for lr in MIDDLE]
 SEED_NAMES = [f"cifar10/cpu/dualtoken_t/seed{seed}" for seed in range(3)]
 
 
@@ -117,7 +118,7 @@ def choice(lr, value, **values):
 def test_rate_of_a_larger_grid_is_not_mixed_with_old_trainings(bench):
     """What is new in the grid is trained; if it is chosen, the row is to be trained anew."""
     bench, done = bench
-    low, *_, high = TASKS["cifar10"].lrs
+    low, *_, high = MIDDLE
     bench.kept.put(LR_NAMES[0], choice(low, 60.0))
     bench.run(ROWS["dualtoken_t"])
     assert {r["lr"] for r in bench.kept.seeds("cifar10", "cpu", "dualtoken_t")} == {low}
@@ -125,13 +126,13 @@ def test_rate_of_a_larger_grid_is_not_mixed_with_old_trainings(bench):
     done.clear()
     with pytest.raises(learn.InputError, match=f"rate of {low:g}, but {high:g} is the row"):
         bench.run(ROWS["dualtoken_t"])
-    assert done == []
+    assert done == [f"cifar10/cpu/dualtoken_t/lr{LRS[-1]:g}"]  # no seed
 
 
 @pytest.mark.parametrize("changed", [dict(iters=80), dict(batch=8)])
 def test_trainings_of_another_budget_are_not_mixed(bench, changed):
     bench, done = bench
-    bench.kept.put(LR_NAMES[0], choice(TASKS["cifar10"].lrs[0], 60.0, **changed))
+    bench.kept.put(LR_NAMES[0], choice(MIDDLE[0], 60.0, **changed))
     with pytest.raises(learn.InputError, match="but the budget is 150 of 32 now"):
         bench.run(ROWS["dualtoken_t"])
     assert done == []
@@ -142,10 +143,32 @@ def test_transfer_trains_its_classifier_first(bench):
     bench.task = TASKS["bccd"]
     bench.run(ROWS["small-pretrained"])
     source = "cifar10/cpu/dualtoken_s/pretraining"
-    chosen = [f"bccd/cpu/small-pretrained/lr{lr:g}" for lr in TASKS["bccd"].lrs]
+    chosen = [f"bccd/cpu/small-pretrained/lr{lr:g}" for lr in MIDDLE]
     assert done[len(LR_NAMES) :][: 1 + len(chosen)] == [source, *chosen]
     starts = {r["start"] for r in bench.kept.seeds("bccd", "cpu", "small-pretrained")}
     assert starts == {str(bench.work / source / "iter_1200.pth")}
+
+
+@pytest.mark.parametrize(
+    "best, tried",
+    [
+        (1e-3, [3e-4, 1e-3, 3e-3]),
+        (3e-4, [1e-4, 3e-4, 1e-3, 3e-3]),
+        (1e-4, [1e-4, 3e-4, 1e-3, 3e-3]),
+        (3e-3, [3e-4, 1e-3, 3e-3, 1e-2]),
+        (1e-2, [3e-4, 1e-3, 3e-3, 1e-2]),
+    ],
+)
+def test_search_goes_on_beyond_the_best_rate(best, tried):
+    order = []
+
+    def trial(lr):
+        order.append(lr)
+        return record(lr=lr, value=-abs(LRS.index(lr) - LRS.index(best)))
+
+    found = records.search(LRS, trial)
+    assert [r["lr"] for r in found] == tried == sorted(order)
+    assert order[:3] == [3e-4, 1e-3, 3e-3] and records.best_lr(found) == best
 
 
 def test_equal_choices_take_the_smaller_rate():

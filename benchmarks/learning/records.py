@@ -1,7 +1,7 @@
 """What is kept of each training, and the table and plot that are made of it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
 
@@ -95,6 +95,30 @@ def check(record: dict) -> list[str]:
 def best_lr(choices: Iterable[dict]) -> float:
     """The learning rate of the best choice; the smaller one of equals."""
     return max(choices, key=lambda r: (r["value"], -r["lr"]))["lr"]
+
+
+def search(lrs: Sequence[float], trial: Callable[[float], dict]) -> list[dict]:
+    """Train with the three middle rates of a grid, then beyond the best while it is at an end.
+
+    Args:
+        lrs: the grid, ascending, of three rates or more.
+        trial: trains with a rate and returns the record.
+
+    Returns:
+        The records, by rate.
+    """
+    low, high = len(lrs) // 2 - 1, len(lrs) // 2 + 1
+    tried = {lr: trial(lr) for lr in lrs[low : high + 1]}
+    while True:
+        best = best_lr(tried.values())
+        if best == lrs[low] and low > 0:
+            low -= 1
+            tried[lrs[low]] = trial(lrs[low])
+        elif best == lrs[high] and high < len(lrs) - 1:
+            high += 1
+            tried[lrs[high]] = trial(lrs[high])
+        else:
+            return [tried[lr] for lr in sorted(tried)]
 
 
 def lr_text(chosen: float, choices: list[dict]) -> str:

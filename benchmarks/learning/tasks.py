@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+#: Learning rates that a row may choose, the same for every task and backbone.
+LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,6 @@ class Task:
         size: (height, width) of its test images, at which FLOPs are counted.
         metric: key in the logs, and what it is called.
         to_points: what the logged value is multiplied with to be in points of 100.
-        lrs: the grid of learning rates, the same for every backbone.
         budgets: 'cpu' and 'gpu'.
     """
 
@@ -49,7 +50,6 @@ class Task:
     size: tuple[int, int]
     metric: tuple[str, str]
     to_points: float
-    lrs: tuple[float, ...]
     budgets: dict[str, Budget]
 
     @property
@@ -82,7 +82,6 @@ TASKS = {
             size=(64, 64),
             metric=("accuracy/top1", "top-1"),
             to_points=1,
-            lrs=(3e-4, 1e-3, 3e-3),
             budgets=dict(
                 cpu=Budget(iters=300, lr_iters=150, batch=32),
                 gpu=Budget(iters=8000, lr_iters=1000, batch=128, workers=8),
@@ -96,7 +95,6 @@ TASKS = {
             size=(192, 256),
             metric=("coco/bbox_mAP", "box AP"),
             to_points=100,
-            lrs=(1e-4, 3e-4, 1e-3, 3e-3),
             budgets=dict(
                 cpu=Budget(iters=200, lr_iters=100, batch=4, model=NARROW_RETINA),
                 gpu=Budget(iters=2000, lr_iters=400, batch=16, workers=8),
@@ -110,7 +108,6 @@ TASKS = {
             size=(256, 256),
             metric=("coco/segm_mAP", "mask AP"),
             to_points=100,
-            lrs=(1e-4, 3e-4, 1e-3, 3e-3),
             budgets=dict(
                 cpu=Budget(iters=120, lr_iters=60, batch=4, model=NARROW_MASK),
                 gpu=Budget(iters=1500, lr_iters=300, batch=16, workers=8),
@@ -125,7 +122,6 @@ TASKS = {
                 size=(144, 192),
                 metric=("mIoU", "mIoU"),
                 to_points=1,
-                lrs=(1e-4, 3e-4, 1e-3, 3e-3),
                 budgets=dict(
                     cpu=Budget(iters=150, lr_iters=75, batch=4, model=NARROW_SEGMENTOR),
                     gpu=Budget(iters=3000, lr_iters=500, batch=16, workers=8),
