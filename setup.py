@@ -82,6 +82,7 @@ setup(
         "openmmlab": pins("openmmlab", "mm"),
         "test": pins("test"),
         "export": pins("export", "onnx"),
+        "openvino": [*pins("export", "onnx"), *pins("openvino")],
         "inspector": pins("inspector", "gradio=="),
     },
     cmdclass={"build_py": BuildWithMim, "develop": DevelopWithMim},

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmdualtoken.engine import export
 from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import Onnx
+from mmdualtoken.engine.export_formats import RUNTIMES, Onnx
 from mmdualtoken.layers import PatchMerging, Stem, WindowAttention
 from mmdualtoken.layers.downsample import resize_map
 
@@ -61,18 +61,25 @@ def test_tool_refuses(out, said, project, tool):
     assert Path("there.onnx").read_text() == "mine"
 
 
-def test_missing_packages_are_named(project, tool, monkeypatch):
+@pytest.mark.parametrize("runtime, extra", [("onnxruntime", "export"), ("openvino", "openvino")])
+def test_missing_packages_are_named(runtime, extra, onnx, project, tool, monkeypatch):
     real = builtins.__import__
 
     def fail(name, *args, **kwargs):
-        if name == "onnxruntime":
+        if name == runtime:
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    status, printed = tool("export", FCN, "none", "model.onnx")
+    status, printed = tool("export", FCN, "none", "model.onnx", "--runtime", runtime)
     assert status == 2
-    assert "Exporting needs onnxruntime. Install: pip install onnxruntime" in printed
+    assert f"Exporting needs {runtime}. Install: pip install {runtime}" in printed
+    assert f'pip install ".[{extra}]"' in printed
+
+
+def test_other_formats_have_one_runtime(project, tool):
+    status, printed = tool("export", FCN, "none", "model.pt2", "--runtime", "openvino")
+    assert status == 2 and "--runtime openvino is for .onnx files alone" in printed
 
 
 def test_tool_refuses_checkpoints(onnx, project, tool):
@@ -135,9 +142,14 @@ class Part(nn.Module):
         return x.permute(0, 3, 1, 2), resize_map(x, (7, 7)).permute(0, 3, 1, 2)
 
 
-def test_one_file_serves_all_sizes(onnx, tmp_path):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_one_file_serves_all_sizes(runtime, onnx, tmp_path):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
     part = holder(randomise(Part()))
     path = tmp_path / "part.onnx"
     Onnx.save(export.record(part), ["map_0", "map_1"], dict(config="none"), path)
-    run = Onnx.load(path, 1)
+    run = RUNTIMES[runtime].load(path, 1)
     assert max(export.deviation(part, run, size) for size in SIZES) < export.TOLERANCE
+    first, image = run(torch.ones(1, 3, 64, 64))[0], torch.zeros(1, 3, 64, 64)
+    before = first.clone()
+    assert not torch.equal(run(image)[0], before) and torch.equal(first, before)

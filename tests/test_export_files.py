@@ -12,21 +12,23 @@ from torch import nn
 
 from mmdualtoken.engine import export
 from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import FORMATS, Onnx, Pt2
+from mmdualtoken.engine.export_formats import FORMATS, RUNTIMES, Onnx, Pt2
 
 
-def check_export(tool, name, file, *options):
+def check_export(tool, name, file, *options, runtime="onnxruntime"):
     """Export a trained model with the tool, and compare the file with PyTorch once more."""
     cfg = MODELS[name][0]()
     model = save(cfg, classes=("a", "b", "c", "d", "e"))
+    if Path(file).suffix == ".onnx":
+        options += ("--runtime", runtime)
     status, printed = tool("export", "model.py", "trained.pth", file, *options)
     assert status == 0, printed
     differences = [float(x) for x in re.findall(r"differs from PyTorch by (\S+)", printed)]
     assert len(differences) == 3 and max(differences) < export.TOLERANCE
     eager = export.RawOutputs(model, cfg.default_scope).eval()
-    kind = FORMATS[Path(file).suffix]
+    kind = RUNTIMES[runtime] if Path(file).suffix == ".onnx" else FORMATS[Path(file).suffix]
     run = kind.load(Path(file), 1)
-    sizes = SIZES if kind is Onnx else [size for size in SIZES if min(size[1:]) > 32]
+    sizes = SIZES if kind is not Pt2 else [size for size in SIZES if min(size[1:]) > 32]
     assert max(export.deviation(eager, run, size) for size in sizes) < export.TOLERANCE
     made = {path.name for path in Path().iterdir()}
     assert made == {"data", "model.py", file, "trained.pth"}
@@ -86,6 +88,14 @@ def test_tool_writes_every_model(name, suffix, onnx, project, tool):
     names, meta = READ[suffix](f"model{suffix}")
     assert names == MODELS[name][1]
     assert meta["channel_order"] == ("rgb" if name in ("maskrcnn", "retinanet") else "bgr")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_openvino_runs_every_model(name, onnx, project, tool):
+    pytest.importorskip("openvino", reason="openvino is not installed: the extra [openvino]")
+    printed = check_export(tool, name, "model.onnx", "--rounds", "1", runtime="openvino")
+    assert re.search(r"OpenVINO takes \d+\.\d+ of PyTorch's eager time", printed)
 
 
 @pytest.mark.slow

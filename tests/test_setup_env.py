@@ -106,6 +106,7 @@ ALL = [
     "test",
     "benchmarks",
     "export",
+    "openvino",
     "inspector",
 ]
 

@@ -20,7 +20,7 @@ from mmdualtoken.engine import export
 from mmdualtoken.engine.checkpoint import UNSAFE_FLAG, UNSAFE_TEXT
 from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import FORMATS
+from mmdualtoken.engine.export_formats import FORMATS, RUNTIMES
 from mmdualtoken.inference import load_model
 from mmdualtoken.report.breakdown import shape_of_config
 from mmdualtoken.report.measure import build_model, check_scope
@@ -41,10 +41,22 @@ def parse_args() -> argparse.Namespace:
         help="matrix products in 8 bits (.onnx): faster, less exact; check it on your own data",
     )
     parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="onnxruntime",
+        help="what runs the .onnx file to check and time it (%(default)s)",
+    )
+    parser.add_argument(
         "--rounds", type=int, default=10, help="timed runs beside PyTorch, 0 for none (%(default)s)"
     )
     parser.add_argument(UNSAFE_FLAG, action="store_true", help=f"DANGEROUS: {UNSAFE_TEXT}")
     return parser.parse_args()
+
+
+def format_of(args: argparse.Namespace) -> type:
+    """The format of the file, with what runs it."""
+    suffix = Path(args.out).suffix
+    return RUNTIMES[args.runtime] if suffix == ".onnx" else FORMATS[suffix]
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -54,6 +66,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"{out}: the ending says the format; allowed: {', '.join(FORMATS)}.")
     if args.int8 and out.suffix != ".onnx":
         raise InputError(f"{out}: --int8 is for .onnx files alone.")
+    if args.runtime != "onnxruntime" and out.suffix != ".onnx":
+        raise InputError(f"{out}: --runtime {args.runtime} is for .onnx files alone.")
     if out.is_dir() or (out.exists() and not args.overwrite):
         raise InputError(f"{out} exists already. Give another name, or --overwrite.")
     if not out.absolute().parent.is_dir():
@@ -66,7 +80,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
             "'none' exports random weights, to try."
         )
-    FORMATS[out.suffix].check()
+    format_of(args).check()
 
 
 def load(cfg: Config, checkpoint: str) -> tuple[nn.Module, list[str]]:
@@ -83,7 +97,7 @@ def main() -> None:
     args = parse_args()
     check_arguments(args)
     out = Path(args.out)
-    file_format = FORMATS[out.suffix]
+    file_format = format_of(args)
     with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
         cfg = load_config(args)
         scope = check_scope(cfg)

@@ -220,6 +220,7 @@ class Environment:
         self.install("test")
         self.install("benchmarks", "--no-deps")
         self.install("export")
+        self.install("openvino", "--no-deps")
         self.install("inspector")
         self.doctor()
 

@@ -1,4 +1,4 @@
-"""How a model is run: as it is, in bf16, fused, compiled, or by ONNX Runtime."""
+"""How a model is run: as it is, in bf16, fused, compiled, or by another runtime."""
 
 import copy
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import Onnx
+from mmdualtoken.engine.export_formats import RUNTIMES, Onnx
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -79,11 +79,15 @@ def _compiled(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[]
 
 
 def _onnx(
-    model: nn.Module, images: torch.Tensor, dtype: str, int8: bool = False
+    model: nn.Module,
+    images: torch.Tensor,
+    dtype: str,
+    runtime: str = "onnxruntime",
+    int8: bool = False,
 ) -> Callable[[], object]:
     if dtype != "fp32" or images.device.type != "cpu":
-        raise InputError("--variants onnx, int8: measured in fp32 on the CPU alone")
-    Onnx.check()
+        raise InputError("--variants onnx, openvino, int8: measured in fp32 on the CPU alone")
+    RUNTIMES[runtime].check()
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         torch.onnx.export(
@@ -96,8 +100,12 @@ def _onnx(
         ).save(file)
         if int8:
             Onnx.quantize(file)
-        run = Onnx.load(file, torch.get_num_threads())
+        run = RUNTIMES[runtime].load(file, torch.get_num_threads())
     return lambda: run(images)
+
+
+def _openvino(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    return _onnx(model, images, dtype, "openvino")
 
 
 def _int8(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
@@ -111,6 +119,7 @@ VARIANTS: dict[str, Callable] = {
     "fused": _fused,
     "compiled": _compiled,
     "onnx": _onnx,
+    "openvino": _openvino,
     "int8": _int8,
 }
 

@@ -20,19 +20,21 @@ class Onnx:
 
     Attributes:
         runtime: what runs the file.
+        packages: what writing and running it needs; the extra of setup.py that brings it.
         sizes: how torch.export treats batch, height and width.
         opset: the first that has GELU as one operator; below, runtimes compute it in five steps.
     """
 
     runtime = "ONNX Runtime"
+    packages, extra = ("onnx", "onnxscript", "onnxruntime"), "export"
     sizes = Dim.DYNAMIC
     opset = 20
 
-    @staticmethod
-    def check() -> None:
-        """Raise InputError if what ONNX needs is missing."""
+    @classmethod
+    def check(cls) -> None:
+        """Raise InputError if what ONNX or the runtime needs is missing."""
         missing = []
-        for name in ("onnx", "onnxscript", "onnxruntime"):
+        for name in cls.packages:
             try:
                 __import__(name)
             except ImportError:
@@ -40,7 +42,7 @@ class Onnx:
         if missing:
             raise InputError(
                 f"Exporting needs {', '.join(missing)}. Install: pip install {' '.join(missing)} "
-                '(the tested versions: pip install ".[export]" in the project).'
+                f'(the tested versions: pip install ".[{cls.extra}]" in the project).'
             )
 
     @classmethod
@@ -131,6 +133,36 @@ class Onnx:
         return run
 
 
+class OpenVino(Onnx):
+    """The same ONNX file, run by OpenVINO on the CPU."""
+
+    runtime = "OpenVINO"
+    packages, extra = (*Onnx.packages, "openvino"), "openvino"
+
+    @staticmethod
+    def load(path: Path, threads: int) -> Run:
+        """The file as a function of images, in fp32."""
+        import openvino
+
+        # OpenVINO would compute in bf16 on CPUs that have units for it, and pin its threads to
+        # cores that other processes were given.
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
+        model = openvino.Core().compile_model(str(path), "CPU", options)
+        request = model.create_infer_request()
+
+        def run(images: torch.Tensor) -> list[torch.Tensor]:
+            found = request.infer({"images": images.contiguous().numpy()})
+            # Copies: the request writes its next results to the same memory.
+            return [torch.from_numpy(found[output].copy()) for output in model.outputs]
+
+        return run
+
+
 class Pt2:
     """torch.export's file, for images from 33 pixels on; not of whole detectors.
 
@@ -176,3 +208,5 @@ class Pt2:
 
 
 FORMATS = {".onnx": Onnx, ".pt2": Pt2}
+#: What can run an ONNX file here.
+RUNTIMES = {"onnxruntime": Onnx, "openvino": OpenVino}
