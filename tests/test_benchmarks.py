@@ -133,11 +133,25 @@ class Small(nn.Module):
         return x.mean((2, 3)) * self.scale
 
 
-@pytest.mark.parametrize("variant", ["eager", "channels_last", "fused"])
-def test_variants_run_the_same_model(load, variant):
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "eager",
+        "channels_last",
+        "fused",
+        "onnx",
+        "openvino",
+        pytest.param("aoti", marks=pytest.mark.slow),
+        pytest.param("compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_variants_run_the_same_model(load, onnx, variant):
+    if variant == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed: the extra [openvino]")
     variants, images = load("suite.variants"), torch.randn(2, 3, 8, 8)
-    model = Small()
+    model = Small().eval()
     out = variants.inference(model, images, variant, "fp32")()
+    out = out[0] if isinstance(out, list) else out
     assert torch.allclose(out, images.mean((2, 3)), atol=1e-6) and not out.requires_grad
     assert not model.fused  # the candidate beside it is the model as it was
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
 
 from learning import data, training  # noqa: E402
 from learning.figures import model_config  # noqa: E402
-from learning.rows import DEFAULT, ROWS  # noqa: E402
+from learning.rows import DEFAULT, HEAD_KEYS, ROWS  # noqa: E402
 from learning.tasks import CONFIGS, TASKS  # noqa: E402
 
 learn = importlib.import_module("learn")
@@ -56,7 +56,12 @@ def test_task_is_a_short_config_on_a_real_one(task):
 
 
 CASES = [(t, r, b) for t in TASKS for r in ROWS for b in ("cpu", "gpu") if ROWS[r].fits(TASKS[t])]
-FIRST = {("cifar10", "pvt_v2_b0"), ("bccd", "dualtoken_t"), ("pspnet", "mobilenet_v2")}
+FIRST = {
+    ("deeplabv3", "small-concat"),
+    ("cifar10", "pvt_v2_b0"),
+    ("bccd", "dualtoken_t"),
+    ("pspnet", "mobilenet_v2"),
+}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_model_builds(task, row, budget):
         cfg.model.pop(part), ours.model.pop(part)
     for head in ("decode_head", "auxiliary_head", "head"):
         for one in (cfg.model, ours.model):
-            for key in ("in_channels", "in_index"):
+            for key in HEAD_KEYS:
                 one.get(head, {}).pop(key, None)
     assert cfg.model == ours.model
 

@@ -5,6 +5,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -23,17 +24,19 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def _installed(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def describe(device: torch.device) -> dict[str, str]:
     """Hardware, versions and command of this run, for its records."""
     import mmcv
     import mmengine
 
-    try:
-        from importlib.metadata import version
-
-        timm = version("timm")
-    except ImportError:
-        timm = "not installed"
+    others = ", ".join(f"{name} {_installed(name)}" for name in ("timm", "onnxruntime", "openvino"))
     hardware = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     if device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda}); {hardware}"
@@ -41,7 +44,7 @@ def describe(device: torch.device) -> dict[str, str]:
         "command": shlex.join(["python", *map(str, sys.argv)]),
         "hardware": hardware,
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"mmengine {mmengine.__version__}, mmcv {mmcv.__version__}, timm {timm}",
+        f"mmengine {mmengine.__version__}, mmcv {mmcv.__version__}, {others}",
     }
 
 

@@ -78,6 +78,18 @@ def _compiled(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[]
     return run
 
 
+def _aoti(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    # As a file that a program without Python loads, too.
+    from torch._inductor import aoti_compile_and_package, aoti_load_package, config
+
+    with TemporaryDirectory() as folder, torch.no_grad(), autocast(images.device, dtype):
+        program = torch.export.export(fuse(model), (images,))
+        with config.patch(freezing=True):
+            file = aoti_compile_and_package(program, package_path=f"{folder}/model.pt2")
+        compiled = aoti_load_package(file)
+    return lambda: compiled(images)
+
+
 def _onnx(
     model: nn.Module,
     images: torch.Tensor,
@@ -118,6 +130,7 @@ VARIANTS: dict[str, Callable] = {
     "bf16": _bf16,
     "fused": _fused,
     "compiled": _compiled,
+    "aoti": _aoti,
     "onnx": _onnx,
     "openvino": _openvino,
     "int8": _int8,
