@@ -58,6 +58,7 @@ RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 PYTHON_ELSEWHERE = {
     ("README.md", "DetInferencer("): "test_installed.py",
     ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export_files.py",
+    ("docs/deployment.md", "openvino.Core()"): "test_export_files.py",
     ("docs/deployment.md", "fullgraph=True"): "test_compile.py",
 }
 #: What a key given by --cfg-options adds to the config rather than changes.

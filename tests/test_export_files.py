@@ -4,8 +4,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from documents import BLOCKS
 from exports import CLASSIFIER, MODELS, SIZES, holder, save
 from helpers import NARROW, VARIANTS, build, randomise
 from torch import nn
@@ -118,6 +120,25 @@ def test_gelu_is_one_operator(onnx, tmp_path):
     graph = package.load(tmp_path / "gelu.onnx").graph
     assert "Gelu" in {node.op_type for node in graph.node}
     assert "Erf" not in {node.op_type for node in graph.node}
+
+
+RUNS_A_FILE = [b for b in BLOCKS if b.language == "python" and '"model.onnx"' in b.text]
+
+
+@pytest.mark.parametrize("block", RUNS_A_FILE, ids=lambda block: block.id)
+def test_documented_code_runs_a_file(block, onnx, tmp_path, monkeypatch):
+    assert len(RUNS_A_FILE) == len(RUNTIMES)
+    if "openvino" in block.text:
+        pytest.importorskip("openvino", reason="openvino is not installed: the extra [openvino]")
+    metadata = dict(mean="[1, 1, 1]", std="[2, 2, 2]")
+    file = tmp_path / "model.onnx"
+    Onnx.save(export.record(holder(nn.GELU())), ["map_0"], metadata, file)
+    monkeypatch.chdir(tmp_path)
+    ran = {}
+    exec(compile(block.text, block.id, "exec"), ran)
+    assert ran["images"].dtype == np.float32
+    expected = nn.functional.gelu(torch.from_numpy(ran["images"]))
+    torch.testing.assert_close(torch.from_numpy(ran["logits"]), expected)
 
 
 @pytest.mark.slow
