@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS, DefaultScope
 from narrow import ARCH
 from test_configs import own_levels
 
@@ -99,6 +100,21 @@ def test_rows_differ_in_their_backbone_alone(task, some_data):
             assert cfg[key] == ours[key]
         assert cfg.optim_wrapper == ours.optim_wrapper
         assert cfg.param_scheduler == ours.param_scheduler
+
+
+@pytest.mark.parametrize("row", [name for name in ROWS if ROWS[name].group == "backbones"])
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_of_a_backbone_is_frozen(task, row, some_data):
+    """MMDetection's ResNet freezes its BatchNorms by default, which then normalise nothing."""
+    cfg = training.config_of(make(task, row), PREPARED)
+    for name in cfg.custom_imports["imports"]:
+        importlib.import_module(name)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        backbone = MODELS.build(cfg.model.backbone)
+    backbone.train()
+    norms = [m for m in backbone.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert all(norm.training for norm in norms) and (norms or row in ("pvt_v2_b0", "edgenext_s"))
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
 
 
 def test_options_and_start_reach_the_backbone(some_data):
