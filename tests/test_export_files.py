@@ -118,6 +118,8 @@ def test_gelu_is_one_operator(onnx, tmp_path):
 
     Onnx.save(export.record(holder(nn.GELU())), ["map_0"], {}, tmp_path / "gelu.onnx")
     graph = package.load(tmp_path / "gelu.onnx").graph
+    shape = graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in shape] == ["batch", 3, "height", "width"]
     assert "Gelu" in {node.op_type for node in graph.node}
     assert "Erf" not in {node.op_type for node in graph.node}
 
@@ -132,13 +134,14 @@ def test_documented_code_runs_a_file(block, onnx, tmp_path, monkeypatch):
         pytest.importorskip("openvino", reason="openvino is not installed: the extra [openvino]")
     metadata = dict(mean="[1, 1, 1]", std="[2, 2, 2]")
     file = tmp_path / "model.onnx"
-    Onnx.save(export.record(holder(nn.GELU())), ["map_0"], metadata, file)
+    Onnx.save(export.record(holder(nn.GELU())), ["logits"], metadata, file)
     monkeypatch.chdir(tmp_path)
     ran = {}
     exec(compile(block.text, block.id, "exec"), ran)
     assert ran["images"].dtype == np.float32
     expected = nn.functional.gelu(torch.from_numpy(ran["images"]))
-    torch.testing.assert_close(torch.from_numpy(ran["logits"]), expected)
+    assert list(ran["outputs"]) == ["logits"]
+    torch.testing.assert_close(torch.from_numpy(ran["outputs"]["logits"]), expected)
 
 
 @pytest.mark.slow

@@ -93,6 +93,11 @@ def load(cfg: Config, checkpoint: str) -> tuple[nn.Module, list[str]]:
     return model, list(model.dataset_meta["classes"])
 
 
+def say(step: str) -> None:
+    """Which step is running: each takes up to minutes on a busy machine."""
+    print(f"{step} ...", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     args = parse_args()
     check_arguments(args)
@@ -106,11 +111,14 @@ def main() -> None:
         metadata = export.describe(cfg, eager, classes)
         with torch.no_grad():
             names = list(eager.named(torch.zeros(1, 3, *export.EXAMPLE[1:])))
+        say("Recording the graph")
         program = export.record(eager, not args.no_deploy, file_format.sizes)
         # Elsewhere until it is checked; beside the file, so that moving it is one step.
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.absolute().parent) as folder:
             unchecked = Path(folder) / out.name
+            say("Writing the file")
             file_format.save(program, names, metadata, unchecked)
+            say(f"Comparing {file_format.runtime} with PyTorch at {len(export.CHECKED)} sizes")
             run = file_format.load(unchecked, torch.get_num_threads())
             found = {size: export.deviation(eager, run, size) for size in export.CHECKED}
             if not all(value <= export.TOLERANCE for value in found.values()):

@@ -94,7 +94,8 @@ def _first_global(error: Exception) -> str:
     reason = str(error).splitlines()
     words = ("GLOBAL", "getattr", "WeightsUnpickler error")
     found = (line.strip() for line in reason if any(word in line for word in words))
-    return next(found, None) or _first_line(error)
+    line = next(found, None) or _first_line(error)
+    return line[max(line.find("WeightsUnpickler error"), 0) :]  # before it: a request to report it
 
 
 def _refusal(filename: object, error: pickle.UnpicklingError) -> InputError:

@@ -67,6 +67,8 @@ class Onnx:
                     program,
                     input_names=["images"],
                     output_names=list(names),
+                    # Names for what the recorded graph calls s34 and s54.
+                    dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
                     dynamo=True,
                     opset_version=cls.opset,
                     verbose=False,
