@@ -96,7 +96,7 @@ TASKS = {
             metric=("coco/bbox_mAP", "box AP"),
             to_points=100,
             budgets=dict(
-                cpu=Budget(iters=200, lr_iters=100, batch=4, model=NARROW_RETINA),
+                cpu=Budget(iters=300, lr_iters=150, batch=4, model=NARROW_RETINA),
                 gpu=Budget(iters=2000, lr_iters=400, batch=16, workers=8),
             ),
         ),
