@@ -237,3 +237,13 @@ def test_unsafe_file_that_is_broken(project):
             load_file("broken.pth")
     finally:
         refuse_unsafe_checkpoints()
+
+
+@pytest.mark.parametrize("text", ["this is text", "not a checkpoint"])
+def test_text_is_no_checkpoint(text, tmp_path):
+    """torch's request to report the file to its developers is left out."""
+    file = tmp_path / "notes.pth"
+    file.write_text(text)
+    with pytest.raises(InputError, match="cannot be read|was refused") as caught:
+        load_file(str(file))
+    assert "Please file an issue" not in str(caught.value)
