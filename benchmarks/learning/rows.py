@@ -60,6 +60,7 @@ LAYER_NORM = dict(type="LN", eps=1e-6)
 FAN_IN = dict(
     type="Kaiming", layer="Linear", mode="fan_in", nonlinearity="linear", distribution="normal"
 )
+STEM_CONTRAST = dict(type="StemContrast")
 _mlp = dict(token_mlp="mlp")
 
 
@@ -108,7 +109,9 @@ ROWS = {
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
         _choice("init_fan_in", init_cfg=FAN_IN),
-        # The norm moves the best learning rate: both choose their own.
+        # What follows moves the best learning rate: these rows choose their own.
+        Row("small-stem_contrast", SMALL, dict(init_cfg=STEM_CONTRAST), group="choices"),
+        Row("tiny-stem_contrast", TINY, dict(init_cfg=STEM_CONTRAST), group="choices"),
         Row("small-out_ln", SMALL, dict(out_norm_cfg=LAYER_NORM), group="choices"),
         Row("tiny-out_ln", TINY, dict(out_norm_cfg=LAYER_NORM), group="choices"),
         _transfer("small-pretrained", SMALL, "dualtoken_s"),

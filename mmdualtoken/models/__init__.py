@@ -1,7 +1,8 @@
 """Models of DualToken-ViT, registered in MMEngine's root registry on import."""
 
 from .backbones import DualTokenViT
+from .contrast_init import StemContrastInit
 from .deploy import switch_to_deploy
 from .necks import DualTokenClsNeck, ResizeNeck
 
-__all__ = ["DualTokenClsNeck", "DualTokenViT", "ResizeNeck", "switch_to_deploy"]
+__all__ = ["DualTokenClsNeck", "DualTokenViT", "ResizeNeck", "StemContrastInit", "switch_to_deploy"]
