@@ -160,17 +160,27 @@ TABLE_4 = Table(
     "RetinaNet on COCO",
     "1x: 12 epochs; 3x: 36 epochs, multi-scale; FLOPs at 800x1280",
     (BOX,),
-    tuple(
-        row
-        for schedule in ("1x", "3x")
-        for row in _dense_rows(
-            "mmdet",
-            "retinanet",
-            schedule,
-            "{}, " + schedule,
-            RIVALS_DET,
-            {"dualtoken_s": RETINANET_S},
-        )
+    (
+        *(
+            row
+            for schedule in ("1x", "3x")
+            for row in _dense_rows(
+                "mmdet",
+                "retinanet",
+                schedule,
+                "{}, " + schedule,
+                RIVALS_DET,
+                {"dualtoken_s": RETINANET_S},
+            )
+        ),
+        *(
+            Row(
+                f"{OURS[f'dualtoken_{size}']}, contrast, 1x",
+                f"configs/mmdet/retinanet_dualtoken_{size}_contrast_1x.py",
+                remark="An alternative of this project, from scratch: init_cfg StemContrast.",
+            )
+            for size in "ts"
+        ),
     ),
     remark=FROM_IMAGENET,
 )
