@@ -239,6 +239,21 @@ def test_table_and_plot_are_made_of_the_kept_records(tmp_path):
     assert cv2.imread(str(tmp_path / "c.png")).shape[2] == 3
 
 
+def test_a_row_is_compared_with_rivals_of_other_tables(tmp_path):
+    kept = records.Kept(tmp_path)
+    rows = {"tiny-stem_contrast": 51.0, "dualtoken_t": 45.0, "resnet18": 50.0, "pvt_v2_b0": 70.0}
+    for row, value in rows.items():
+        for seed in range(3):
+            kept.put(f"bccd/cpu/{row}/seed{seed}", record(row=row, seed=seed, value=value + seed))
+        flops = 9e9 if row == "pvt_v2_b0" else 3e8  # too costly to be a rival
+        kept.put(f"bccd/cpu/{row}/model", dict(parameters=2e6, flops=flops))
+    lines = records.table(kept, "bccd", "cpu", ["dualtoken_t", "tiny-stem_contrast"])
+    assert [(x["row"], x["among rivals"]) for x in lines] == [
+        ("tiny-stem_contrast", "first"),
+        ("dualtoken_t", "behind resnet18 by 5.0"),
+    ]
+
+
 def test_times_of_a_busy_machine_are_marked(tmp_path):
     kept = records.Kept(tmp_path)
     kept.put("cifar10/cpu/resnet18/seed0", record(row="resnet18", noisy=True))

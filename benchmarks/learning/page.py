@@ -41,7 +41,7 @@ def section(kept: records.Kept, task: str, budget: str) -> str:
         if not names:
             continue
         lines = records.table(kept, task, budget, names)
-        if group != "backbones":  # rivals stand there alone
+        if group not in ("backbones", "choices"):  # nothing to choose instead of a rival
             lines = [{k: v for k, v in line.items() if k != "among rivals"} for line in lines]
         parts.append(f"**{TITLES[group]}**\n\n{records.markdown(lines)}")
         if group == "backbones":

@@ -9,6 +9,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 MIN_SEEDS = 3
 MAX_SPREAD = 2.0  # points
 RIVAL_FLOPS = 1.5  # a rival may cost so many times as much
+#: What the names of rows of ours begin with.
+OURS = ("dualtoken", "small-", "tiny-")
 
 #: Keys of a record and their types.
 SCHEMA = {
@@ -150,7 +152,7 @@ def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> st
         name: s
         for name, s in summaries.items()
         if name != row
-        and not name.startswith(("dualtoken", "small-", "tiny-"))
+        and not name.startswith(OURS)
         and not name.endswith("-pretrained")
         and flops.get(name, 0) <= RIVAL_FLOPS * flops.get(row, 0)
     }
@@ -168,11 +170,15 @@ def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> st
 
 
 def table(kept: Kept, task: str, budget: str, rows: Iterable[str] | None = None) -> list[dict]:
-    """Rows of the table, the best mean first; each value is text."""
-    names = [n for n in (rows or kept.rows(task, budget)) if kept.seeds(task, budget, n)]
-    every = {n: kept.seeds(task, budget, n) for n in names}
+    """Rows of the table, the best mean first; each value is text.
+
+    Ours are compared with all rivals that are there, whether they stand in the table or not.
+    """
+    there = kept.rows(task, budget)
+    names = [n for n in there if rows is None or n in set(rows)]
+    every = {n: kept.seeds(task, budget, n) for n in there}
     summaries = {n: summary(seeds) for n, seeds in every.items()}
-    models = {n: kept.get(f"{task}/{budget}/{n}/model") or {} for n in names}
+    models = {n: kept.get(f"{task}/{budget}/{n}/model") or {} for n in there}
     flops = {n: m.get("flops", 0) for n, m in models.items()}
     lines = []
     for name in sorted(names, key=lambda n: -summaries[n]["mean"]):
@@ -180,7 +186,7 @@ def table(kept: Kept, task: str, budget: str, rows: Iterable[str] | None = None)
         spread = "–" if found["spread"] is None else f"{found['spread']:.1f}"
         times = [r["ms_per_image"] for r in seeds if r["ms_per_image"]]
         note = " (busy)" if any(r["noisy"] for r in seeds) else ""
-        ours = name.startswith("dualtoken")
+        ours = name.startswith(OURS)
         lines.append(
             {
                 "row": name,
