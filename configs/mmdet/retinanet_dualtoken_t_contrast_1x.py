@@ -1,4 +1,4 @@
-"""RetinaNet, DualToken-ViT-T, for few images from scratch: the stem starts so that contrast stays.
+"""RetinaNet, DualToken-ViT-T, for few images from scratch: the stem keeps contrast at the start.
 
 Different from the paper's design (torch's initialisation of the stem): docs/learning.md has the
 evidence.

@@ -102,6 +102,18 @@ def _dense_rows(
     )
 
 
+def _contrast_rows(head: str) -> tuple[Row, ...]:
+    """Our detectors that start with contrast in the stem."""
+    return tuple(
+        Row(
+            f"{name}, contrast, 1x",
+            f"configs/mmdet/{head}_{stem}_contrast_1x.py",
+            remark="An alternative of this project, from scratch: init_cfg StemContrast.",
+        )
+        for stem, name in OURS.items()
+    )
+
+
 MASK_RCNN_S = (
     Budget("params", "30.06", "derived"),
     Budget("macs", "189.8", "derived"),
@@ -149,6 +161,7 @@ TABLE_3 = Table(
             RIVALS_DET,
             {"dualtoken_s": {"budgets": MASK_RCNN_S[:2]}, "r50": R50_CHECK},
         ),
+        *_contrast_rows("maskrcnn"),
     ),
     remark=FROM_IMAGENET,
 )
@@ -173,14 +186,7 @@ TABLE_4 = Table(
                 {"dualtoken_s": RETINANET_S},
             )
         ),
-        *(
-            Row(
-                f"{OURS[f'dualtoken_{size}']}, contrast, 1x",
-                f"configs/mmdet/retinanet_dualtoken_{size}_contrast_1x.py",
-                remark="An alternative of this project, from scratch: init_cfg StemContrast.",
-            )
-            for size in "ts"
-        ),
+        *_contrast_rows("retinanet"),
     ),
     remark=FROM_IMAGENET,
 )
