@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from narrow import ARCH
 from torch import nn
 
-import mmdualtoken  # noqa: F401 registers the backbone and the initialiser
+from mmdualtoken.models.backbones import dualtoken_vit
 
 CHANGED = {f"stem.convs.{i}.weight" for i in (3, 6, 9)} | {"stem.convs.12.bias"}
 
@@ -26,6 +26,15 @@ def contrast(seed=0, out_norm_cfg=None, **options):
 def test_nothing_but_the_stem_starts_otherwise():
     plain, ours = build(out_norm_cfg=None).state_dict(), contrast().state_dict()
     assert {k for k in plain if not torch.equal(plain[k], ours[k])} == CHANGED
+
+
+def test_the_log_says_how_the_stem_starts(monkeypatch):
+    said = []
+    monkeypatch.setattr(dualtoken_vit, "print_log", lambda text, **_: said.append(text))
+    contrast(), build(out_norm_cfg=None)
+    with_it, without = said
+    assert "starts from scratch" in with_it and "; initialised by StemContrast; " in with_it
+    assert "starts from scratch" in without and "initialised by" not in without
 
 
 def test_every_second_depthwise_channel_starts_as_an_average():
@@ -66,7 +75,7 @@ def test_a_dark_blob_and_a_darker_one_stay_apart(stage, seed):
     assert ours > 2 * plain
 
 
-@pytest.mark.parametrize("value", [-0.1, "0.3", None, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-0.1, "0.3", None, True, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["noise", "bias_std"])
 def test_values_that_make_no_sense_are_refused(name, value):
     with pytest.raises(ValueError, match=f"StemContrast: {name}=.*; allowed is a number"):

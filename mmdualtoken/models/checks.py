@@ -133,8 +133,8 @@ class Checks:
     def init_cfg(self, value: dict | list | None) -> dict | list | None:
         """None, one of MMEngine's initialisation configs, or a list of them."""
         allowed = (
-            "None, or a dict (or a list of them) whose type is one of MMEngine's initialisers, "
-            "such as dict(type='Pretrained', checkpoint=FILE, prefix='backbone.')"
+            "None, or a dict (or a list of them) whose type is one of MMEngine's initialisers or "
+            "StemContrast, such as dict(type='Pretrained', checkpoint=FILE, prefix='backbone.')"
         )
         if value is None:
             return None

@@ -12,18 +12,19 @@ from ..layers import Stem
 class StemContrastInit(BaseInit):
     """Start the stem so that the norm at its end leaves how bright and how coloured a place is.
 
-    By torch's initialisation most of that is lost. The weights of a random depthwise kernel nearly
-    cancel, so that it answers to fine structure, which BatchNorm brings to unit variance; and as
-    BatchNorm takes off the mean, LayerNorm divides each position by little else than its own
-    contrast: a dark blob and a pale one leave the stem alike.
+    By torch's initialisation most of that is lost. A random depthwise kernel passes brightness no
+    better than noise; where its weights cancel, BatchNorm brings the fine structure that is left to
+    unit variance. And as BatchNorm takes off the mean, LayerNorm divides each position by little
+    else than its own contrast: a dark blob and a pale one leave the stem alike.
 
     Here every second channel of the depthwise convolutions starts as an average over 3x3 pixels,
     disturbed by `noise` of its random kernel, and the bias of the last convolution is drawn from
     N(0, bias_std): beside a constant vector of that length LayerNorm changes little. All other
     channels and layers start as ever; no layer is added, and checkpoints fit as before.
 
-    Use: dict(type='DualTokenViT', ..., init_cfg=dict(type='StemContrast')). Modules without a
-    `Stem` are left as they are.
+    Use: dict(type='DualTokenViT', ..., init_cfg=dict(type='StemContrast')). In a list it stands
+    after initialisers of whole layers, which it changes; a checkpoint ('Pretrained') replaces it.
+    Modules without a `Stem` are left as they are.
 
     Args:
         noise: part of the random kernel that an averaging channel keeps.
@@ -35,11 +36,12 @@ class StemContrastInit(BaseInit):
 
     def __init__(self, noise: float = 0.3, bias_std: float = 1.0):
         super().__init__()
-        for name, value in (("noise", noise), ("bias_std", bias_std)):
-            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        for name, value, default in (("noise", noise, 0.3), ("bias_std", bias_std, 1.0)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 <= value < float("inf"):
                 raise ValueError(
-                    f"StemContrast: {name}={value!r}; allowed is a number from 0 on, such as the "
-                    "default."
+                    f"StemContrast: {name}={value!r}; allowed is a number from 0 on; without it "
+                    f"{default} is taken."
                 )
         self.noise, self.bias_std = noise, bias_std
 

@@ -89,7 +89,8 @@ class DualTokenViT(Deployable, BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem, the tokens and stages 1..k.
         with_cp: recompute blocks in the backward pass: less memory, more time.
         init_cfg: MMEngine initialisation config, for instance
-            dict(type='Pretrained', checkpoint=FILE, prefix='backbone.').
+            dict(type='Pretrained', checkpoint=FILE, prefix='backbone.'), or for few images from
+            scratch dict(type='StemContrast').
 
     Raises:
         ValueError: an argument is out of range or unknown; the message says what is allowed.
@@ -203,6 +204,8 @@ class DualTokenViT(Deployable, BaseModule):
         given = self.init_cfg
         self.init_cfg, checkpoint = use_our_pretrained(given)
         start = f"starts from {checkpoint}" if checkpoint else SCRATCH
+        if not checkpoint and self.init_cfg:
+            start += f"; initialised by {', '.join(str(cfg['type']) for cfg in self.init_cfg)}"
         outputs = self.out_norm_cfg["type"] if self.out_norm_cfg else "no norm"
         stem = "eval" if self.norm_eval else "train"
         print_log(
