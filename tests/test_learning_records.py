@@ -239,6 +239,13 @@ def test_table_and_plot_are_made_of_the_kept_records(tmp_path):
     assert cv2.imread(str(tmp_path / "c.png")).shape[2] == 3
 
 
+def test_each_table_stands_on_the_page_once():
+    text = page.PAGE.read_text(encoding="utf-8")
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(set(headings)) == len(headings)
+    assert sorted(found[2] for found in page.SECTION.finditer(text)) == sorted(TASKS)
+
+
 def test_a_row_is_compared_with_rivals_of_other_tables(tmp_path):
     kept = records.Kept(tmp_path)
     rows = {"tiny-stem_contrast": 51.0, "dualtoken_t": 45.0, "resnet18": 50.0, "pvt_v2_b0": 70.0}
