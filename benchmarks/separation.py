@@ -22,8 +22,8 @@ from learning.rows import DEFAULT, ROWS, choose
 from learning.tasks import TASKS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, set_random_seed
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import set_random_seed
 from mmengine.utils import import_modules_from_strings
 from suite.machine import describe
 from suite.results import keep, new_folder, show
@@ -75,18 +75,14 @@ def distance(
 
 def batch_of(cfg: Config, images: int) -> dict:
     """The first `images` training images with their boxes, as the loader's collate gives them."""
-    loader = dict(cfg.train_dataloader, num_workers=0, persistent_workers=False)
-    dataset = Runner.build_dataloader(loader, seed=0).dataset
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
     set_random_seed(0)  # the same flips for all
     return pseudo_collate([dataset[i] for i in range(min(images, len(dataset)))])
 
 
 @torch.no_grad()
-def distances(cfg: Config, images: int, seed: int, classes: tuple) -> list[float]:
+def distances(cfg: Config, batch: dict, seed: int, classes: tuple) -> list[float]:
     """`distance` in the maps at STRIDES of the config's backbone, fresh from this seed."""
-    from mmdet.registry import MODELS  # after the scope is set
-
-    batch = batch_of(cfg, images)
     set_random_seed(seed)
     model = MODELS.build(cfg.model)
     logging.disable(logging.WARNING)  # it names each parameter
@@ -98,7 +94,7 @@ def distances(cfg: Config, images: int, seed: int, classes: tuple) -> list[float
     inputs = batch["inputs"]
     size = torch.tensor([inputs.shape[3], inputs.shape[2]] * 2)
     truths = [sample.gt_instances for sample in batch["data_samples"]]
-    boxes = [torch.as_tensor(getattr(t.bboxes, "tensor", t.bboxes)) / size for t in truths]
+    boxes = [t.bboxes / size for t in truths]
     labels = [t.labels for t in truths]
     for label in classes:
         if not any((own == label).any() for own in labels):
@@ -127,7 +123,8 @@ def main() -> None:
             cfg = training.config_of(training.Training(task, row, "cpu", 1e-3, 0), Path(prepared))
             init_default_scope(cfg.default_scope)
             import_modules_from_strings(**cfg.custom_imports)
-            found = [distances(cfg, args.images, s, tuple(args.classes)) for s in range(args.seeds)]
+            batch = batch_of(cfg, args.images)
+            found = [distances(cfg, batch, s, tuple(args.classes)) for s in range(args.seeds)]
             values = {
                 f"stride {stride}": median(column)
                 for stride, column in zip(STRIDES, zip(*found, strict=True), strict=True)

@@ -175,7 +175,8 @@ def table(kept: Kept, task: str, budget: str, rows: Iterable[str] | None = None)
     Ours are compared with all rivals that are there, whether they stand in the table or not.
     """
     there = kept.rows(task, budget)
-    names = [n for n in there if rows is None or n in set(rows)]
+    wanted = set(there if rows is None else rows)
+    names = [n for n in there if n in wanted]
     every = {n: kept.seeds(task, budget, n) for n in there}
     summaries = {n: summary(seeds) for n, seeds in every.items()}
     models = {n: kept.get(f"{task}/{budget}/{n}/model") or {} for n in there}

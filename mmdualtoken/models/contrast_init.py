@@ -15,7 +15,7 @@ class StemContrastInit(BaseInit):
     By torch's initialisation most of that is lost. A random depthwise kernel passes brightness no
     better than noise; where its weights cancel, BatchNorm brings the fine structure that is left to
     unit variance. And as BatchNorm takes off the mean, LayerNorm divides each position by little
-    else than its own contrast: a dark blob and a pale one leave the stem alike.
+    else than its own contrast: a dark blob and a pale one leave the stem much alike.
 
     Here every second channel of the depthwise convolutions starts as an average over 3x3 pixels,
     disturbed by `noise` of its random kernel, and the bias of the last convolution is drawn from
@@ -36,12 +36,12 @@ class StemContrastInit(BaseInit):
 
     def __init__(self, noise: float = 0.3, bias_std: float = 1.0):
         super().__init__()
-        for name, value, default in (("noise", noise, 0.3), ("bias_std", bias_std, 1.0)):
+        for name, value in (("noise", noise), ("bias_std", bias_std)):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not 0 <= value < float("inf"):
                 raise ValueError(
-                    f"StemContrast: {name}={value!r}; allowed is a number from 0 on; without it "
-                    f"{default} is taken."
+                    f"StemContrast: {name}={value!r}; allowed is a number from 0 on. Leave it out "
+                    "for the default."
                 )
         self.noise, self.bias_std = noise, bias_std
 

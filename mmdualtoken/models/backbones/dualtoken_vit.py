@@ -205,7 +205,8 @@ class DualTokenViT(Deployable, BaseModule):
         self.init_cfg, checkpoint = use_our_pretrained(given)
         start = f"starts from {checkpoint}" if checkpoint else SCRATCH
         if not checkpoint and self.init_cfg:
-            start += f"; initialised by {', '.join(str(cfg['type']) for cfg in self.init_cfg)}"
+            kinds = (getattr(cfg["type"], "__name__", cfg["type"]) for cfg in self.init_cfg)
+            start += f"; initialised by {', '.join(kinds)}"
         outputs = self.out_norm_cfg["type"] if self.out_norm_cfg else "no norm"
         stem = "eval" if self.norm_eval else "train"
         print_log(
