@@ -59,6 +59,7 @@ def test_task_is_a_short_config_on_a_real_one(task):
 CASES = [(t, r, b) for t in TASKS for r in ROWS for b in ("cpu", "gpu") if ROWS[r].fits(TASKS[t])]
 FIRST = {
     ("deeplabv3", "small-concat"),
+    ("pspnet", "small-concat"),
     ("cifar10", "pvt_v2_b0"),
     ("bccd", "dualtoken_t"),
     ("pspnet", "mobilenet_v2"),

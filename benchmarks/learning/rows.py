@@ -28,7 +28,6 @@ class Row:
         pretrained: name of the row that is trained on cifar10 first and starts this one.
         group: table that the row belongs to.
         dense: True for detectors and segmentors alone, False for classifiers, None for all.
-        tasks: the only tasks it is for; empty: all.
     """
 
     name: str
@@ -38,13 +37,10 @@ class Row:
     pretrained: str | None = None
     group: str = "backbones"
     dense: bool | None = None
-    tasks: tuple[str, ...] = ()
 
     def fits(self, task: Task) -> bool:
         """Whether the row says something about this task."""
         toolbox = task.real.split("/")[0]
-        if self.tasks and task.name not in self.tasks:
-            return False
         return toolbox in self.backbone and self.dense in (None, toolbox != "mmpretrain")
 
 
@@ -55,6 +51,7 @@ def _names(classifier: str, dense: str) -> dict[str, str]:
 #: With BatchNorm at the outputs, in classifiers as in our detectors and segmentors from scratch.
 TINY = _names("dualtoken_t_mix_outbn", "dualtoken_t")
 SMALL = _names("dualtoken_s_mix_outbn", "dualtoken_s")
+CONCAT = dict(mmseg="dualtoken_s_concat")
 LAYER_NORM = dict(type="LN", eps=1e-6)
 #: Linear layers start with a deviation of 1 / sqrt(inputs) in place of 0.02.
 FAN_IN = dict(
@@ -99,13 +96,7 @@ ROWS = {
         _choice("alpha0.9", alpha=0.9),
         _choice("area", token_module="area"),
         _choice("grid14", True, token_size=(14, 14)),
-        Row(
-            "small-concat",
-            dict(mmseg="dualtoken_s_concat"),
-            lr_of="dualtoken_s",
-            group="choices",
-            tasks=("deeplabv3",),
-        ),
+        Row("small-concat", CONCAT, lr_of="dualtoken_s", group="choices"),
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
         _choice("init_fan_in", init_cfg=FAN_IN),

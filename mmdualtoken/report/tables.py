@@ -225,6 +225,12 @@ TABLE_5 = Table(
         *_dense_rows(
             "mmseg", "pspnet", "160k", "PSPNet, {}", RIVALS_SEG, {"dualtoken_s": _rounded("49")}
         ),
+        Row(
+            "PSPNet, DualToken-ViT-S, three maps",
+            "configs/mmseg/pspnet_dualtoken_s_concat_160k.py",
+            pretrained=SMALL_MIX,
+            remark="An alternative of this project: all stages resized and concatenated.",
+        ),
     ),
     remark=FROM_IMAGENET,
 )
