@@ -319,6 +319,25 @@ def test_tables_on_the_page_are_those_of_the_records():
     text = page.PAGE.read_text()
     assert page.render(text, records.Kept()) == text
     assert {found[2] for found in page.SECTION.finditer(text)} == set(TASKS)
+    assert [found[2] for found in page.OVERVIEW.finditer(text)] == ["cpu"]
+
+
+def test_overview_has_each_task_with_the_best_option_and_the_rivals(tmp_path):
+    kept = records.Kept(tmp_path)
+    rows = dict(dualtoken_s=40.0, resnet18=45.0, pvt_v2_b0=30.0)
+    rows |= {"small-area": 39.0, "small-concat": 46.0, "tiny-out_ln": 50.0, "small-grid3": 60.0}
+    for row, value in rows.items():
+        kept.put(f"pspnet/cpu/{row}/model", dict(flops=1e9, parameters=1e6))
+        for seed in range(3):
+            kept.put(f"pspnet/cpu/{row}/seed{seed}", record(row=row, value=value, metric="mIoU"))
+    lines = page.overview(kept, "cpu").strip().splitlines()
+    assert len(lines) == 2 + len(TASKS)
+    # Tiny itself is not there to be better than, and an ablation is no option.
+    assert lines[-1] == (
+        "| pspnet, mIoU | – | 40.0 ± 0.0, behind resnet18 by 5.0 | small-concat: 46.0 ± 0.0, first "
+        "| resnet18 45.0 ± 0.0; pvt_v2_b0 30.0 ± 0.0 |"
+    )
+    assert lines[2] == "| cifar10, top-1 | – | – | none is better | – |"
 
 
 def test_page_shows_a_group_beside_what_it_is_compared_with(tmp_path):

@@ -11,12 +11,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "learning.md"
 IMAGES = ROOT / "docs" / "images"
 SECTION = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.S)
+OVERVIEW = re.compile(r"(<!-- overview: (\w+) -->\n).*?(<!-- end -->)", re.S)
 TITLES = dict(
     backbones="Backbones",
     ablations="Ablations of the paper's tables, `small`",
     choices="Choices that nothing in the paper fixes",
     transfer="From a classifier trained on cifar10",
 )
+OURS = ("dualtoken_t", "dualtoken_s")
 #: Rows that a group is compared with.
 BESIDE = dict(
     backbones=(),
@@ -50,12 +52,45 @@ def section(kept: records.Kept, task: str, budget: str) -> str:
     return "\n" + "\n".join(parts or ["Nothing is finished yet.\n"]) + "\n"
 
 
+def _standing(line: dict, metric: str) -> str:
+    """One row in short: what it has, and how it stands among rivals."""
+    return f"{line[metric]}, {line['among rivals']}" if line["among rivals"] else line[metric]
+
+
+def _better(names: list[str]) -> list[str]:
+    """Rows on small and tiny that stand before small and tiny themselves, of names by value."""
+    base = {"small": "dualtoken_s", "tiny": "dualtoken_t"}
+    of = {name: base.get(name.split("-")[0]) for name in names if name in ROWS}
+    return [n for n, b in of.items() if b in names and names.index(n) < names.index(b)]
+
+
+def overview(kept: records.Kept, budget: str) -> str:
+    """A line per task in Markdown: tiny, small, the best of our options, and the rivals."""
+    found = []
+    for name, task in TASKS.items():
+        lines = {line["row"]: line for line in records.table(kept, name, budget)}
+        metric = task.metric[1]
+        options = [row for row in _better(list(lines)) if ROWS[row].group == "choices"]
+        rivals = [r for r in rows_of(kept, name, budget, "backbones") if r not in OURS]
+        own = {r: _standing(lines[r], metric) if r in lines else "–" for r in OURS}
+        best = (
+            f"{options[0]}: {_standing(lines[options[0]], metric)}" if options else "none is better"
+        )
+        others = [f"{row} {lines[row][metric]}" for row in lines if row in rivals]
+        cells = {"task": f"{name}, {metric}", **own, "best option of ours": best}
+        found.append({**cells, "other backbones": "; ".join(others) or "–"})
+    heads = list(found[0])
+    rows = [heads, ["---"] * len(heads), *([line[head] for head in heads] for line in found)]
+    return "\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n\n"
+
+
 def render(text: str, kept: records.Kept) -> str:
     """The page's text with all tables made anew."""
 
     def anew(found: re.Match) -> str:
         return found[1] + section(kept, found[2], found[3]) + found[4]
 
+    text = OVERVIEW.sub(lambda found: found[1] + overview(kept, found[2]) + found[3], text)
     return SECTION.sub(anew, text)
 
 
