@@ -18,7 +18,8 @@ TITLES = dict(
     choices="Choices that nothing in the paper fixes",
     transfer="From a classifier trained on cifar10",
 )
-OURS = ("dualtoken_t", "dualtoken_s")
+#: Rows of the backbones as they are, by what the names of rows on them begin with.
+PLAIN = dict(tiny="dualtoken_t", small="dualtoken_s")
 #: Rows that a group is compared with.
 BESIDE = dict(
     backbones=(),
@@ -54,14 +55,26 @@ def section(kept: records.Kept, task: str, budget: str) -> str:
 
 def _standing(line: dict, metric: str) -> str:
     """One row in short: what it has, and how it stands among rivals."""
-    return f"{line[metric]}, {line['among rivals']}" if line["among rivals"] else line[metric]
+    said = line["among rivals"] or line["says"]
+    return f"{line[metric]}, {said}" if said else line[metric]
 
 
-def _better(names: list[str]) -> list[str]:
-    """Rows on small and tiny that stand before small and tiny themselves, of names by value."""
-    base = {"small": "dualtoken_s", "tiny": "dualtoken_t"}
-    of = {name: base.get(name.split("-")[0]) for name in names if name in ROWS}
-    return [n for n, b in of.items() if b in names and names.index(n) < names.index(b)]
+def _best_option(kept: records.Kept, task: str, budget: str) -> tuple[str, str] | None:
+    """The best choice that is above the same backbone without it, and by how much it is."""
+    means = {
+        name: records.summary(kept.seeds(task, budget, name))["mean"]
+        for name in kept.rows(task, budget)
+    }
+    gains = {}
+    for name in means:
+        plain = PLAIN.get(name.split("-")[0])
+        if name in ROWS and ROWS[name].group == "choices" and plain in means:
+            gains[name] = means[name] - means[plain]
+    better = [name for name, gain in gains.items() if gain > 0]
+    if not better:
+        return None
+    best = max(better, key=means.get)
+    return best, f"{gains[best]:+.1f} over {best.split('-')[0]}"
 
 
 def overview(kept: records.Kept, budget: str) -> str:
@@ -70,14 +83,15 @@ def overview(kept: records.Kept, budget: str) -> str:
     for name, task in TASKS.items():
         lines = {line["row"]: line for line in records.table(kept, name, budget)}
         metric = task.metric[1]
-        options = [row for row in _better(list(lines)) if ROWS[row].group == "choices"]
-        rivals = [r for r in rows_of(kept, name, budget, "backbones") if r not in OURS]
-        own = {r: _standing(lines[r], metric) if r in lines else "–" for r in OURS}
-        best = (
-            f"{options[0]}: {_standing(lines[options[0]], metric)}" if options else "none is better"
+        short = {row: _standing(line, metric) for row, line in lines.items()}
+        rivals = set(rows_of(kept, name, budget, "backbones")) - set(PLAIN.values())
+        option = _best_option(kept, name, budget)
+        cells = {"task": f"{name}, {metric}"}
+        cells |= {row: short.get(row, "–") for row in PLAIN.values()}
+        cells["best option of ours"] = (
+            f"{option[0]} ({option[1]}): {short[option[0]]}" if option else "none is better"
         )
-        others = [f"{row} {lines[row][metric]}" for row in lines if row in rivals]
-        cells = {"task": f"{name}, {metric}", **own, "best option of ours": best}
+        others = [f"{row} {text}" for row, text in short.items() if row in rivals]
         found.append({**cells, "other backbones": "; ".join(others) or "–"})
     heads = list(found[0])
     rows = [heads, ["---"] * len(heads), *([line[head] for head in heads] for line in found)]

@@ -145,7 +145,8 @@ def summary(seeds: list[dict]) -> dict:
 def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> str:
     """How a row of ours stands among rivals of up to 1.5 times its FLOPs.
 
-    'first', 'within the spread of the first', 'behind NAME by X', or 'inconclusive'.
+    'first, ahead of NAME by X', 'first, within the spread of NAME', 'within the spread of NAME',
+    'behind NAME by X', 'inconclusive', or 'no rival yet'; NAME is the best of these rivals.
     """
     own = summaries[row]
     rivals = {
@@ -161,12 +162,11 @@ def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> st
     name, best = max(rivals.items(), key=lambda item: item[1]["mean"])
     if not own["conclusive"] or not best["conclusive"]:
         return "inconclusive"
-    behind = best["mean"] - own["mean"]
-    if behind <= 0:
-        return "first"
-    if behind <= max(own["spread"], best["spread"]):
-        return f"within the spread of {name}"
-    return f"behind {name} by {behind:.1f}"
+    ahead = own["mean"] - best["mean"]
+    first = "first, " if ahead >= 0 else ""
+    if abs(ahead) <= max(own["spread"], best["spread"]):
+        return f"{first}within the spread of {name}"
+    return f"{first}{'ahead of' if ahead > 0 else 'behind'} {name} by {abs(ahead):.1f}"
 
 
 def table(kept: Kept, task: str, budget: str, rows: Iterable[str] | None = None) -> list[dict]:

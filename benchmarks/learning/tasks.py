@@ -16,7 +16,7 @@ class Budget:
         iters: iterations of a training that is reported.
         lr_iters: of a training that only chooses the learning rate. On a CPU half as many: after a
             quarter, chance decided between rates that differ by a factor of 16. On BCCD all: its
-            rarer class is learnt late, and after half of them no rate has found it.
+            rarer class is learnt late, and after half of them most trials have not found it.
         batch: images per iteration.
         workers: processes that load data.
         model: changes of the model for this budget, the same for every backbone.
