@@ -6,6 +6,7 @@ from mmengine.registry import MODELS
 from narrow import ARCH
 from torch import nn
 
+from mmdualtoken.models import DualTokenViT
 from mmdualtoken.models.backbones import dualtoken_vit
 
 CHANGED = {f"stem.convs.{i}.weight" for i in (3, 6, 9)} | {"stem.convs.12.bias"}
@@ -80,3 +81,10 @@ def test_a_dark_blob_and_a_darker_one_stay_apart(stage, seed):
 def test_values_that_make_no_sense_are_refused(name, value):
     with pytest.raises(ValueError, match=f"StemContrast: {name}=.*; allowed is a number"):
         contrast(**{name: value})
+    with pytest.raises(ValueError, match=f"StemContrast: {name}="):
+        DualTokenViT(init_cfg=dict(type="StemContrast", **{name: value}))
+
+
+def test_unknown_arguments_are_refused_when_the_backbone_is_built():
+    with pytest.raises(TypeError, match="DualTokenViT: init_cfg=.*'nois': 0.3.*unexpected keyword"):
+        DualTokenViT(init_cfg=[dict(type="StemContrast", nois=0.3)])

@@ -151,4 +151,14 @@ class Checks:
             is_file = isinstance(file, (str, PathLike)) and str(file)
             if name.split(".")[-1].startswith("Pretrained") and not is_file:
                 self.fail("init_cfg", value, f"{allowed}, where FILE is a path or URL")
+            if name == "StemContrast":  # the others' arguments are MMEngine's to judge
+                self._initialiser(entry, value)
         return value
+
+    def _initialiser(self, entry: dict, value: dict | list) -> None:
+        """Refuse now what would otherwise come up when the weights are initialised."""
+        arguments = {k: v for k, v in entry.items() if k != "override"}
+        try:
+            WEIGHT_INITIALIZERS.build(arguments)
+        except TypeError as error:
+            self.fail("init_cfg", value, f"what its type takes: {error}", TypeError)
