@@ -174,6 +174,27 @@ def test_missing_data_is_named(monkeypatch):
         data.folder()
 
 
+def test_narrow_retinanet_starts_as_the_wide_one_does():
+    """Scores and boxes of a map of noise are about as large, from 64 channels as from 256."""
+    cfg = training.config_of(make("bccd"), PREPARED).model.bbox_head
+    wide = training.config_of(make("bccd", budget="gpu"), PREPARED).model.bbox_head
+    assert (cfg.in_channels, wide.in_channels) == (64, 256)
+    passed = []
+    for head in (cfg, wide):
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            head = MODELS.build(head)
+        head.init_weights()
+        maps = torch.randn(2, head.in_channels, 16, 16)
+        with torch.no_grad():
+            scores, boxes = (out[0] for out in head([maps] * len(head.prior_generator.strides)))
+        passed.append([scores.std().item(), boxes.std().item()])
+        bias = head.retina_cls.bias
+        assert torch.allclose(bias.sigmoid(), torch.tensor(0.01))
+    for narrow, full in zip(*passed, strict=True):
+        assert 0.5 < narrow / full < 2  # with the wide one's deviation: below a sixteenth
+
+
 # --- a training through the real tool
 
 
