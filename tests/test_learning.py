@@ -15,6 +15,8 @@ from mmengine.registry import MODELS, DefaultScope
 from narrow import ARCH
 from test_configs import own_levels
 
+from mmdualtoken.models import DualTokenViT
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
@@ -60,6 +62,7 @@ CASES = [(t, r, b) for t in TASKS for r in ROWS for b in ("cpu", "gpu") if ROWS[
 FIRST = {
     ("deeplabv3", "small-concat"),
     ("pspnet", "small-concat"),
+    ("nuclei", "small-stride4"),
     ("cifar10", "pvt_v2_b0"),
     ("bccd", "dualtoken_t"),
     ("pspnet", "mobilenet_v2"),
@@ -172,6 +175,21 @@ def test_missing_data_is_named(monkeypatch):
     monkeypatch.delenv(data.VARIABLE, raising=False)
     with pytest.raises(data.InputError, match="MMDUALTOKEN_DATA is None"):
         data.folder()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_stride4_variant_gives_out_what_the_stem_holds(training):
+    learning_variants = importlib.import_module("learning.variants")
+    model = learning_variants.DualTokenViTStride4(arch=ARCH, out_norm_cfg=dict(type="BN"))
+    model.train(training)
+    image = torch.randn(3, 3, 40, 24)
+    fine, *maps = model(image)
+    with torch.no_grad():
+        torch.testing.assert_close(fine, model.stem.convs[:-1](image))
+        expected = DualTokenViT.forward(model, image)
+    assert fine.shape == (3, ARCH["embed_dims"][0] // 2, 10, 6) and fine.is_contiguous()
+    for actual, one in zip(maps, expected, strict=True):
+        torch.testing.assert_close(actual, one)
 
 
 def test_narrow_retinanet_starts_as_the_wide_one_does():

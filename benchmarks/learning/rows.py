@@ -28,6 +28,8 @@ class Row:
         pretrained: name of the row that is trained on cifar10 first and starts this one.
         group: table that the row belongs to.
         dense: True for detectors and segmentors alone, False for classifiers, None for all.
+        neck: what takes the neck's place.
+        tasks: names of the only tasks it is for; None: no such limit.
     """
 
     name: str
@@ -37,10 +39,14 @@ class Row:
     pretrained: str | None = None
     group: str = "backbones"
     dense: bool | None = None
+    neck: dict | None = None
+    tasks: tuple[str, ...] | None = None
 
     def fits(self, task: Task) -> bool:
         """Whether the row says something about this task."""
         toolbox = task.real.split("/")[0]
+        if self.tasks is not None and task.name not in self.tasks:
+            return False
         return toolbox in self.backbone and self.dense in (None, toolbox != "mmpretrain")
 
 
@@ -97,6 +103,16 @@ ROWS = {
         _choice("area", token_module="area"),
         _choice("grid14", True, token_size=(14, 14)),
         Row("small-concat", CONCAT, lr_of="dualtoken_s", group="choices"),
+        # A real map at stride 4 for Mask R-CNN, in place of one upsampled from stride 8.
+        Row(
+            "small-stride4",
+            SMALL,
+            dict(type="DualTokenViTStride4"),
+            "dualtoken_s",
+            group="choices",
+            neck=dict(type="FPN", in_channels=[32, 64, 128, 256], out_channels=256, num_outs=5),
+            tasks=("nuclei",),
+        ),
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
         _choice("init_fan_in", init_cfg=FAN_IN),
@@ -165,6 +181,8 @@ def swap_backbone(cfg: Config, task: Task, row: Row) -> None:
     if "drop_path_rate" in backbone:
         backbone.drop_path_rate = 0.0
     backbone.update(row.options)
+    if row.neck is not None:
+        cfg.model.neck = row.neck
     cfg.custom_imports = dict(
         imports=["mmdualtoken", "mmpretrain.models", "mmdet.models", "learning.variants"],
         allow_failed_imports=False,

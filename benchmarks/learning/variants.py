@@ -4,11 +4,13 @@ They are here to be measured. What evidence on two tasks speaks for becomes an o
 package; the paper's choice stays the default.
 """
 
+import torch
 import torch.nn.functional as F
 from mmdet.models.backbones import PyramidVisionTransformerV2
 from mmengine.registry import MODELS
 
 from mmdualtoken.layers import ConvEncoder, PositionAwareTokens
+from mmdualtoken.models import DualTokenViT
 from mmdualtoken.models.backbones import dualtoken_vit
 
 
@@ -46,6 +48,22 @@ class ConvEncoderOne(_ScaledConvEncoder):
 dualtoken_vit.TOKEN_MODULES["area"] = AreaTokens
 dualtoken_vit.LOCAL_ENCODERS["conv_0.1"] = ConvEncoderTenth
 dualtoken_vit.LOCAL_ENCODERS["conv_1"] = ConvEncoderOne
+
+
+@MODELS.register_module(force=True)
+class DualTokenViTStride4(DualTokenViT):
+    """Gives out the stem's map at stride 4, of C / 2 channels, before those of the stages."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fine = []  # one by one where the stem takes its images one by one
+        self.stem.convs[-2].register_forward_hook(lambda *call: self.fine.append(call[-1]))
+
+    def forward(self, x):
+        """(B, 3, H, W) -> (B, C_1 / 2, H/4, W/4), and the maps of the backbone."""
+        self.fine.clear()
+        maps = super().forward(x)
+        return (torch.cat(self.fine).contiguous(), *maps)
 
 
 @MODELS.register_module(force=True)
