@@ -75,6 +75,14 @@ def _choice(name: str, dense: bool | None = None, **options) -> Row:
     return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="choices", dense=dense)
 
 
+def _stride4(name: str, **options) -> Row:
+    """A map of the stem at stride 4 for Mask R-CNN, in place of one upsampled from stride 8."""
+    options = dict(type="DualTokenViTStride4", **options)
+    neck = dict(type="FPN", in_channels=[32, 64, 128, 256], out_channels=256, num_outs=5)
+    of = dict(lr_of="dualtoken_s", group="choices", tasks=("nuclei",))
+    return Row(f"small-{name}", SMALL, options, neck=neck, **of)
+
+
 def _transfer(name: str, backbone: dict, source: str, **options) -> Row:
     return Row(name, backbone, options, None, source, "transfer", dense=True)
 
@@ -103,16 +111,8 @@ ROWS = {
         _choice("area", token_module="area"),
         _choice("grid14", True, token_size=(14, 14)),
         Row("small-concat", CONCAT, lr_of="dualtoken_s", group="choices"),
-        # A real map at stride 4 for Mask R-CNN, in place of one upsampled from stride 8.
-        Row(
-            "small-stride4",
-            SMALL,
-            dict(type="DualTokenViTStride4"),
-            "dualtoken_s",
-            group="choices",
-            neck=dict(type="FPN", in_channels=[32, 64, 128, 256], out_channels=256, num_outs=5),
-            tasks=("nuclei",),
-        ),
+        _stride4("stride4"),
+        _stride4("stride4_contrast", init_cfg=STEM_CONTRAST),
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
         _choice("init_fan_in", init_cfg=FAN_IN),
