@@ -63,6 +63,8 @@ FIRST = {
     ("deeplabv3", "small-concat"),
     ("pspnet", "small-concat"),
     ("nuclei", "small-stride4"),
+    ("nuclei", "small-stride4_deep"),
+    ("nuclei", "mobilevit_s-stride8"),
     ("cifar10", "pvt_v2_b0"),
     ("bccd", "dualtoken_t"),
     ("pspnet", "mobilenet_v2"),
@@ -188,6 +190,20 @@ def test_stride4_variant_gives_out_what_the_stem_holds(training):
         torch.testing.assert_close(fine, model.stem.convs[:-1](image))
         expected = DualTokenViT.forward(model, image)
     assert fine.shape == (3, ARCH["embed_dims"][0] // 2, 10, 6) and fine.is_contiguous()
+    for actual, one in zip(maps, expected, strict=True):
+        torch.testing.assert_close(actual, one)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_deep_stride4_variant_refines_the_same_map(training):
+    learning_variants = importlib.import_module("learning.variants")
+    model = learning_variants.DualTokenViTStride4Deep(arch=ARCH, out_norm_cfg=dict(type="BN"))
+    model.train(training)
+    image = torch.randn(3, 3, 40, 24)
+    fine, *maps = model(image)
+    stem, *expected = learning_variants.DualTokenViTStride4.forward(model, image)
+    assert fine.shape == (3, ARCH["embed_dims"][0], 10, 6)
+    torch.testing.assert_close(fine, model.refine(stem))
     for actual, one in zip(maps, expected, strict=True):
         torch.testing.assert_close(actual, one)
 

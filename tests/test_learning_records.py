@@ -294,7 +294,8 @@ def test_rows_that_say_nothing_about_a_task_are_left_out():
     fits = {t: [r for r in ROWS if ROWS[r].fits(TASKS[t])] for t in TASKS}
     assert set(DEFAULT) <= set.intersection(*map(set, fits.values()))
     assert set(ROWS) - set(fits["nuclei"]) == {"small-concat"}
-    stride4 = {"small-stride4", "small-stride4_contrast"}
+    stride4 = {"small-stride4", "small-stride4_contrast", "small-stride4_deep"}
+    stride4 |= {"mobilevit_s-stride8"}
     assert set(ROWS) - set(fits["bccd"]) == {"small-concat"} | stride4
     for segmentor in ("deeplabv3", "pspnet"):
         assert set(ROWS) - set(fits[segmentor]) == {"resnet18-pretrained"} | stride4

@@ -17,6 +17,7 @@ TITLES = dict(
     ablations="Ablations of the paper's tables, `small`",
     choices="Choices that nothing in the paper fixes",
     transfer="From a classifier trained on cifar10",
+    checks="A rival without what ours has not",
 )
 #: Rows of the backbones as they are, by what the names of rows on them begin with.
 PLAIN = dict(tiny="dualtoken_t", small="dualtoken_s")
@@ -26,6 +27,7 @@ BESIDE = dict(
     ablations=("dualtoken_s",),
     choices=("dualtoken_s", "dualtoken_t"),
     transfer=("dualtoken_s", "resnet18"),
+    checks=("dualtoken_s", "mobilevit_s"),
 )
 
 

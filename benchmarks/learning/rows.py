@@ -75,10 +75,10 @@ def _choice(name: str, dense: bool | None = None, **options) -> Row:
     return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="choices", dense=dense)
 
 
-def _stride4(name: str, **options) -> Row:
+def _stride4(name: str, channels: int = 32, **options) -> Row:
     """A map of the stem at stride 4 for Mask R-CNN, in place of one upsampled from stride 8."""
-    options = dict(type="DualTokenViTStride4", **options)
-    neck = dict(type="FPN", in_channels=[32, 64, 128, 256], out_channels=256, num_outs=5)
+    options = dict(type="DualTokenViTStride4") | options
+    neck = dict(type="FPN", in_channels=[channels, 64, 128, 256], out_channels=256, num_outs=5)
     of = dict(lr_of="dualtoken_s", group="choices", tasks=("nuclei",))
     return Row(f"small-{name}", SMALL, options, neck=neck, **of)
 
@@ -113,6 +113,7 @@ ROWS = {
         Row("small-concat", CONCAT, lr_of="dualtoken_s", group="choices"),
         _stride4("stride4"),
         _stride4("stride4_contrast", init_cfg=STEM_CONTRAST),
+        _stride4("stride4_deep", 64, type="DualTokenViTStride4Deep"),
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
         _choice("init_fan_in", init_cfg=FAN_IN),
@@ -125,6 +126,16 @@ ROWS = {
         _transfer("small-pretrained-out_ln", SMALL, "small-out_ln", out_norm_cfg=LAYER_NORM),
         # Not in segmentors, whose ResNet has another stem than the classifier's.
         _transfer("resnet18-pretrained", dict(mmdet="r18"), "resnet18"),
+        # What its lead over ours rests on: without its map at stride 4, on our pyramid.
+        Row(
+            "mobilevit_s-stride8",
+            _names("mobilevit_s", "mobilevit_s"),
+            dict(out_indices=(2, 3, 4)),
+            "mobilevit_s",
+            group="checks",
+            neck=dict(type="DualTokenFPN", in_channels=[96, 128, 640], num_outs=5),
+            tasks=("nuclei",),
+        ),
     )
 }
 #: MobileViT-S is the one of the two mobile transformers that is compared by default.

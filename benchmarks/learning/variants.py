@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.backbones import PyramidVisionTransformerV2
 from mmengine.registry import MODELS
+from mmpretrain.models.utils import InvertedResidual
+from torch import nn
 
 from mmdualtoken.layers import ConvEncoder, PositionAwareTokens
 from mmdualtoken.models import DualTokenViT
@@ -64,6 +66,24 @@ class DualTokenViTStride4(DualTokenViT):
         self.fine.clear()
         maps = super().forward(x)
         return (torch.cat(self.fine).contiguous(), *maps)
+
+
+@MODELS.register_module(force=True)
+class DualTokenViTStride4Deep(DualTokenViTStride4):
+    """The map at stride 4 goes through two inverted residuals, as MobileViT's does."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        width = self.arch["embed_dims"][0]
+        blocks = dict(out_channels=width, mid_channels=2 * width, act_cfg=dict(type="GELU"))
+        self.refine = nn.Sequential(
+            InvertedResidual(width // 2, **blocks), InvertedResidual(width, **blocks)
+        )
+
+    def forward(self, x):
+        """(B, 3, H, W) -> (B, C_1, H/4, W/4), and the maps of the backbone."""
+        fine, *maps = super().forward(x)
+        return (self.refine(fine), *maps)
 
 
 @MODELS.register_module(force=True)
