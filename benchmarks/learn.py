@@ -1,6 +1,7 @@
 """Does the backbone train well from scratch, beside the backbones that a user would pick instead?
 
     python benchmarks/learn.py cifar10                        # all backbones, minutes each
+    python benchmarks/learn.py cifar10 --budget long          # four times as long, still on a CPU
     python benchmarks/learn.py nuclei --budget gpu            # real heads, longer
     python benchmarks/learn.py deeplabv3 --rows ablations choices transfer
     python benchmarks/learn.py bccd --table                   # the table of what is there
@@ -21,7 +22,7 @@ import torch
 from learning import page, records, training
 from learning.figures import figures_of
 from learning.rows import ROWS, Row, choose
-from learning.tasks import LRS, TASKS, Task
+from learning.tasks import BUDGETS, LRS, TASKS, Task
 from learning.training import TrainingFailed
 from suite.machine import describe
 from suite.results import show
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("task", choices=[*sorted(TASKS), "all"], help="what to train for")
-    parser.add_argument("--budget", choices=["cpu", "gpu"], default="cpu", help="how long")
+    parser.add_argument("--budget", choices=BUDGETS, default="cpu", help="how long")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="rows or groups (backbones)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings per row (3)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of a training (2)")
@@ -147,8 +148,13 @@ def main() -> None:
     if args.budget == "gpu" and not args.table and not torch.cuda.is_available():
         raise InputError("--budget gpu: no GPU was found; --budget cpu takes minutes per row.")
     rows = choose(args.rows)
+    tasks = [t for t in TASKS.values() if args.task in (t.name, "all") and args.budget in t.budgets]
+    if not tasks:
+        raise InputError(
+            f"{args.task} has no budget '{args.budget}', but {', '.join(TASKS[args.task].budgets)}."
+        )
     failed = []
-    for task in TASKS.values() if args.task == "all" else [TASKS[args.task]]:
+    for task in tasks:
         bench = Bench(task, args)
         for row in rows:
             if args.table or not row.fits(task):

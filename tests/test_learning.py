@@ -58,7 +58,13 @@ def test_task_is_a_short_config_on_a_real_one(task):
     assert sorted(CONFIGS.glob("*.py")) == sorted({t.file for t in TASKS.values()})
 
 
-CASES = [(t, r, b) for t in TASKS for r in ROWS for b in ("cpu", "gpu") if ROWS[r].fits(TASKS[t])]
+CASES = [
+    (task.name, name, budget)
+    for task in TASKS.values()
+    for name, row in ROWS.items()
+    for budget in task.budgets
+    if row.fits(task)
+]
 FIRST = {
     ("deeplabv3", "small-concat"),
     ("pspnet", "small-concat"),

@@ -249,7 +249,10 @@ def test_each_table_stands_on_the_page_once():
     text = page.PAGE.read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert len(set(headings)) == len(headings)
-    assert sorted(found[2] for found in page.SECTION.finditer(text)) == sorted(TASKS)
+    shown = sorted((found[2], found[3]) for found in page.SECTION.finditer(text))
+    kept = records.Kept()
+    finished = [(t.name, b) for t in TASKS.values() for b in t.budgets if kept.rows(t.name, b)]
+    assert shown == sorted(finished)
 
 
 def test_a_row_is_compared_with_rivals_of_other_tables(tmp_path):
@@ -302,6 +305,12 @@ def test_rows_that_say_nothing_about_a_task_are_left_out():
     dense = {"small-grid14", "small-pretrained", "small-pretrained-out_ln"}
     dense |= {"small-concat", "resnet18-pretrained"} | stride4
     assert set(ROWS) - set(fits["cifar10"]) == dense
+
+
+def test_budget_that_a_task_lacks_is_refused_with_those_it_has(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["learn.py", "bccd", "--budget", "long"])
+    with pytest.raises(learn.InputError, match="bccd has no budget 'long', but cpu, gpu"):
+        learn.main()
 
 
 def test_unknown_rows_are_named():

@@ -34,7 +34,7 @@ class Training:
 
     Attributes:
         task, row: what is trained on what.
-        budget: 'cpu' or 'gpu'.
+        budget: a key of the task's budgets.
         lr: learning rate.
         seed: of everything random.
         choosing: it is to choose the learning rate: it sees parts of the training data alone.
