@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -174,6 +175,24 @@ def test_search_goes_on_beyond_the_best_rate(best, tried):
 def test_equal_choices_take_the_smaller_rate():
     choices = [record(lr=lr, value=v) for lr, v in ((1e-4, 3.0), (1e-3, 5.0), (1e-2, 5.0))]
     assert records.best_lr(choices) == 1e-3
+
+
+def test_commit_tells_of_changed_code_but_not_of_new_results(tmp_path):
+    assert training.commit_of(tmp_path) == "unknown"
+    code = tmp_path / "benchmarks" / "learning" / "rows.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("ROWS = {}\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "rows"]):
+        subprocess.run([*git, *words], check=True)
+    commit = training.commit_of(tmp_path)
+    assert len(commit) >= 7 and set(commit) <= set("0123456789abcdef")
+    result = code.parent / "results" / "seed0.json"
+    result.parent.mkdir()
+    result.write_text("{}")
+    assert training.commit_of(tmp_path) == commit
+    code.write_text("ROWS = {1: 2}\n")
+    assert training.commit_of(tmp_path) == commit + "+"
 
 
 def test_rate_at_the_end_of_the_grid_is_marked():

@@ -14,8 +14,8 @@ class Budget:
 
     Attributes:
         iters: iterations of a training that is reported.
-        lr_iters: of a training that only chooses the learning rate. On a CPU half as many: after a
-            quarter, chance decided between rates that differ by a factor of 16.
+        lr_iters: of a training that only chooses the learning rate. Half as many for 'cpu': after
+            a quarter, chance decided between rates that differ by a factor of 16.
         batch: images per iteration.
         workers: processes that load data.
         model: changes of the model for this budget, the same for every backbone.
@@ -99,7 +99,7 @@ TASKS = {
             to_points=1,
             budgets=dict(
                 cpu=Budget(iters=300, lr_iters=150, batch=32),
-                long=Budget(iters=1200, lr_iters=600, batch=32),
+                long=Budget(iters=1200, lr_iters=1200, batch=32),
                 gpu=Budget(iters=8000, lr_iters=1000, batch=128, workers=8),
             ),
         ),

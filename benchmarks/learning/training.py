@@ -134,11 +134,21 @@ def curves(work_dir: Path) -> tuple[list, list[dict]]:
     return [train[i] for i in sorted(train)], [validations[i] for i in sorted(validations)]
 
 
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+#: What a training's outcome depends on, of the repository.
+CODE = ("benchmarks/learn.py", "benchmarks/learning/*.py", "benchmarks/learning/configs")
+CODE += ("mmdualtoken", "configs", "tools")
+
+
+def commit_of(root: Path) -> str:
+    """The commit of a checkout, with '+' where the code has changes that are not in it."""
+    git = ["git", "-C", str(root)]
+    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if done.returncode:
+        return "unknown"
+    status = subprocess.run(
+        [*git, "status", "--porcelain", "--", *CODE], capture_output=True, text=True
     )
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip() + "+" * bool(status.stdout.strip())
 
 
 def command_of(training: Training, work_dir: Path) -> list[str]:
@@ -220,7 +230,7 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
         "start": Path(training.start).name if training.start else None,
         "command": f"python benchmarks/learn.py {training.task.name} --budget {training.budget} "
         f"--rows {training.row.name} --threads {threads}",
-        "commit": _commit(),
+        "commit": commit_of(ROOT),
         "threads": threads,
         "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
     }
