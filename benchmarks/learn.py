@@ -86,7 +86,8 @@ class Bench:
             record = training.run(one, self.work / "data", self.work, self.threads, keep)
             record |= self.machine
             self.kept.put(one.name, record)
-            print(f"{one.name}: {record['value']:.2f} after {record['wall_s']:.0f} s", flush=True)
+            value = "NaN" if record.get(records.DIVERGED) else f"{record['value']:.2f}"
+            print(f"{one.name}: {value} after {record['wall_s']:.0f} s", flush=True)
         return record
 
     def rate(self, row: Row, start: str | None) -> float:

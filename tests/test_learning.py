@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
 
-from learning import data, training  # noqa: E402
+from learning import data, records, training  # noqa: E402
 from learning.figures import model_config  # noqa: E402
 from learning.rows import DEFAULT, HEAD_KEYS, ROWS  # noqa: E402
 from learning.tasks import CONFIGS, TASKS  # noqa: E402
@@ -262,18 +262,22 @@ def photos(folder, count):
                     file.writestr(f"{name}/{i:04}.jpg", cv2.imencode(".jpg", image)[1].tobytes())
 
 
-@pytest.mark.slow
-def test_training_is_real_and_goes_on_where_it_was_killed(some_data, tmp_path, monkeypatch):
-    """A narrow model through tools/train.py; killed after its first checkpoint, it resumes."""
+def narrow_training(some_data, lr, **options):
+    """A training of a few iterations of a narrow classifier, on photos it makes."""
     photos(some_data / "cifar10", 8)
     task = TASKS["cifar10"]
     budget = replace(task.budgets["cpu"], iters=9, lr_iters=4, batch=4)
-    options = dict(arch=dict(ARCH), out_indices=(2,))
-    row = replace(ROWS["dualtoken_t"], options=options)
+    row = replace(ROWS["dualtoken_t"], options=dict(arch=dict(ARCH), out_indices=(2,)))
     narrow = dict(neck=dict(in_channels=ARCH["embed_dims"][2], out_channels=32))
     budget = replace(budget, model=narrow | dict(head=dict(in_channels=32)))
     task = replace(task, budgets=dict(cpu=budget))
-    one = training.Training(task, row, "cpu", 1e-3, 0)
+    return training.Training(task, row, "cpu", lr, 0, **options)
+
+
+@pytest.mark.slow
+def test_training_is_real_and_goes_on_where_it_was_killed(some_data, tmp_path, monkeypatch):
+    """A narrow model through tools/train.py; killed after its first checkpoint, it resumes."""
+    one = narrow_training(some_data, 1e-3)
     prepared, work = tmp_path / "data", tmp_path / "work"
     straight = training.run(one, prepared, tmp_path / "other", 1)
     assert [i for i, _ in straight["curve"]] == [3, 6, 9]
@@ -298,3 +302,16 @@ def kill_after(command_of, work_dir):
         return ["bash", "-c", f"{command} & p=$!; {wait}; kill -9 $p; wait $p"]
 
     return wrapped
+
+
+@pytest.mark.slow
+def test_rate_that_ends_in_nan_is_a_bad_one_but_a_seed_that_does_is_an_error(some_data, tmp_path):
+    """The trial's record lets the search go on; nothing is reported of a training that broke."""
+    trial = narrow_training(some_data, 1e30, choosing=True)
+    record = training.run(trial, tmp_path / "data", tmp_path / "work", 1)
+    assert record["diverged"] and record["value"] == 0.0
+    record |= dict(hardware="", versions="")  # which the bench adds
+    assert records.check(record) == []
+    assert records.check(record | dict(choosing_lr=False))[0] == "diverged is not known"
+    with pytest.raises(training.TrainingFailed, match="Training stopped: "):
+        training.run(replace(trial, choosing=False), tmp_path / "data", tmp_path / "work", 1)

@@ -175,6 +175,10 @@ def test_search_goes_on_beyond_the_best_rate(best, tried):
 def test_equal_choices_take_the_smaller_rate():
     choices = [record(lr=lr, value=v) for lr, v in ((1e-4, 3.0), (1e-3, 5.0), (1e-2, 5.0))]
     assert records.best_lr(choices) == 1e-3
+    choices[1] |= dict(value=0.0, diverged=True)
+    assert records.best_lr(choices) == 1e-2
+    worst = [record(lr=1e-4, value=0.0, diverged=True), record(lr=1e-3, value=0.0)]
+    assert records.best_lr(worst) == 1e-3  # detectors without a box have 0 as well
 
 
 def test_commit_tells_of_changed_code_but_not_of_new_results(tmp_path):

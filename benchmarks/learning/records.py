@@ -40,6 +40,8 @@ SCHEMA = {
     "threads": int,
     "date": str,
 }
+#: Key of trials alone: the learning rate ended in NaN.
+DIVERGED = "diverged"
 
 
 class Kept:
@@ -84,7 +86,8 @@ class Kept:
 def check(record: dict) -> list[str]:
     """What is wrong with a record: keys that lack, are too many, or of another type."""
     faults = [f"{key} is missing" for key in SCHEMA if key not in record]
-    faults += [f"{key} is not known" for key in record if key not in SCHEMA]
+    known = {*SCHEMA, DIVERGED} if record.get("choosing_lr") else SCHEMA
+    faults += [f"{key} is not known" for key in record if key not in known]
     for key, kind in SCHEMA.items():
         if key in record and not isinstance(record[key], kind):
             faults.append(f"{key} is {record[key]!r}")
@@ -95,8 +98,8 @@ def check(record: dict) -> list[str]:
 
 
 def best_lr(choices: Iterable[dict]) -> float:
-    """The learning rate of the best choice; the smaller one of equals."""
-    return max(choices, key=lambda r: (r["value"], -r["lr"]))["lr"]
+    """The learning rate of the best choice; the smaller one of equals, what ended in NaN last."""
+    return max(choices, key=lambda r: (not r.get(DIVERGED), r["value"], -r["lr"]))["lr"]
 
 
 def search(lrs: Sequence[float], trial: Callable[[float], dict]) -> list[dict]:

@@ -14,8 +14,10 @@ from statistics import median
 from mmengine.config import Config
 
 from mmdualtoken.engine.errors import InputError
+from mmdualtoken.engine.hooks.nan_loss import STOPPED
 
 from . import data
+from .records import DIVERGED
 from .rows import Row, swap_backbone
 from .tasks import Task
 
@@ -179,8 +181,16 @@ def _run(command: list[str], environment: dict, work_dir: Path) -> tuple[int, ob
     return process.returncode, usage
 
 
+def ended_in_nan(output: str) -> bool:
+    """Whether the last that a training printed is the end by a NaN loss or weight."""
+    last = output.strip().rpartition("\n")[2]
+    return last.startswith(f"error: {STOPPED}")
+
+
 def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool = False) -> dict:
     """Train, or go on where it was interrupted; returns what the record keeps.
+
+    A learning rate that ends in NaN is a bad one, not a failure: such a trial has the value 0.
 
     Raises:
         TrainingFailed: it ended with an error, or its log lacks the metric.
@@ -197,11 +207,17 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths.rstrip(":")}
     command, begun, load = command_of(training, work_dir), time.time(), os.getloadavg()[1]
     status, usage = _run(command, environment, work_dir)
+    diverged = False
     if status:
-        tail = (work_dir / "output.txt").read_text(errors="replace")[-2000:]
-        raise TrainingFailed(f"{training.name} ended with status {status}:\n{tail}")
+        output = (work_dir / "output.txt").read_text(errors="replace")
+        diverged = training.choosing and ended_in_nan(output)
+        if not diverged:
+            tail = output[-2000:]
+            raise TrainingFailed(f"{training.name} ended with status {status}:\n{tail}")
     train, validations = curves(work_dir)
     key, _ = training.task.metric
+    if diverged:
+        validations = [{"iter": train[-1][0] if train else 0, key: 0.0}]
     if training.task.real.startswith("mmdet/"):  # without a single detection it logs no AP
         validations = [{key: 0.0, **v} for v in validations]
     if not validations or key not in validations[-1]:
@@ -234,6 +250,8 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
         "threads": threads,
         "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
     }
+    if diverged:
+        record[DIVERGED] = True
     if not keep:
         for file in [*work_dir.glob("*.pth"), work_dir / "last_checkpoint"]:
             file.unlink(missing_ok=True)

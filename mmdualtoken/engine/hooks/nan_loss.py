@@ -17,6 +17,8 @@ from ..clear_end import last_checkpoint
 from ..errors import InputError
 
 ACTIONS = ("stop", "warn", "ignore")
+#: What its error begins with, by which other programs know it from other ends.
+STOPPED = "Training stopped:"
 FILES = 8  # named in the error; the log names all
 REMEDIES = (
     "A resumed run meets it again unless something changes: a lower learning rate or a longer "
@@ -226,7 +228,7 @@ class NanLossHook(Hook):
         runner.logger.error(f"{text} {self._report(runner, losses)}")
         report = self._report(runner, losses, FILES)
         last = last_checkpoint(Path(runner.work_dir))
-        raise InputError(f"Training stopped: {text} {report} {last}. {REMEDIES}")
+        raise InputError(f"{STOPPED} {text} {report} {last}. {REMEDIES}")
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse weights that are not finite."""
