@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from narrow import ARCH
 from test_configs import own_levels
 
+from mmdualtoken.layers import PositionAwareTokens, TokenMixMLP
 from mmdualtoken.models import DualTokenViT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -212,6 +213,19 @@ def test_deep_stride4_variant_refines_the_same_map(training):
     torch.testing.assert_close(fine, model.refine(stem))
     for actual, one in zip(maps, expected, strict=True):
         torch.testing.assert_close(actual, one)
+
+
+def test_normed_tokens_aggregate_what_does_not_grow_with_the_encoder():
+    """The design's read a local part 1000 times as large as such; these read the same."""
+    normed = importlib.import_module("learning.variants").NormedTokens
+    torch.manual_seed(0)
+    x_local = torch.randn(2, 8, 8, 16)
+    for module, grows in ((PositionAwareTokens, True), (normed, False)):
+        tokens = module(16, 2, (7, 7), torch.nn.Identity(), TokenMixMLP, 0.1)
+        plain, large = tokens.gather(x_local), tokens.gather(1000 * x_local)
+        assert torch.allclose(plain, large, rtol=1e-3, atol=1e-5) != grows
+    moments = tokens.norm_ds(x_local)
+    assert torch.allclose(moments.var(-1, correction=0), torch.ones(2, 8, 8), atol=1e-3)
 
 
 def test_narrow_retinanet_starts_as_the_wide_one_does():

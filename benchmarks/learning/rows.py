@@ -120,6 +120,8 @@ ROWS = {
         # What follows moves the best learning rate: these rows choose their own.
         Row("small-stem_contrast", SMALL, dict(init_cfg=STEM_CONTRAST), group="choices"),
         Row("tiny-stem_contrast", TINY, dict(init_cfg=STEM_CONTRAST), group="choices"),
+        Row("small-norm_ds", SMALL, dict(token_module="norm_ds"), group="choices"),
+        Row("tiny-norm_ds", TINY, dict(token_module="norm_ds"), group="choices"),
         Row("small-out_ln", SMALL, dict(out_norm_cfg=LAYER_NORM), group="choices"),
         Row("tiny-out_ln", TINY, dict(out_norm_cfg=LAYER_NORM), group="choices"),
         _transfer("small-pretrained", SMALL, "dualtoken_s"),

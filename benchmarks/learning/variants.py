@@ -12,6 +12,7 @@ from mmpretrain.models.utils import InvertedResidual
 from torch import nn
 
 from mmdualtoken.layers import ConvEncoder, PositionAwareTokens
+from mmdualtoken.layers.downsample import resize_map
 from mmdualtoken.models import DualTokenViT
 from mmdualtoken.models.backbones import dualtoken_vit
 
@@ -24,6 +25,22 @@ class AreaTokens(PositionAwareTokens):
         x_ds = self.downsample(x_local).permute(0, 3, 1, 2)
         x_ds = F.adaptive_avg_pool2d(x_ds, self.token_size)
         return self.aggregate(x_ds.flatten(2).transpose(1, 2))
+
+
+class NormedTokens(PositionAwareTokens):
+    """X_ga = MHSA(LN(X_ds)): what is aggregated is normalised, as is all other attention's input.
+
+    In the design it is X_local, whose part from the Conv Encoder may grow without a bound.
+    """
+
+    def __init__(self, embed_dims, *args):
+        super().__init__(embed_dims, *args)
+        self.norm_ds = nn.LayerNorm(embed_dims, eps=1e-6)
+
+    def gather(self, x_local):
+        """(B, H, W, C) -> (B, h*w, C)."""
+        x_ds = resize_map(self.downsample(x_local), self.token_size).flatten(1, 2)
+        return self.aggregate(self.norm_ds(x_ds))
 
 
 class _ScaledConvEncoder(ConvEncoder):
@@ -48,6 +65,7 @@ class ConvEncoderOne(_ScaledConvEncoder):
 
 
 dualtoken_vit.TOKEN_MODULES["area"] = AreaTokens
+dualtoken_vit.TOKEN_MODULES["norm_ds"] = NormedTokens
 dualtoken_vit.LOCAL_ENCODERS["conv_0.1"] = ConvEncoderTenth
 dualtoken_vit.LOCAL_ENCODERS["conv_1"] = ConvEncoderOne
 
