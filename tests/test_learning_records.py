@@ -199,6 +199,14 @@ def test_commit_tells_of_changed_code_but_not_of_new_results(tmp_path):
     assert training.commit_of(tmp_path) == commit + "+"
 
 
+@pytest.mark.parametrize(
+    "spread, text",
+    [(None, "–"), (0.04, "0.0"), (1.96, "2.0"), (2.0, "2.0"), (2.04, "2.04"), (3, "3.0")],
+)
+def test_spread_does_not_hide_in_rounding_why_it_is_inconclusive(spread, text):
+    assert records.spread_text(spread) == text
+
+
 def test_rate_at_the_end_of_the_grid_is_marked():
     choices = [record(lr=lr, value=3.0) for lr in (1e-4, 1e-3, 1e-2)]
     texts = [records.lr_text(lr, choices) for lr in (1e-4, 1e-3, 1e-2)]
@@ -312,8 +320,12 @@ def test_kept_records_follow_the_schema(path):
     task, budget, row = path.relative_to(records.RESULTS).parts[:3]
     assert (content["task"], content["budget"], content["row"]) == (task, budget, row)
     assert row in ROWS and 0 <= content["value"] <= 100
-    assert content["curve"][-1][0] == content["iters"]
-    assert content["curve"][-1][1] == content["value"]
+    last, value = content["curve"][-1]
+    assert value == content["value"]
+    if content.get(records.DIVERGED):
+        assert value == 0 and last < content["iters"]
+    else:
+        assert last == content["iters"]
 
 
 def test_rows_that_say_nothing_about_a_task_are_left_out():
@@ -371,8 +383,13 @@ def test_overview_has_each_task_with_the_best_option_and_the_rivals(tmp_path):
         kept.put(f"pspnet/cpu/{row}/model", dict(flops=1e9, parameters=1e6))
         for seed in range(2 if row == "pvt_v2_b0" else 3):
             kept.put(f"pspnet/cpu/{row}/seed{seed}", record(row=row, value=value, metric="mIoU"))
+    for row, more in {"dualtoken_s": 0.0, "small-area": 0.5}.items():
+        for seed in range(3):
+            scattered = record(row=row, value=40.0 + seed + more, metric="mIoU")
+            kept.put(f"deeplabv3/cpu/{row}/seed{seed}", scattered)
     lines = page.overview(kept, "cpu").strip().splitlines()
     assert len(lines) == 2 + len(TASKS)
+    assert "small-area (+0.5 over small, within the spread): 41.5 ± 1.0" in "".join(lines)
     # Tiny itself is not there to be better than, and an ablation is no option.
     assert lines[-1] == (
         "| pspnet, mIoU | – | 40.0 ± 0.0, behind resnet18 by 5.0 "

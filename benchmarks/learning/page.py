@@ -63,10 +63,10 @@ def _standing(line: dict, metric: str) -> str:
 
 def _best_option(kept: records.Kept, task: str, budget: str) -> tuple[str, str] | None:
     """The best choice that is above the same backbone without it, and by how much it is."""
-    means = {
-        name: records.summary(kept.seeds(task, budget, name))["mean"]
-        for name in kept.rows(task, budget)
+    found = {
+        name: records.summary(kept.seeds(task, budget, name)) for name in kept.rows(task, budget)
     }
+    means = {name: one["mean"] for name, one in found.items()}
     gains = {}
     for name in means:
         plain = PLAIN.get(name.split("-")[0])
@@ -76,7 +76,10 @@ def _best_option(kept: records.Kept, task: str, budget: str) -> tuple[str, str] 
     if not better:
         return None
     best = max(better, key=means.get)
-    return best, f"{gains[best]:+.1f} over {best.split('-')[0]}"
+    short = best.split("-")[0]
+    spread = max(one["spread"] or 0 for one in (found[best], found[PLAIN[short]]))
+    within = ", within the spread" if gains[best] <= spread else ""
+    return best, f"{gains[best]:+.1f} over {short}{within}"
 
 
 def overview(kept: records.Kept, budget: str) -> str:

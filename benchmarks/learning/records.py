@@ -145,6 +145,14 @@ def summary(seeds: list[dict]) -> dict:
     return dict(mean=mean(values), spread=spread, n=len(values), conclusive=conclusive)
 
 
+def spread_text(spread: float | None) -> str:
+    """A spread with one digit, or two where the limit would hide in rounding: 2.04 is above 2."""
+    if spread is None:
+        return "–"
+    digits = 2 if round(spread, 1) == MAX_SPREAD < spread else 1
+    return f"{spread:.{digits}f}"
+
+
 def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> str:
     """How a row of ours stands among rivals of up to 1.5 times its FLOPs.
 
@@ -187,14 +195,13 @@ def table(kept: Kept, task: str, budget: str, rows: Iterable[str] | None = None)
     lines = []
     for name in sorted(names, key=lambda n: -summaries[n]["mean"]):
         found, model, seeds = summaries[name], models[name], every[name]
-        spread = "–" if found["spread"] is None else f"{found['spread']:.1f}"
         times = [r["ms_per_image"] for r in seeds if r["ms_per_image"]]
         note = " (busy)" if any(r["noisy"] for r in seeds) else ""
         ours = name.startswith(OURS)
         lines.append(
             {
                 "row": name,
-                seeds[0]["metric"]: f"{found['mean']:.1f} ± {spread}",
+                seeds[0]["metric"]: f"{found['mean']:.1f} ± {spread_text(found['spread'])}",
                 "seeds": str(found["n"]),
                 "says": "" if found["conclusive"] else "inconclusive",
                 "lr": lr_text(seeds[0]["lr"], kept.choices(task, budget, name)),
