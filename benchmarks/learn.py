@@ -83,7 +83,8 @@ class Bench:
             )
         if record is None:
             print(f"{one.name} ...", flush=True)
-            record = training.run(one, self.work / "data", self.work, self.threads, keep)
+            with training.alone(self.work / one.name):
+                record = training.run(one, self.work / "data", self.work, self.threads, keep)
             record |= self.machine
             self.kept.put(one.name, record)
             value = "NaN" if record.get(records.DIVERGED) else f"{record['value']:.2f}"

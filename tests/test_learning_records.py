@@ -101,6 +101,17 @@ def test_interrupted_row_goes_on_with_the_next_seed(bench):
     assert done == []
 
 
+def test_training_that_another_process_runs_is_left_alone(bench):
+    bench, done = bench
+    row = ROWS["dualtoken_t"]
+    held = pytest.raises(learn.InputError, match=f"{LR_NAMES[1]} is being trained by another")
+    with training.alone(bench.work / LR_NAMES[1]), held:
+        bench.run(row)
+    assert done == LR_NAMES[:1]
+    bench.run(row)
+    assert done == LR_NAMES + SEED_NAMES
+
+
 def test_ablation_takes_over_the_rate(bench):
     bench, done = bench
     bench.run(ROWS["small-grid3"])

@@ -1,12 +1,15 @@
 """One training: its config, its process, and what is kept of it."""
 
 import datetime
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -179,6 +182,25 @@ def _run(command: list[str], environment: dict, work_dir: Path) -> tuple[int, ob
             raise
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage
+
+
+@contextmanager
+def alone(work_dir: Path) -> Iterator[None]:
+    """Hold a training's folder while it runs: two runs would overwrite each other's checkpoints.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    work_dir.parent.mkdir(parents=True, exist_ok=True)
+    with (work_dir.parent / f"{work_dir.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{work_dir} is being trained by another process. Wait for it, or give another "
+                "--work-dir and --results."
+            ) from None
+        yield
 
 
 def ended_in_nan(output: str) -> bool:
