@@ -49,7 +49,7 @@ def narrow(path):
     """The config with a narrow DualTokenViT, if it has one, and narrow necks and heads."""
     cfg = Config.fromfile(path)
     model = cfg.model
-    ours = model.backbone.type == "DualTokenViT"
+    ours = model.backbone.type.startswith("DualTokenViT")
     if ours:
         model.backbone.arch = ARCH
     dict(mmdet=_narrow_detector, mmseg=_narrow_segmentor, mmpretrain=_narrow_classifier)[
@@ -60,7 +60,8 @@ def narrow(path):
 
 def _narrow_detector(model, ours):
     if ours:
-        model.neck.in_channels = list(WIDTHS)
+        stride4 = WIDTHS[:1] if model.backbone.type == "DualTokenViTStride4" else ()
+        model.neck.in_channels = [*stride4, *WIDTHS]
     model.neck.out_channels = 16
     if "rpn_head" not in model:
         model.bbox_head.update(in_channels=16, feat_channels=16, stacked_convs=1)

@@ -75,12 +75,13 @@ def _choice(name: str, dense: bool | None = None, **options) -> Row:
     return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="choices", dense=dense)
 
 
-def _stride4(name: str, channels: int = 32, **options) -> Row:
-    """A map of the stem at stride 4 for Mask R-CNN, in place of one upsampled from stride 8."""
+def _stride4(name: str, widths: tuple[int, ...], **options) -> Row:
+    """A map at stride 4 for Mask R-CNN, in place of one upsampled from stride 8."""
+    size = name.split("-")[0]
     options = dict(type="DualTokenViTStride4") | options
-    neck = dict(type="FPN", in_channels=[channels, 64, 128, 256], out_channels=256, num_outs=5)
-    of = dict(lr_of="dualtoken_s", group="choices", tasks=("nuclei",))
-    return Row(f"small-{name}", SMALL, options, neck=neck, **of)
+    neck = dict(type="FPN", in_channels=list(widths), out_channels=256, num_outs=5)
+    of = dict(lr_of=f"dualtoken_{size[0]}", group="choices", tasks=("nuclei",))
+    return Row(name, dict(tiny=TINY, small=SMALL)[size], options, neck=neck, **of)
 
 
 def _transfer(name: str, backbone: dict, source: str, **options) -> Row:
@@ -111,9 +112,15 @@ ROWS = {
         _choice("area", token_module="area"),
         _choice("grid14", True, token_size=(14, 14)),
         Row("small-concat", CONCAT, lr_of="dualtoken_s", group="choices"),
-        _stride4("stride4"),
-        _stride4("stride4_contrast", init_cfg=STEM_CONTRAST),
-        _stride4("stride4_deep", 64, type="DualTokenViTStride4Deep"),
+        _stride4("small-stride4", (32, 64, 128, 256), fine_blocks=0),
+        _stride4(
+            "small-stride4_contrast", (32, 64, 128, 256), fine_blocks=0, init_cfg=STEM_CONTRAST
+        ),
+        _stride4("small-stride4_deep", (64, 64, 128, 256)),
+        _stride4("tiny-stride4_deep", (48, 48, 96, 192)),
+        _stride4("tiny-stride4_deep_contrast", (48, 48, 96, 192), init_cfg=STEM_CONTRAST),
+        _choice("grid3_mix", token_size=(3, 3)),
+        Row("tiny-grid3_mix", TINY, dict(token_size=(3, 3)), "dualtoken_t", group="choices"),
         _choice("layerscale0.1", local_encoder="conv_0.1"),
         _choice("layerscale1", local_encoder="conv_1"),
         _choice("init_fan_in", init_cfg=FAN_IN),

@@ -126,6 +126,7 @@ TASKS = {
             to_points=100,
             budgets=dict(
                 cpu=Budget(iters=120, lr_iters=60, batch=4, model=NARROW_MASK),
+                long=Budget(iters=480, lr_iters=120, batch=4, model=NARROW_MASK),
                 gpu=Budget(iters=1500, lr_iters=300, batch=16, workers=8),
             ),
         ),

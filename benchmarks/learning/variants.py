@@ -4,16 +4,13 @@ They are here to be measured. What evidence on two tasks speaks for becomes an o
 package; the paper's choice stays the default.
 """
 
-import torch
 import torch.nn.functional as F
 from mmdet.models.backbones import PyramidVisionTransformerV2
 from mmengine.registry import MODELS
-from mmpretrain.models.utils import InvertedResidual
 from torch import nn
 
 from mmdualtoken.layers import ConvEncoder, PositionAwareTokens
 from mmdualtoken.layers.downsample import resize_map
-from mmdualtoken.models import DualTokenViT
 from mmdualtoken.models.backbones import dualtoken_vit
 
 
@@ -68,40 +65,6 @@ dualtoken_vit.TOKEN_MODULES["area"] = AreaTokens
 dualtoken_vit.TOKEN_MODULES["norm_ds"] = NormedTokens
 dualtoken_vit.LOCAL_ENCODERS["conv_0.1"] = ConvEncoderTenth
 dualtoken_vit.LOCAL_ENCODERS["conv_1"] = ConvEncoderOne
-
-
-@MODELS.register_module(force=True)
-class DualTokenViTStride4(DualTokenViT):
-    """Gives out the stem's map at stride 4, of C / 2 channels, before those of the stages."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.fine = []  # one by one where the stem takes its images one by one
-        self.stem.convs[-2].register_forward_hook(lambda *call: self.fine.append(call[-1]))
-
-    def forward(self, x):
-        """(B, 3, H, W) -> (B, C_1 / 2, H/4, W/4), and the maps of the backbone."""
-        self.fine.clear()
-        maps = super().forward(x)
-        return (torch.cat(self.fine).contiguous(), *maps)
-
-
-@MODELS.register_module(force=True)
-class DualTokenViTStride4Deep(DualTokenViTStride4):
-    """The map at stride 4 goes through two inverted residuals, as MobileViT's does."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        width = self.arch["embed_dims"][0]
-        blocks = dict(out_channels=width, mid_channels=2 * width, act_cfg=dict(type="GELU"))
-        self.refine = nn.Sequential(
-            InvertedResidual(width // 2, **blocks), InvertedResidual(width, **blocks)
-        )
-
-    def forward(self, x):
-        """(B, 3, H, W) -> (B, C_1, H/4, W/4), and the maps of the backbone."""
-        fine, *maps = super().forward(x)
-        return (self.refine(fine), *maps)
 
 
 @MODELS.register_module(force=True)

@@ -15,6 +15,10 @@ from .checkpoint import load_file, load_remote
 from .errors import InputError
 
 PREFIX = "backbone."
+#: Backbones that start from a classifier's checkpoint.
+BACKBONES = ("DualTokenViT", "DualTokenViTStride4")
+#: Parts of them that a file may lack or have otherwise, as they belong to what reads the maps.
+OUTPUTS = ("norm0", "norm1", "norm2", "fine")
 COUNTER = "num_batches_tracked"  # of a BatchNorm; older files lack it, and MMEngine minds no more
 
 
@@ -99,21 +103,21 @@ def _without_prefix(
     )
 
 
-def _sort_output_norms(own: Mapping, state: dict) -> list[str]:
-    """Take from `state` the output norms that `own` cannot use; say which, and which start anew."""
+def _sort_outputs(own: Mapping, state: dict) -> list[str]:
+    """Take from `state` the outputs that `own` cannot use; say which, and which start anew."""
     notes: dict[str, list[str]] = {}
-    for norm in ("norm0", "norm1", "norm2"):
+    for part in OUTPUTS:
         here, there = (
-            {k for k in tensors if k.startswith(f"{norm}.") and not k.endswith(COUNTER)}
+            {k for k in tensors if k.startswith(f"{part}.") and not k.endswith(COUNTER)}
             for tensors in (own, state)
         )
         if here == there:
             continue
-        for key in [k for k in state if k.startswith(f"{norm}.")]:
+        for key in [k for k in state if k.startswith(f"{part}.")]:
             del state[key]
         reason = "of another type in the file" if there else "not in the file"
-        notes.setdefault(f"started anew, {reason}" if here else "not used", []).append(norm)
-    return [f"{what}: {', '.join(norms)}" for what, norms in notes.items()]
+        notes.setdefault(f"started anew, {reason}" if here else "not used", []).append(part)
+    return [f"{what}: {', '.join(parts)}" for what, parts in notes.items()]
 
 
 def _drop_later_stages(own: Mapping, state: dict) -> list[str]:
@@ -132,8 +136,9 @@ def load_backbone(
     """Load a DualTokenViT from a checkpoint, and log what was taken in one line.
 
     Every tensor must be there and fit, except: an output norm that the file lacks or has of another
-    type starts anew (a classifier has `norm2` only, as LayerNorm); stages after the last that the
-    backbone gives out are not used; another token grid is resized.
+    type starts anew (a classifier has `norm2` only, as LayerNorm), and so do the blocks that
+    DualTokenViTStride4 adds; stages after the last that the backbone gives out are not used;
+    another token grid is resized.
 
     Args:
         backbone: the DualTokenViT; changed in place.
@@ -148,8 +153,8 @@ def load_backbone(
     prefix = f"{prefix.removesuffix('.')}." if prefix else ""
     own = backbone.state_dict()
     state, found = _without_prefix(read_tensors(filename, map_location), own, prefix, filename)
-    notes = _sort_output_norms(own, state) + _drop_later_stages(own, state)
-    anew = {k for k in own if re.match(r"norm\d\.", k) and k not in state}
+    notes = _sort_outputs(own, state) + _drop_later_stages(own, state)
+    anew = {k for k in own if k.split(".")[0] in OUTPUTS and k not in state}
     missing = [k for k in own if k not in state and k not in anew and not k.endswith(COUNTER)]
     unknown = [k for k in state if k not in own]
     if not missing and not unknown:
@@ -218,7 +223,7 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
     checked when the model is initialised (`load_backbone`).
 
     Args:
-        cfg: config with `model.backbone` of type DualTokenViT; changed in place.
+        cfg: config with `model.backbone` of one of the types `BACKBONES`; changed in place.
         filename: checkpoint written by training one of the classification configs.
 
     Raises:
@@ -226,10 +231,10 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
     """
     backbone = cfg.model.get("backbone", {})
     kind = backbone.get("type")
-    if getattr(kind, "__name__", str(kind)).split(".")[-1] != "DualTokenViT":
+    if getattr(kind, "__name__", str(kind)).split(".")[-1] not in BACKBONES:
         raise InputError(
             f"--pretrained {filename}: the config's model.backbone is of type {kind!r}; only "
-            "DualTokenViT can be started this way. For another backbone, set "
+            f"{' and '.join(BACKBONES)} can be started this way. For another backbone, set "
             "model.backbone.init_cfg with --cfg-options."
         )
     if "://" not in filename and not Path(filename).expanduser().is_file():

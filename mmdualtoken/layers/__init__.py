@@ -4,6 +4,7 @@ from .attention import CrossAttention, SelfAttention
 from .block import DualTokenBlock, Stage
 from .downsample import OneStepDownsample, StepwiseDownsample
 from .ffn import FFN, BiDimAttention
+from .fine_map import InvertedResidual, StemWithFineMap, fine_map
 from .local_encoder import ConvEncoder, WindowAttention
 from .merging import PatchMerging, TokenProjection
 from .stem import Stem
@@ -16,6 +17,7 @@ __all__ = [
     "ConvEncoder",
     "CrossAttention",
     "DualTokenBlock",
+    "InvertedResidual",
     "MSATokens",
     "NoTokens",
     "NormalTokens",
@@ -25,9 +27,11 @@ __all__ = [
     "SelfAttention",
     "Stage",
     "Stem",
+    "StemWithFineMap",
     "StepwiseDownsample",
     "TokenMLP",
     "TokenMixMLP",
     "TokenProjection",
     "WindowAttention",
+    "fine_map",
 ]

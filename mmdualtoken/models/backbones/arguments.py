@@ -56,6 +56,11 @@ def check_frozen_stages(value: int) -> int:
     return CHECK.integer("frozen_stages", value, -1, 3)
 
 
+def check_fine_blocks(value: int) -> int:
+    """An int from 0 on."""
+    return Checks("DualTokenViTStride4").integer("fine_blocks", value, 0)
+
+
 def check_out_indices(value: Sequence[int] | int) -> tuple[int, ...]:
     """Rising stage indices as a tuple; a single int stands for a tuple of one."""
     allowed = "rising indices from (0, 1, 2)"

@@ -106,6 +106,7 @@ class DualTokenViT(Deployable, BaseModule):
         ),
     }
     arch_defaults = dict(kernel_sizes=(5, 7, None), down_convs=(1, 0, 0))
+    stem_class = Stem
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class DualTokenViT(Deployable, BaseModule):
         drop_path_rate = check_rate("drop_path_rate", drop_path_rate, below_one=True)
 
         dims, depths = self.arch["embed_dims"], self.arch["depths"]
-        self.stem = Stem(check_in_channels(in_channels), dims[0])
+        self.stem = self.stem_class(check_in_channels(in_channels), dims[0])
         if self.token_module.uses_tokens:
             self.global_tokens = nn.Parameter(torch.empty(1, *self.token_size, dims[0]))
         else:
@@ -286,7 +287,10 @@ class DualTokenViT(Deployable, BaseModule):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W) -> maps (B, C_i, ceil(H / s_i), ceil(W / s_i)) of `out_indices`."""
-        x = self.stem(x)
+        return self.forward_stages(self.stem(x))
+
+    def forward_stages(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, ceil(H/8), ceil(W/8), C_1) of the stem -> the maps of `out_indices`."""
         tokens = self.global_tokens
         if tokens is not None:
             tokens = tokens.flatten(1, 2).expand(x.shape[0], -1, -1)
