@@ -45,6 +45,7 @@ def backbone_settings() -> dict[str, dict]:
     return found
 
 
+STRIDE4 = {"stride4": ("DualTokenViTStride4", dict(arch=ARCH, token_mlp="mix"))}
 NECKS = {
     "fpn": ("DualTokenFPN", dict(in_channels=WIDTHS, out_channels=4)),
     "fpn-norm-act": (
@@ -65,7 +66,8 @@ NECKS = {
 
 def all_settings() -> dict[str, tuple[str, dict]]:
     """Class and settings of every checkpoint, by its name."""
-    return {n: ("DualTokenViT", s) for n, s in backbone_settings().items()} | NECKS
+    plain = {n: ("DualTokenViT", s) for n, s in backbone_settings().items()}
+    return plain | STRIDE4 | NECKS
 
 
 def class_named(name: str) -> type:
@@ -76,7 +78,7 @@ def class_named(name: str) -> type:
 def inputs_of(kind: str) -> list[torch.Tensor]:
     """An image of 40 x 33 for a backbone, the maps of such an image for a neck."""
     shapes = [(1, 3, 40, 33)]
-    if kind != "DualTokenViT":
+    if not kind.startswith("DualTokenViT"):
         shapes = [(1, w, *hw) for w, hw in zip(WIDTHS, [(5, 5), (3, 3), (2, 2)], strict=True)]
     return [(4 * rand(*s, seed=i)).round().div(4) for i, s in enumerate(shapes)]
 

@@ -16,7 +16,6 @@ from narrow import ARCH
 from test_configs import own_levels
 
 from mmdualtoken.layers import PositionAwareTokens, TokenMixMLP
-from mmdualtoken.models import DualTokenViT
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -71,6 +70,8 @@ FIRST = {
     ("pspnet", "small-concat"),
     ("nuclei", "small-stride4"),
     ("nuclei", "small-stride4_deep"),
+    ("nuclei", "tiny-stride4_deep"),
+    ("deeplabv3", "small-concat_stride4"),
     ("nuclei", "mobilevit_s-stride8"),
     ("cifar10", "pvt_v2_b0"),
     ("bccd", "dualtoken_t"),
@@ -186,35 +187,6 @@ def test_missing_data_is_named(monkeypatch):
         data.folder()
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_stride4_variant_gives_out_what_the_stem_holds(training):
-    learning_variants = importlib.import_module("learning.variants")
-    model = learning_variants.DualTokenViTStride4(arch=ARCH, out_norm_cfg=dict(type="BN"))
-    model.train(training)
-    image = torch.randn(3, 3, 40, 24)
-    fine, *maps = model(image)
-    with torch.no_grad():
-        torch.testing.assert_close(fine, model.stem.convs[:-1](image))
-        expected = DualTokenViT.forward(model, image)
-    assert fine.shape == (3, ARCH["embed_dims"][0] // 2, 10, 6) and fine.is_contiguous()
-    for actual, one in zip(maps, expected, strict=True):
-        torch.testing.assert_close(actual, one)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_deep_stride4_variant_refines_the_same_map(training):
-    learning_variants = importlib.import_module("learning.variants")
-    model = learning_variants.DualTokenViTStride4Deep(arch=ARCH, out_norm_cfg=dict(type="BN"))
-    model.train(training)
-    image = torch.randn(3, 3, 40, 24)
-    fine, *maps = model(image)
-    stem, *expected = learning_variants.DualTokenViTStride4.forward(model, image)
-    assert fine.shape == (3, ARCH["embed_dims"][0], 10, 6)
-    torch.testing.assert_close(fine, model.refine(stem))
-    for actual, one in zip(maps, expected, strict=True):
-        torch.testing.assert_close(actual, one)
-
-
 def test_normed_tokens_aggregate_what_does_not_grow_with_the_encoder():
     """The design's read a local part 1000 times as large as such; these read the same."""
     normed = importlib.import_module("learning.variants").NormedTokens
@@ -228,7 +200,7 @@ def test_normed_tokens_aggregate_what_does_not_grow_with_the_encoder():
     assert torch.allclose(moments.var(-1, correction=0), torch.ones(2, 8, 8), atol=1e-3)
 
 
-def test_narrow_retinanet_starts_as_the_wide_one_does():
+def test_narrow_retinanet_starts_as_the_wide_one_does(some_data):
     """Scores and boxes of a map of noise are about as large, from 64 channels as from 256."""
     cfg = training.config_of(make("bccd"), PREPARED).model.bbox_head
     wide = training.config_of(make("bccd", budget="gpu"), PREPARED).model.bbox_head

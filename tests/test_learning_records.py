@@ -342,14 +342,15 @@ def test_kept_records_follow_the_schema(path):
 def test_rows_that_say_nothing_about_a_task_are_left_out():
     fits = {t: [r for r in ROWS if ROWS[r].fits(TASKS[t])] for t in TASKS}
     assert set(DEFAULT) <= set.intersection(*map(set, fits.values()))
-    assert set(ROWS) - set(fits["nuclei"]) == {"small-concat"}
+    concat = {"small-concat", "small-concat_stride4"}
+    assert set(ROWS) - set(fits["nuclei"]) == concat
     stride4 = {"small-stride4", "small-stride4_contrast", "small-stride4_deep"}
-    stride4 |= {"mobilevit_s-stride8"}
-    assert set(ROWS) - set(fits["bccd"]) == {"small-concat"} | stride4
+    stride4 |= {"tiny-stride4_deep", "tiny-stride4_deep_contrast", "mobilevit_s-stride8"}
+    assert set(ROWS) - set(fits["bccd"]) == concat | stride4
     for segmentor in ("deeplabv3", "pspnet"):
         assert set(ROWS) - set(fits[segmentor]) == {"resnet18-pretrained"} | stride4
     dense = {"small-grid14", "small-pretrained", "small-pretrained-out_ln"}
-    dense |= {"small-concat", "resnet18-pretrained"} | stride4
+    dense |= concat | {"resnet18-pretrained"} | stride4
     assert set(ROWS) - set(fits["cifar10"]) == dense
 
 

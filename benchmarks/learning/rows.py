@@ -29,6 +29,7 @@ class Row:
         group: table that the row belongs to.
         dense: True for detectors and segmentors alone, False for classifiers, None for all.
         neck: what takes the neck's place.
+        heads: which maps the heads read, where that differs from the real config.
         tasks: names of the only tasks it is for; None: no such limit.
     """
 
@@ -40,6 +41,7 @@ class Row:
     group: str = "backbones"
     dense: bool | None = None
     neck: dict | None = None
+    heads: dict = field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
 
     def fits(self, task: Task) -> bool:
@@ -112,6 +114,18 @@ ROWS = {
         _choice("area", token_module="area"),
         _choice("grid14", True, token_size=(14, 14)),
         Row("small-concat", CONCAT, lr_of="dualtoken_s", group="choices"),
+        Row(
+            "small-concat_stride4",
+            CONCAT,
+            dict(type="DualTokenViTStride4"),
+            "dualtoken_s",
+            group="choices",
+            heads=dict(
+                # The first one's size is that of all: stride 8, as without the map at stride 4.
+                decode_head=dict(in_index=(1, 0, 2, 3), in_channels=(64, 64, 128, 256)),
+                auxiliary_head=dict(in_index=2),
+            ),
+        ),
         _stride4("small-stride4", (32, 64, 128, 256), fine_blocks=0),
         _stride4(
             "small-stride4_contrast", (32, 64, 128, 256), fine_blocks=0, init_cfg=STEM_CONTRAST
@@ -197,6 +211,7 @@ def swap_backbone(cfg: Config, task: Task, row: Row) -> None:
         for key in HEAD_KEYS:
             if head in cfg.model and key in real.model.get(head, {}):
                 cfg.model[head][key] = real.model[head][key]
+    cfg.merge_from_dict(dict(model=row.heads))
     backbone = cfg.model.backbone
     if "drop_path_rate" in backbone:
         backbone.drop_path_rate = 0.0

@@ -157,6 +157,15 @@ TABLE_3 = Table(
             )
             for stem, name in OURS.items()
         ),
+        *(
+            Row(
+                f"{name}, stride 4, 1x",
+                f"configs/mmdet/maskrcnn_{stem}_stride4_1x.py",
+                pretrained=classifier(f"{stem}_mix"),
+                remark="An alternative of this project: DualTokenViTStride4.",
+            )
+            for stem, name in OURS.items()
+        ),
     ),
     remark=FROM_IMAGENET,
 )

@@ -1,0 +1,233 @@
+"""DualTokenViTStride4: its map at stride 4, and that all else is DualTokenViT's."""
+
+import pytest
+import reference
+import torch
+from helpers import NARROW, build, log_lines, params, rand, randomise, same
+from mmcv.cnn import ConvModule
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from narrow import ROOT
+from reference import batch_norm, gelu, sub
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmdualtoken.engine import InputError
+from mmdualtoken.engine.pretrained import start_from_checkpoint
+from mmdualtoken.layers import Stem, pieces
+from mmdualtoken.models import DualTokenViTStride4
+
+WIDTH = NARROW["embed_dims"][0]
+#: (height, width): square, odd, below a stride.
+SIZES = [(64, 64), (37, 91), (3, 17)]
+
+
+def stride4(**settings):
+    """DualTokenViTStride4, narrow unless said otherwise."""
+    return DualTokenViTStride4(**{"arch": NARROW, **settings})
+
+
+def plain(model, **settings):
+    """The DualTokenViT with the same weights."""
+    other = build(**settings).to(next(model.parameters()).dtype).train(model.training)
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith("fine.")}
+    other.load_state_dict(own)
+    return other
+
+
+def fine_map_of(p, x, blocks, training=False):
+    """The map at stride 4, written out from the parameters `p` by name."""
+
+    def step(x, conv, norm, **options):
+        return batch_norm(sub(p, norm), reference.conv(sub(p, conv), x, **options), training)
+
+    for i, stride in ((0, 2), (3, 1), (6, 1), (9, 2)):
+        x = gelu(step(x, f"stem.convs.{i}", f"stem.convs.{i + 1}", stride=stride))
+    for i in range(blocks):
+        z = x
+        for part in ("expand", "depthwise", "project"):
+            z = step(z, f"fine.{i}.{part}.conv", f"fine.{i}.{part}.bn")
+            z = z if part == "project" else gelu(z)
+        x = x + z if i else z  # the first block widens
+    return x
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("blocks", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_values(blocks, size, training):
+    model = randomise(stride4(fine_blocks=blocks).double()).train(training)
+    image, p = rand(2, 3, *size), params(model)
+    maps = model(image)
+    same(maps[0], fine_map_of(p, image, blocks, training))
+    assert maps[0].shape[1:] == (
+        WIDTH if blocks else WIDTH // 2,
+        -(-size[0] // 4),
+        -(-size[1] // 4),
+    )
+    assert maps[0].is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [dict(), dict(token_mlp="mix", out_norm_cfg=dict(type="BN")), dict(out_indices=(0, 2))],
+    ids=str,
+)
+def test_the_other_maps_are_those_of_the_backbone(settings):
+    model = randomise(stride4(**settings).double().eval())
+    for size in SIZES:
+        image = rand(2, 3, *size)
+        expected = plain(model, **settings)(image)
+        maps = model(image)
+        assert len(maps) == 1 + len(expected)
+        for ours, theirs in zip(maps[1:], expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
+def test_images_are_computed_in_pieces(monkeypatch):
+    """As the stem's are: results do not change."""
+    model, images = randomise(stride4().double().eval()), rand(5, 3, 64, 64)
+    expected = model(images)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(pieces, "PIECE", 2**11)
+    for one, other in zip(model(images), expected, strict=True):
+        same(one, other)
+
+
+def test_every_parameter_gets_a_gradient():
+    model = randomise(stride4(token_mlp="mix").double().train())
+    sum(m.square().mean() for m in model(rand(2, 3, 64, 64))).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_frozen_and_eval_parts_do_not_include_the_added_blocks():
+    model = stride4(frozen_stages=1, norm_eval=True).train()
+    norms = [m for m in model.fine.modules() if isinstance(m, _BatchNorm)]
+    assert len(norms) == 6 and all(m.training for m in norms)
+    assert not any(m.training for m in model.stem.modules())
+    assert all(p.requires_grad for p in model.fine.parameters())
+    assert not any(p.requires_grad for p in model.stem.parameters())
+
+
+@pytest.mark.parametrize("name", ["fine.0.expand.conv.weight", "fine.1.project.bn.bias"])
+def test_added_blocks_are_of_the_last_layer(name):
+    model = stride4()
+    assert name in dict(model.named_parameters())
+    assert model.get_layer_depth(f"backbone.{name}") == (6, 7)
+    assert model.get_layer_depth(name, "") == (6, 7)
+    assert model.get_layer_depth("backbone.stem.convs.0.weight") == (0, 7)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_deployed_gives_the_same_without_a_norm(size):
+    model = randomise(stride4(token_mlp="mix", out_norm_cfg=dict(type="BN")).double().eval())
+    image = rand(2, 3, *size)
+    with torch.no_grad():
+        expected = model(image)
+        model.switch_to_deploy()
+        for ours, theirs in zip(model(image), expected, strict=True):
+            same(ours, theirs)
+    assert not any(isinstance(m, _BatchNorm) for m in model.modules())
+    convs = [m for m in model.fine.modules() if isinstance(m, ConvModule)]
+    assert len(convs) == 6 and all(isinstance(m.norm, nn.Identity) for m in convs)
+
+
+def test_one_graph_serves_all_sizes():
+    torch.compiler.reset()
+    arch = dict(NARROW, depths=(1, 1, 1))
+    model = randomise(stride4(arch=arch, token_mlp="mix").double().eval())
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    with torch.no_grad():
+        compiled(rand(2, 3, 64, 96))
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for size in ((37, 91), (75, 125)):
+                image = rand(3, 3, *size)
+                for ours, theirs in zip(compiled(image), model(image), strict=True):
+                    same(ours, theirs)
+    torch.compiler.reset()
+
+
+def test_the_stem_can_start_with_contrast():
+    torch.manual_seed(0)
+    model = stride4(init_cfg=dict(type="StemContrast", noise=0.0))
+    model.init_weights()
+    assert isinstance(model.stem, Stem)
+    same(model.stem.convs[3].weight[::2], torch.full((WIDTH // 4, 1, 3, 3), 1 / 9), 1e-6)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def started(file, kind=stride4, **settings):
+    """A backbone that starts from the file, and what the log says of it."""
+    model = kind(init_cfg=dict(type="Pretrained", checkpoint=str(file)), **settings)
+    with log_lines() as lines:
+        model.init_weights()
+    return model, [line for line in lines if "backbone tensors" in line][0]
+
+
+def test_starts_from_a_classifier(tmp_path):
+    state = params(randomise(build(out_indices=(2,))))
+    torch.save(state, tmp_path / "classifier.pth")
+    model, line = started(tmp_path / "classifier.pth")
+    assert line.endswith("; started anew, not in the file: norm0, norm1, fine")
+    own = params(model)
+    assert f"loaded {len(state)} of {len(own)} " in line
+    for name, value in state.items():
+        assert torch.equal(own[name], value), name
+
+
+def test_starts_from_its_own_kind_and_gives_to_the_other(tmp_path):
+    state = params(randomise(stride4()))
+    torch.save(state, tmp_path / "fine.pth")
+    model, line = started(tmp_path / "fine.pth")
+    assert f"loaded {len(state)} of {len(state)} " in line and "anew" not in line
+    assert all(torch.equal(value, state[name]) for name, value in params(model).items())
+    model, line = started(tmp_path / "fine.pth", stride4, fine_blocks=1)
+    assert line.endswith("; started anew, of another type in the file: fine")
+    model, line = started(tmp_path / "fine.pth", build)
+    assert line.endswith("; not used: fine")
+    assert all(torch.equal(value, state[name]) for name, value in params(model).items())
+
+
+def test_a_file_that_does_not_fit_is_still_refused(tmp_path):
+    state = params(build(out_indices=(2,)))
+    del state["stages.0.blocks.0.norm1.weight"]
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(InputError, match=r"missing \(1\): stages.0.blocks.0.norm1.weight"):
+        started(tmp_path / "part.pth")
+
+
+def test_flag_pretrained_takes_it(tmp_path):
+    torch.save(params(build(out_indices=(2,))), tmp_path / "classifier.pth")
+    cfg = Config(dict(model=dict(backbone=dict(type="DualTokenViTStride4", arch=NARROW))))
+    start_from_checkpoint(cfg, str(tmp_path / "classifier.pth"))
+    backbone = MODELS.build(cfg.model.backbone)
+    backbone.init_weights()
+    assert backbone.norm_eval and not backbone.train().stem.convs[1].training
+
+
+# ---------------------------------------------------------------- arguments and configs
+
+
+@pytest.mark.parametrize(
+    "value, error", [(-1, ValueError), (1.0, TypeError), (True, TypeError), ("2", TypeError)]
+)
+def test_wrong_numbers_of_blocks_are_refused(value, error):
+    with pytest.raises(error, match=f"DualTokenViTStride4: fine_blocks={value!r}; allowed is an"):
+        stride4(fine_blocks=value)
+    with pytest.raises(ValueError, match="DualTokenViT: token_mlp='max'; allowed is one of"):
+        stride4(token_mlp="max")
+
+
+@pytest.mark.parametrize("size, widths", [("s", [64, 128, 256]), ("t", [48, 96, 192])])
+def test_configs_differ_in_the_map_and_the_pyramid_only(size, widths):
+    folder = ROOT / "configs" / "mmdet"
+    plain = Config.fromfile(folder / f"maskrcnn_dualtoken_{size}_1x.py")
+    ours = Config.fromfile(folder / f"maskrcnn_dualtoken_{size}_stride4_1x.py")
+    assert ours.model.backbone == {**plain.model.backbone, "type": "DualTokenViTStride4"}
+    neck = dict(type="FPN", in_channels=[widths[0], *widths], out_channels=256, num_outs=5)
+    assert ours.model.neck == neck
+    ours.model.backbone, ours.model.neck = plain.model.backbone, plain.model.neck
+    assert ours.to_dict() == plain.to_dict()
