@@ -44,3 +44,22 @@ def resize_token_mix(
     n_old, n_new = r.shape[1], r.shape[0]
     weight_new = r @ weight.double() @ r.T * (n_old / n_new)
     return weight_new.to(weight.dtype), (r @ bias.double()).to(bias.dtype)
+
+
+def resize_state(state: dict, prefix: str, new: tuple[int, int]) -> None:
+    """Bring a backbone's tokens and mix MLPs to another grid, in its state dict, in place.
+
+    Args:
+        state: tensors by name.
+        prefix: what the backbone's names begin with.
+        new: the grid (h, w) to bring them to.
+    """
+    tokens = state[f"{prefix}global_tokens"]
+    old = tuple(tokens.shape[1:3])
+    state[f"{prefix}global_tokens"] = resize_tokens(tokens, new)
+    suffix = "mlp.token_mix.weight"
+    for key in [k for k in state if k.startswith(prefix) and k.endswith(suffix)]:
+        bias = key.removesuffix("weight") + "bias"
+        if state[key].shape != (old[0] * old[1],) * 2:
+            continue  # of another grid than its tokens: it is refused as it is
+        state[key], state[bias] = resize_token_mix(state[key], state[bias], old, new)

@@ -29,7 +29,7 @@ from ...layers import (
     WindowAttention,
 )
 from ...layers.map_norm import map_norm
-from ...layers.token_resize import resize_token_mix, resize_tokens
+from ...layers.token_resize import resize_state
 from ..deploy import Deployable
 from .arguments import (
     check_arch,
@@ -227,15 +227,7 @@ class DualTokenViT(Deployable, BaseModule):
         old, new = tuple(tokens.shape[1:3]), self.token_size
         if old == new or tokens.dim() != 4:
             return
-        state_dict[f"{prefix}global_tokens"] = resize_tokens(tokens, new)
-        suffix = "mlp.token_mix.weight"
-        for key in [k for k in state_dict if k.startswith(prefix) and k.endswith(suffix)]:
-            bias = key.removesuffix("weight") + "bias"
-            if state_dict[key].shape != (old[0] * old[1],) * 2:
-                continue  # of another grid than its tokens: it is refused as it is
-            state_dict[key], state_dict[bias] = resize_token_mix(
-                state_dict[key], state_dict[bias], old, new
-            )
+        resize_state(state_dict, prefix, new)
         print_log(
             f"DualTokenViT: checkpoint's token grid {old[0]}x{old[1]} resized to {new[0]}x{new[1]}",
             logger="current",
