@@ -10,6 +10,7 @@ import numpy as np
 from mmdualtoken.engine import preflight
 from mmdualtoken.engine.errors import InputError
 
+from . import anchors
 from . import coco_rules as rules
 from .base import DatasetCheck
 from .findings import ERROR, WARNING, Finding, Inspection
@@ -78,6 +79,27 @@ class CocoCheck(DatasetCheck):
             kind = f"annotations of image {image_id!r}, which 'images' does not list"
             self.add(WARNING, kind, ids, remedy)
         self._count(images, annotations, categories)
+        if self.report.split == "train":
+            self._check_anchors(images, annotations)
+
+    def _check_anchors(self, images: list[dict], annotations: list[dict]) -> None:
+        """Objects that no anchor fits; entries that are wrong in themselves are left out."""
+        sizes = {i["id"]: (i["width"], i["height"]) for i in images if not [*rules.image_rules(i)]}
+        fine = [
+            (sizes[a["image_id"]], a["bbox"][2:])
+            for a in annotations
+            if a["image_id"] in sizes
+            and not any(s == ERROR for s, *_ in rules.box_rules(a, *sizes[a["image_id"]]))
+            and min(a["bbox"][2:]) >= 1
+        ]
+        found = anchors.unmatched(
+            self.cfg,
+            self.config.get("pipeline") or [],
+            np.array([size for size, _ in fine], dtype=float).reshape(-1, 2),
+            np.array([box for _, box in fine], dtype=float).reshape(-1, 2),
+        )
+        if found:
+            self.add(WARNING, "no anchor can match many objects", *found)
 
     def _entries(self, kind: str, entries: list, keys: tuple[str, ...]) -> Iterator[dict]:
         """The entries of a list that have all keys; the others become findings."""

@@ -1,0 +1,102 @@
+"""Whether a detector's anchors can match the objects, at the size at which the model sees them."""
+
+import copy
+from collections.abc import Iterable
+
+import numpy as np
+from mmengine.config import Config, ConfigDict
+
+#: In the names of transforms that change how large objects are.
+GEOMETRY = ("Resize", "Crop", "Affine", "Mosaic", "Expand")
+#: Share of objects without an anchor from which on it is worth a word.
+WORTH_A_WORD = 0.1
+
+
+def scales_of(pipeline: Iterable[dict]) -> list[tuple[int, int]] | None:
+    """Sizes (long side, short side) within which the pipeline fits images; None if it does else.
+
+    One of mmdet's Resize that keeps the ratio of sides, or several of RandomChoiceResize.
+    """
+    steps = [step for step in pipeline if any(word in str(step) for word in GEOMETRY)]
+    if len(steps) != 1:
+        return None
+    (step,) = steps
+    kind = str(step["type"]).removeprefix("mmdet.")
+    scales = [step.get("scale")] if kind == "Resize" else step.get("scales")
+    if kind not in ("Resize", "RandomChoiceResize") or not step.get("keep_ratio"):
+        return None
+    pairs = all(isinstance(scale, (list, tuple)) and len(scale) == 2 for scale in scales or [None])
+    return [(max(scale), min(scale)) for scale in scales] if pairs else None
+
+
+def anchors_of(model: ConfigDict) -> tuple[np.ndarray, float] | None:
+    """Sizes (n, 2) of the anchors that see the whole image, and the least overlap that counts.
+
+    None where the head has no anchors, or matches them otherwise than by MaxIoUAssigner.
+    """
+    from mmdet.registry import TASK_UTILS  # without mmdet there is no detector to check
+
+    head = model.get("rpn_head") or model.get("bbox_head") or {}
+    train = model.get("train_cfg") or {}
+    assigner = (train.get("rpn") or train).get("assigner") or {}
+    generator = head.get("anchor_generator") or {}
+    if generator.get("type") != "AnchorGenerator" or assigner.get("type") != "MaxIoUAssigner":
+        return None
+    levels = TASK_UTILS.build(copy.deepcopy(generator)).base_anchors
+    boxes = np.concatenate([level.numpy() for level in levels])
+    needed = assigner["pos_iou_thr"]
+    if assigner.get("match_low_quality", True):
+        needed = min(needed, assigner.get("min_pos_iou", 0.0))
+    return boxes[:, 2:] - boxes[:, :2], needed
+
+
+def best_overlaps(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """The largest IoU of boxes of `sizes` (m, 2) with one of `anchors` (n, 2) in the same place."""
+    common = np.minimum(sizes[:, None], anchors[None]).prod(-1)
+    return (common / (sizes.prod(-1)[:, None] + anchors.prod(-1)[None] - common)).max(1)
+
+
+def unmatched(
+    cfg: Config, pipeline: Iterable[dict], images: np.ndarray, boxes: np.ndarray
+) -> tuple[str, str] | None:
+    """What to say where many objects have no anchor that could ever match them.
+
+    Two boxes overlap most where they have one middle, so that what is counted here has no anchor
+    wherever it lies. Where an image is resized in several ways, the best of them counts.
+
+    Args:
+        cfg: the complete config.
+        pipeline: of the data set.
+        images: (m, 2) width and height of each object's image.
+        boxes: (m, 2) width and height of each object.
+
+    Returns:
+        detail and remedy of a finding; None where all is well or nothing can be said.
+    """
+    scales = scales_of(pipeline)
+    found = anchors_of(cfg.get("model") or {}) if scales and len(boxes) else None
+    if found is None:
+        return None
+    anchors, needed = found
+    overlaps, seen = np.zeros(len(boxes)), boxes
+    for long, short in scales:
+        factors = np.minimum(long / images.max(1), short / images.min(1))
+        sizes = boxes * factors[:, None]
+        here = best_overlaps(sizes, anchors)
+        seen = np.where((here > overlaps)[:, None], sizes, seen)
+        overlaps = np.maximum(overlaps, here)
+    lost = overlaps < needed
+    if lost.mean() < WORTH_A_WORD:
+        return None
+    width, height = np.median(seen[lost], axis=0)
+    areas = anchors.prod(-1) ** 0.5
+    detail = (
+        f"{lost.sum()} of {len(boxes)}, {width:.0f}x{height:.0f} px in the median as the model "
+        f"sees them; anchors have {areas.min():.0f} to {areas.max():.0f} px, and an overlap of "
+        f"{needed:g} is needed"
+    )
+    remedy = (
+        "these are hardly learnt: set scales of the head's anchor_generator (a level's smallest "
+        "anchor is scale x stride), or scale of Resize in the pipelines"
+    )
+    return detail, remedy
