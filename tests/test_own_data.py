@@ -27,6 +27,10 @@ NARROW = [
 ]
 SIXTEEN = {
     "cells.py": "neck.out_channels bbox_head.in_channels bbox_head.feat_channels",
+    "nuclei.py": "neck.out_channels rpn_head.in_channels rpn_head.feat_channels "
+    "roi_head.bbox_roi_extractor.out_channels roi_head.mask_roi_extractor.out_channels "
+    "roi_head.bbox_head.in_channels roi_head.bbox_head.fc_out_channels "
+    "roi_head.mask_head.in_channels roi_head.mask_head.conv_out_channels",
     "streets.py": "decode_head.in_channels decode_head.channels auxiliary_head.in_channels "
     "auxiliary_head.channels",
     "things.py": "neck.in_channels",
@@ -35,6 +39,13 @@ OPTIONS = {
     "cells.py": [
         "model.neck.in_channels=[16,16,16]",
         "model.test_cfg.score_thr=0.0",  # after so few iterations no score is high
+        "train_cfg.max_epochs=1",
+        "train_dataloader.dataset.pipeline.2.scale=(64,64)",
+        *(f"{s}_dataloader.dataset.pipeline.1.scale=(64,64)" for s in ("val", "test")),
+    ],
+    "nuclei.py": [
+        "model.neck.in_channels=[16,16,16,16]",
+        "model.test_cfg.rcnn.score_thr=0.0",
         "train_cfg.max_epochs=1",
         "train_dataloader.dataset.pipeline.2.scale=(64,64)",
         *(f"{s}_dataloader.dataset.pipeline.1.scale=(64,64)" for s in ("val", "test")),
@@ -55,8 +66,13 @@ OPTIONS = {
         *(f"{s}_dataloader.dataset.pipeline.2.crop_size=64" for s in ("val", "test")),
     ],
 }
-METRIC = {"cells.py": "coco/bbox_mAP", "streets.py": "mIoU", "things.py": "accuracy/top1"}
-LAST = {"cells.py": "epoch_1.pth", "streets.py": "iter_2.pth", "things.py": "epoch_1.pth"}
+METRIC = {
+    "cells.py": "coco/bbox_mAP",
+    "nuclei.py": "coco/segm_mAP",
+    "streets.py": "mIoU",
+    "things.py": "accuracy/top1",
+}
+LAST = {name: "iter_2.pth" if name == "streets.py" else "epoch_1.pth" for name in METRIC}
 
 
 def options(config):
@@ -73,14 +89,14 @@ def place(real_data, config):
                 names = [n for n in file.namelist() if re.search(r"/000[01]\.jpg$", n)]
                 file.extractall(Path("data/things") / split, names)
         return
-    name = dict(cells="bccd", streets="camvid")[config.removesuffix(".py")]
+    name = {"cells.py": "bccd", "streets.py": "camvid"}.get(config, "nuclei")
     Path("data").mkdir()
     Path("data", name).symlink_to(real_data / name)
 
 
 def test_every_block_is_run():
     assert set(CONFIGS) == set(OPTIONS)
-    assert [tool_of(w)[0] for w in COMMANDS] == 3 * [
+    assert [tool_of(w)[0] for w in COMMANDS] == 4 * [
         "check_data",
         "browse_dataset",
         "train",

@@ -131,3 +131,18 @@ def test_bad_arguments_of_test(args, message, project, tool):
     touch("taken.pkl")
     status, printed = tool("test", DETECTOR, *args)
     assert status == 2 and message in printed
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("model.backbone.alpha=7", "DualTokenViT: alpha=7; allowed is a number, 0 to 1"),
+        ("model.backbone.token_size=seven", "DualTokenViT: token_size='seven'; allowed is a pair"),
+        ("model.neck.num_outs=3", "DualTokenFPN: num_outs=3 is too small"),
+        ("model.backbone.type=DualTokenViTStride4", "use MMDetection's FPN, type='FPN'"),
+    ],
+)
+def test_arguments_of_the_model(option, message, project, tool):
+    """Also where it is the first batch that shows it."""
+    status, printed = tool("train", DETECTOR, "--cfg-options", option)
+    assert status == 2 and message in printed

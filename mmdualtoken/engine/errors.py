@@ -12,6 +12,18 @@ class InputError(Exception):
     """
 
 
+class WrongValue(InputError, ValueError):
+    """An argument of a model, or what it is given, has a value that is not allowed."""
+
+
+class WrongType(InputError, TypeError):
+    """An argument of a model is of a type that is not allowed."""
+
+
+#: For code that raises by Python's own kinds of errors.
+WRONG = {ValueError: WrongValue, TypeError: WrongType}
+
+
 def tell(text: str) -> None:
     """Print on stderr, which may be closed: the terminal's, or a `| tee` that Ctrl-C ended too."""
     with suppress(OSError, ValueError, AttributeError):

@@ -10,6 +10,8 @@ import torch
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
+from ..engine.errors import WRONG, WrongValue
+
 #: Written by configs to replace a base's dict as a whole. MMEngine leaves it there where the base
 #: has no such key.
 DELETE_KEY = "_delete_"
@@ -40,8 +42,8 @@ class Checks:
     def fail(
         self, argument: str, value: Any, allowed: str, error: type[Exception] = ValueError
     ) -> NoReturn:
-        """Raise `error`."""
-        raise error(f"{self.owner}: {argument}={value!r}; allowed is {allowed}")
+        """Raise `error`, as the kind of it that the tools show in one paragraph."""
+        raise WRONG[error](f"{self.owner}: {argument}={value!r}; allowed is {allowed}")
 
     def integer(
         self, argument: str, value: int, low: int | None = None, high: int | None = None
@@ -124,7 +126,7 @@ class Checks:
                     raise ValueError(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
             except Exception as error:  # the registry's, the layer's own, of any kind
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                raise ValueError(
+                raise WrongValue(
                     f"{self.owner}: {argument}={value!r} gives no layer for maps (B, C, H, W) "
                     f"with C={width} ({reason}); allowed is None or {allowed}"
                 ) from error

@@ -5,6 +5,7 @@ from mmengine.model import BaseInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
+from ..engine.errors import WrongValue
 from ..layers import Stem
 
 
@@ -39,7 +40,7 @@ class StemContrastInit(BaseInit):
         for name, value in (("noise", noise), ("bias_std", bias_std)):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not 0 <= value < float("inf"):
-                raise ValueError(
+                raise WrongValue(
                     f"StemContrast: {name}={value!r}; allowed is a number from 0 on. Leave it out "
                     "for the default."
                 )

@@ -16,16 +16,19 @@ class DualTokenViTStride4(DualTokenViT):
 
     The design's finest map is at stride 8, and its FPN (`DualTokenFPN`) upsamples that to stride 4.
     Here the stem's map at stride 4, which the design computes anyway, goes through a few inverted
-    residuals and out, for an FPN that begins there, MMDetection's own:
-    dict(type='FPN', in_channels=[64, 64, 128, 256], out_channels=256, num_outs=5) for small.
+    residuals and out, for an FPN that begins there, MMDetection's own; in_channels for `small`:
+    dict(type='FPN', in_channels=[64, 64, 128, 256], out_channels=256, num_outs=5).
 
-    A classifier's checkpoint of DualTokenViT starts it, but for the added blocks. `frozen_stages`
-    and `norm_eval` do not concern these: like the output norms they belong to what comes after.
+    Starts by init_cfg 'Pretrained' from a classifier with DualTokenViT, all but the added blocks.
+    `out_norm_cfg`, `frozen_stages` and `norm_eval` do not concern these: their own BatchNorm is
+    the norm of this map (SyncBN: `sync_bn = "torch"` in the config makes it of all BatchNorms).
 
     Args:
         fine_blocks: inverted residuals on the map at stride 4. From 1 on it has embed_dims[0]
-            channels; 0 gives out the stem's as it is, of embed_dims[0] / 2.
-        kwargs: DualTokenViT's. `out_indices` are those of the stages' maps, which follow.
+            channels; 0 gives out the stem's as it is, of embed_dims[0] / 2: in_channels
+            [32, 64, 128, 256] for `small`.
+        kwargs: DualTokenViT's. `out_indices` are those of the stages' maps; the one at stride 4 is
+            not counted there, always given out, and the first.
 
     Raises:
         ValueError: an argument is out of range or unknown; the message says what is allowed.

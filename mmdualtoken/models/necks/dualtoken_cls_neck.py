@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 
+from ...engine.errors import WrongValue
 from ..checks import Checks
 
 CHECK = Checks("DualTokenClsNeck")
@@ -38,7 +39,7 @@ class DualTokenClsNeck(BaseModule):
     def forward(self, feats: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         """A tuple whose last map is (B, C, H, W) -> a tuple of one (B, out_channels)."""
         if feats[-1].shape[1] != self.fc.in_features:
-            raise ValueError(
+            raise WrongValue(
                 f"DualTokenClsNeck: received a last map of {feats[-1].shape[1]} channels, "
                 f"in_channels is {self.fc.in_features}; set the neck's in_channels to the "
                 "backbone's embed_dims at its last out_indices"

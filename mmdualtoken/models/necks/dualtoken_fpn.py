@@ -7,6 +7,7 @@ from mmdet.models.necks import FPN
 from mmengine.registry import MODELS
 from torch import nn
 
+from ...engine.errors import WrongValue
 from ..checks import Checks
 
 CHECK = Checks("DualTokenFPN")
@@ -70,7 +71,7 @@ class DualTokenFPN(FPN):
             [out_channels],
         )
         if num_outs <= len(in_channels):
-            raise ValueError(
+            raise WrongValue(
                 f"DualTokenFPN: num_outs={num_outs} is too small: {len(in_channels)} maps and the "
                 f"added stride-4 level need num_outs >= {len(in_channels) + 1}"
             )
@@ -96,10 +97,16 @@ class DualTokenFPN(FPN):
     def _check(self, feats: tuple[torch.Tensor, ...]) -> None:
         received = [f.shape[1] for f in feats]
         if received != self.in_channels:
-            raise ValueError(
+            remedy = "set the neck's in_channels to the backbone's embed_dims at its out_indices"
+            if received[1:] == self.in_channels:
+                remedy = (
+                    "the first seems to be DualTokenViTStride4's map at stride 4, which this neck "
+                    "would upsample to stride 2: use MMDetection's FPN, type='FPN', as "
+                    "configs/mmdet/maskrcnn_dualtoken_s_stride4_1x.py does"
+                )
+            raise WrongValue(
                 f"DualTokenFPN: received maps of {received} channels, in_channels is "
-                f"{self.in_channels}; set the neck's in_channels to the backbone's embed_dims at "
-                "its out_indices"
+                f"{self.in_channels}; {remedy}"
             )
 
     def forward(self, feats: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
