@@ -10,6 +10,7 @@ import torch
 from helpers import NARROW, build
 from torch import nn
 
+from mmdualtoken.engine.errors import WrongType, WrongValue
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT, ResizeNeck
 
 NAN, INF = float("nan"), float("inf")
@@ -163,7 +164,7 @@ def refused(owner, argument, value, make):
         with pytest.raises((ValueError, TypeError)) as caught:
             make()
     message = str(caught.value)
-    assert type(caught.value) in (ValueError, TypeError)
+    assert type(caught.value) in (WrongValue, WrongType)
     assert message.startswith(f"{owner}: {argument}")
     # The value, or what of it is wrong: ranges etc. become tuples.
     assert f"{value!r}" in message or f"={value}" in message, message
@@ -181,7 +182,7 @@ def test_backbone_refuses_an_arch(key, value):
     with pytest.raises((ValueError, TypeError)) as caught:
         build(arch={**NARROW, key: value})
     message = str(caught.value)
-    assert type(caught.value) in (ValueError, TypeError)
+    assert type(caught.value) in (WrongValue, WrongType)
     assert message.startswith("DualTokenViT: arch")
     assert "allowed is" in message
     if key != "num_heads" or "multiple" not in message:  # that one is said of the embed_dims
