@@ -58,10 +58,15 @@ def narrow(path):
     return cfg
 
 
+def widths_of(model):
+    """Channels of the maps of a narrow backbone."""
+    stride4 = WIDTHS[:1] if model.backbone.type == "DualTokenViTStride4" else ()
+    return [*stride4, *WIDTHS]
+
+
 def _narrow_detector(model, ours):
     if ours:
-        stride4 = WIDTHS[:1] if model.backbone.type == "DualTokenViTStride4" else ()
-        model.neck.in_channels = [*stride4, *WIDTHS]
+        model.neck.in_channels = widths_of(model)
     model.neck.out_channels = 16
     if "rpn_head" not in model:
         model.bbox_head.update(in_channels=16, feat_channels=16, stacked_convs=1)
@@ -82,9 +87,10 @@ def _narrow_segmentor(model, ours):
         head = model[name]
         head.channels = 16
         if ours:
+            widths = widths_of(model)
             index = head.in_index
             head.in_channels = (
-                WIDTHS[index] if isinstance(index, int) else [WIDTHS[i] for i in index]
+                widths[index] if isinstance(index, int) else [widths[i] for i in index]
             )
 
 

@@ -231,3 +231,21 @@ def test_configs_differ_in_the_map_and_the_pyramid_only(size, widths):
     assert ours.model.neck == neck
     ours.model.backbone, ours.model.neck = plain.model.backbone, plain.model.neck
     assert ours.to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])
+def test_segmentors_read_the_map_beside_those_of_concat(head):
+    folder = ROOT / "configs" / "mmseg"
+    concat = Config.fromfile(folder / f"{head}_dualtoken_s_concat_160k.py")
+    ours = Config.fromfile(folder / f"{head}_dualtoken_s_concat_stride4_160k.py")
+    assert ours.model.backbone == {**concat.model.backbone, "type": "DualTokenViTStride4"}
+    # One map more, the first: all others move by one. Stride 8 comes first, whose size all get.
+    decode = dict(in_index=[1, 0, 2, 3], in_channels=[64, 64, 128, 256])
+    assert {k: list(ours.model.decode_head[k]) for k in decode} == decode
+    assert concat.model.auxiliary_head.in_index + 1 == ours.model.auxiliary_head.in_index
+    ours.model.backbone = concat.model.backbone
+    ours.model.decode_head.update(
+        {k: concat.model.decode_head[k] for k in ("in_index", "in_channels")}
+    )
+    ours.model.auxiliary_head.in_index = concat.model.auxiliary_head.in_index
+    assert ours.to_dict() == concat.to_dict()

@@ -29,7 +29,6 @@ class Row:
         group: table that the row belongs to.
         dense: True for detectors and segmentors alone, False for classifiers, None for all.
         neck: what takes the neck's place.
-        heads: which maps the heads read, where that differs from the real config.
         tasks: names of the only tasks it is for; None: no such limit.
     """
 
@@ -41,7 +40,6 @@ class Row:
     group: str = "backbones"
     dense: bool | None = None
     neck: dict | None = None
-    heads: dict = field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
 
     def fits(self, task: Task) -> bool:
@@ -60,6 +58,9 @@ def _names(classifier: str, dense: str) -> dict[str, str]:
 TINY = _names("dualtoken_t_mix_outbn", "dualtoken_t")
 SMALL = _names("dualtoken_s_mix_outbn", "dualtoken_s")
 CONCAT = dict(mmseg="dualtoken_s_concat")
+CONCAT_STRIDE4 = dict(mmseg="dualtoken_s_concat_stride4")
+#: For the stem's map at stride 4 as it is, of 32 channels.
+BARE_FPN = dict(type="FPN", in_channels=[32, 64, 128, 256], out_channels=256, num_outs=5)
 LAYER_NORM = dict(type="LN", eps=1e-6)
 #: Linear layers start with a deviation of 1 / sqrt(inputs) in place of 0.02.
 FAN_IN = dict(
@@ -77,13 +78,11 @@ def _choice(name: str, dense: bool | None = None, **options) -> Row:
     return Row(f"small-{name}", SMALL, options, "dualtoken_s", group="choices", dense=dense)
 
 
-def _stride4(name: str, widths: tuple[int, ...], **options) -> Row:
+def _stride4(name: str, neck: dict | None = None, **options) -> Row:
     """A map at stride 4 for Mask R-CNN, in place of one upsampled from stride 8."""
-    size = name.split("-")[0]
-    options = dict(type="DualTokenViTStride4") | options
-    neck = dict(type="FPN", in_channels=list(widths), out_channels=256, num_outs=5)
-    of = dict(lr_of=f"dualtoken_{size[0]}", group="choices", tasks=("nuclei",))
-    return Row(name, dict(tiny=TINY, small=SMALL)[size], options, neck=neck, **of)
+    size = name[0]
+    of = dict(lr_of=f"dualtoken_{size}", group="choices", tasks=("nuclei",))
+    return Row(name, dict(mmdet=f"dualtoken_{size}_stride4"), options, neck=neck, **of)
 
 
 def _transfer(name: str, backbone: dict, source: str, **options) -> Row:
@@ -114,25 +113,12 @@ ROWS = {
         _choice("area", token_module="area"),
         _choice("grid14", True, token_size=(14, 14)),
         Row("small-concat", CONCAT, lr_of="dualtoken_s", group="choices"),
-        Row(
-            "small-concat_stride4",
-            CONCAT,
-            dict(type="DualTokenViTStride4"),
-            "dualtoken_s",
-            group="choices",
-            heads=dict(
-                # The first one's size is that of all: stride 8, as without the map at stride 4.
-                decode_head=dict(in_index=(1, 0, 2, 3), in_channels=(64, 64, 128, 256)),
-                auxiliary_head=dict(in_index=2),
-            ),
-        ),
-        _stride4("small-stride4", (32, 64, 128, 256), fine_blocks=0),
-        _stride4(
-            "small-stride4_contrast", (32, 64, 128, 256), fine_blocks=0, init_cfg=STEM_CONTRAST
-        ),
-        _stride4("small-stride4_deep", (64, 64, 128, 256)),
-        _stride4("tiny-stride4_deep", (48, 48, 96, 192)),
-        _stride4("tiny-stride4_deep_contrast", (48, 48, 96, 192), init_cfg=STEM_CONTRAST),
+        Row("small-concat_stride4", CONCAT_STRIDE4, lr_of="dualtoken_s", group="choices"),
+        _stride4("small-stride4", BARE_FPN, fine_blocks=0),
+        _stride4("small-stride4_contrast", BARE_FPN, fine_blocks=0, init_cfg=STEM_CONTRAST),
+        _stride4("small-stride4_deep"),
+        _stride4("tiny-stride4_deep"),
+        _stride4("tiny-stride4_deep_contrast", init_cfg=STEM_CONTRAST),
         _choice("grid3_mix", token_size=(3, 3)),
         Row("tiny-grid3_mix", TINY, dict(token_size=(3, 3)), "dualtoken_t", group="choices"),
         _choice("layerscale0.1", local_encoder="conv_0.1"),
@@ -211,7 +197,6 @@ def swap_backbone(cfg: Config, task: Task, row: Row) -> None:
         for key in HEAD_KEYS:
             if head in cfg.model and key in real.model.get(head, {}):
                 cfg.model[head][key] = real.model[head][key]
-    cfg.merge_from_dict(dict(model=row.heads))
     backbone = cfg.model.backbone
     if "drop_path_rate" in backbone:
         backbone.drop_path_rate = 0.0

@@ -218,6 +218,12 @@ TABLE_5 = Table(
             remark="An alternative of this project: all stages resized and concatenated.",
         ),
         Row(
+            "DeepLabv3, DualToken-ViT-S, four maps",
+            "configs/mmseg/deeplabv3_dualtoken_s_concat_stride4_160k.py",
+            pretrained=SMALL_MIX,
+            remark="An alternative of this project: all stages and a map at stride 4.",
+        ),
+        Row(
             "DeepLabv3, DualToken-ViT-S, stride 32",
             "configs/mmseg/deeplabv3_dualtoken_s_stride32_160k.py",
             pretrained=SMALL_MIX,
@@ -231,6 +237,12 @@ TABLE_5 = Table(
             "configs/mmseg/pspnet_dualtoken_s_concat_160k.py",
             pretrained=SMALL_MIX,
             remark="An alternative of this project: all stages resized and concatenated.",
+        ),
+        Row(
+            "PSPNet, DualToken-ViT-S, four maps",
+            "configs/mmseg/pspnet_dualtoken_s_concat_stride4_160k.py",
+            pretrained=SMALL_MIX,
+            remark="An alternative of this project: all stages and a map at stride 4.",
         ),
     ),
     remark=FROM_IMAGENET,
