@@ -399,6 +399,9 @@ def test_overview_has_each_task_with_the_best_option_and_the_rivals(tmp_path):
         for seed in range(3):
             scattered = record(row=row, value=40.0 + seed + more, metric="mIoU")
             kept.put(f"deeplabv3/cpu/{row}/seed{seed}", scattered)
+    for seed in range(3):  # a spread of 5: better on average, but not shown before what is sure
+        lottery = record(row="small-alpha0.9", value=45.0 + 5 * seed, metric="mIoU")
+        kept.put(f"deeplabv3/cpu/small-alpha0.9/seed{seed}", lottery)
     lines = page.overview(kept, "cpu").strip().splitlines()
     assert len(lines) == 2 + len(TASKS)
     assert "small-area (+0.5 over small, within the spread): 41.5 ± 1.0" in "".join(lines)

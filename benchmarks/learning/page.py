@@ -62,7 +62,7 @@ def _standing(line: dict, metric: str) -> str:
 
 
 def _best_option(kept: records.Kept, task: str, budget: str) -> tuple[str, str] | None:
-    """The best choice that is above the same backbone without it, and by how much it is."""
+    """The best choice above the same backbone without it, conclusive ones first; by how much."""
     found = {
         name: records.summary(kept.seeds(task, budget, name)) for name in kept.rows(task, budget)
     }
@@ -75,7 +75,7 @@ def _best_option(kept: records.Kept, task: str, budget: str) -> tuple[str, str] 
     better = [name for name, gain in gains.items() if gain > 0]
     if not better:
         return None
-    best = max(better, key=means.get)
+    best = max(better, key=lambda name: (found[name]["conclusive"], means[name]))
     short = best.split("-")[0]
     spread = max(one["spread"] or 0 for one in (found[best], found[PLAIN[short]]))
     within = ", within the spread" if gains[best] <= spread else ""
