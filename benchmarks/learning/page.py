@@ -17,7 +17,7 @@ TITLES = dict(
     ablations="Ablations of the paper's tables, `small`",
     choices="Choices that nothing in the paper fixes",
     transfer="From a classifier trained on cifar10",
-    checks="A rival without what ours has not",
+    checks="A rival without its map at stride 4",
 )
 #: Rows of the backbones as they are, by what the names of rows on them begin with.
 PLAIN = dict(tiny="dualtoken_t", small="dualtoken_s")
