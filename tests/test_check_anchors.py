@@ -1,5 +1,8 @@
 """Objects that no anchor fits: what the check says, and what mmdet's assigner does with them."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -137,3 +140,15 @@ def test_training_data_alone_is_checked(project):
     assert found[0] == WARNING and KIND in found[2] and "anchors have 256 to 4096 px" in found[2]
     assert check(cfg, "val") == []
     assert check(detector()) == []
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_objects_that_mmdet_does_not_train_on_are_not_counted(key, project):
+    cfg = detector(scales=[64])
+    assert any(KIND in reason for *_, reason in check(cfg))
+    file = Path("data/scenes/annotations/instances_train2017.json")
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        annotation[key] = 1
+    file.write_text(json.dumps(content))
+    assert not any(KIND in reason for *_, reason in check(cfg))

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from mmengine.config import Config, ConfigDict
 
 #: In the names of transforms that change how large objects are.
@@ -52,8 +53,10 @@ def anchors_of(model: ConfigDict) -> tuple[np.ndarray, float] | None:
 
 def best_overlaps(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """The largest IoU of boxes of `sizes` (m, 2) with one of `anchors` (n, 2) in the same place."""
-    common = np.minimum(sizes[:, None], anchors[None]).prod(-1)
-    return (common / (sizes.prod(-1)[:, None] + anchors.prod(-1)[None] - common)).max(1)
+    from mmdet.structures.bbox import bbox_overlaps
+
+    first, second = (torch.from_numpy(np.hstack([-s, s]) / 2) for s in (sizes, anchors))
+    return bbox_overlaps(first, second).amax(1).numpy()
 
 
 def unmatched(

@@ -83,12 +83,13 @@ class CocoCheck(DatasetCheck):
             self._check_anchors(images, annotations)
 
     def _check_anchors(self, images: list[dict], annotations: list[dict]) -> None:
-        """Objects that no anchor fits; entries that are wrong in themselves are left out."""
+        """Objects that no anchor fits, of those that mmdet trains on and that are well-formed."""
         sizes = {i["id"]: (i["width"], i["height"]) for i in images if not [*rules.image_rules(i)]}
         fine = [
             (sizes[a["image_id"]], a["bbox"][2:])
             for a in annotations
             if a["image_id"] in sizes
+            and not (a.get("ignore") or a.get("iscrowd"))
             and not any(s == ERROR for s, *_ in rules.box_rules(a, *sizes[a["image_id"]]))
             and min(a["bbox"][2:]) >= 1
         ]
