@@ -15,7 +15,8 @@ class Budget:
     Attributes:
         iters: iterations of a training that is reported.
         lr_iters: of a training that only chooses the learning rate. Half as many for 'cpu': after
-            a quarter, chance decided between rates that differ by a factor of 16.
+            a quarter, chance decided between rates that differ by a factor of 16. A quarter for
+            nuclei's 'long': that is a whole training of 'cpu'.
         batch: images per iteration.
         workers: processes that load data.
         model: changes of the model for this budget, the same for every backbone.

@@ -28,6 +28,7 @@ class StemWithFineMap(Stem):
         return fine, self.norm(self.convs[-1](fine).permute(0, 2, 3, 1))
 
 
+# mmdet and mmpretrain have one each; the backbone has to work where only one toolbox is installed.
 class InvertedResidual(nn.Module):
     """MobileNetV2's block at stride 1, with GELU: Z + PW2(GELU(DW(GELU(PW1(Z))))).
 

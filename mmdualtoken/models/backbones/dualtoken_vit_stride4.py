@@ -57,4 +57,5 @@ class DualTokenViTStride4(DualTokenViT):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W) -> (B, C_1, ceil(H/4), ceil(W/4)), and the maps of `out_indices`."""
         fine, x = self.stem(x)
+        # Contiguous in memory too, as the maps of the stages.
         return (self.fine(fine).contiguous(), *self.forward_stages(x))
