@@ -3,8 +3,8 @@
 
 STACK ?= onedl
 # The first Python on PATH that runs (a pyenv shim may not) and is supported.
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$p && break; done)
 
 ifeq ($(STACK),onedl)
@@ -33,12 +33,12 @@ help:
 	@echo
 	@echo 'STACK=onedl      the maintained forks of the mm packages (default, in .venv)'
 	@echo 'STACK=openmmlab  the official mm packages (in .venv-openmmlab)'
-	@echo 'PYTHON=...       Python 3.10-3.12 to create the environment with'
+	@echo 'PYTHON=...       Python 3.10-3.13 to create the environment with'
 
 setup:
 	@python="$(PYTHON)"; if [ -z "$$python" ]; then \
-		echo 'no Python 3.10, 3.11 or 3.12 on PATH. Install one (Debian: apt install' \
-		'python3.11-venv python3.11-dev) or name it: make PYTHON=/path/to/python3.11 setup'; \
+		echo 'no Python 3.10 to 3.13 on PATH. Install one (Debian: apt install python3-venv)' \
+		'or name it: make PYTHON=/path/to/python3.11 setup'; \
 		exit 1; \
 	fi; "$$python" tools/setup_env.py --stack $(STACK) $(MATCH)
 
@@ -56,7 +56,7 @@ lint: setup
 
 # Reads the sources without importing them, hence an environment without torch and the stacks.
 docs:
-	@test -n "$(PYTHON)" || { echo 'no Python 3.10, 3.11 or 3.12 on PATH'; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'no Python 3.10 to 3.13 on PATH'; exit 1; }
 	test -x .venv-docs/bin/mkdocs || { "$(PYTHON)" -m venv .venv-docs && \
 		.venv-docs/bin/python -m pip install -q -r requirements/docs.txt; }
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict

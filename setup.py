@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def pins(name, only=None):
-    """The pins of requirements/<name>.txt whose line matches ``only``, without comments."""
+    """The lines of requirements/<name>.txt that match ``only``, without comments."""
     lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     found = [line.split("#")[0].strip() for line in lines]
     return [line for line in found if line and (only is None or re.match(only, line))]
@@ -23,17 +23,25 @@ def pins(name, only=None):
 MIM = ("configs", "tools", "model-index.yml")
 
 
-class BuildWithMim(build_py):
-    """Also packs ``MIM`` into ``mmdualtoken/.mim``.
+#: What Python reads when it starts, and so makes mmcv's operators importable.
+START_UP = "mmdualtoken-operators.pth"
 
-    An editable install is left alone: pip asks for ``editable_wheel``, the maintained fork of MIM
-    then looks into the clone itself, and would find each config twice if ``.mim`` linked to it.
+
+class BuildWithMim(build_py):
+    """Also packs ``START_UP``, and ``MIM`` into ``mmdualtoken/.mim``.
+
+    An editable install gets no ``.mim``: pip asks for ``editable_wheel``, the maintained fork of
+    MIM then looks into the clone itself, and would find each config twice if ``.mim`` linked to it.
     """
 
     def run(self):
         super().run()
         if getattr(self, "editable_mode", False):
+            # What lies there goes into the editable wheel, unlike what is in build_lib.
+            install_lib = self.get_finalized_command("install").install_lib
+            self.copy_file(START_UP, str(Path(install_lib, START_UP)))
             return
+        self.copy_file(START_UP, str(Path(self.build_lib, START_UP)))
         target = Path(self.build_lib, "mmdualtoken", ".mim")
         shutil.rmtree(target, ignore_errors=True)  # build/ may hold files that are gone by now
         for name in MIM:
@@ -46,13 +54,14 @@ class BuildWithMim(build_py):
 
 
 class DevelopWithMim(develop):
-    """Links ``mmdualtoken/.mim`` to the clone, where the official MIM looks.
+    """Links ``mmdualtoken/.mim`` to the clone, where the official MIM looks; copies ``START_UP``.
 
     MIM brings a setuptools that knows no ``editable_wheel``: pip then falls back to this command.
     """
 
     def run(self):
         super().run()
+        self.copy_file(START_UP, str(Path(self.install_dir, START_UP)))
         target = ROOT / "mmdualtoken" / ".mim"
         target.mkdir(exist_ok=True)
         for name in MIM:
@@ -60,6 +69,18 @@ class DevelopWithMim(develop):
             if not link.is_symlink():
                 link.symlink_to(Path("..", "..", name))
 
+
+#: What the mm packages leave open. torch and torchvision: one that is there stays if it fits; the
+#: bound is the newest that was tried. The mm packages ask for opencv-python, which needs libGL, a
+#: library that servers lack. pip installs opencv-python-headless of the same version after it (it
+#: is nearer to the root of the dependencies), over the same files.
+OPENCV = [line.removeprefix("opencv-python-headless") for line in pins("runtime", "opencv-python")]
+AROUND_A_STACK = [
+    "torch>=2.1,<2.16",
+    "torchvision>=0.16,<0.31",
+    *pins("runtime", "(numpy|setuptools|opencv-python)"),
+    *(f"opencv-python{pin}" for pin in OPENCV),
+]
 
 version = re.search(
     r'__version__ = ["\']([^"\']+)',
@@ -74,12 +95,13 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.is_file() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     packages=find_packages(include=["mmdualtoken*"]),
+    py_modules=["_mmdualtoken_operators"],
     install_requires=[],
     extras_require={
-        "onedl": pins("onedl", "onedl-"),
-        "openmmlab": pins("openmmlab", "mm"),
+        "onedl": [*pins("onedl", "onedl-"), *AROUND_A_STACK],
+        "openmmlab": [*pins("openmmlab", "mm"), *AROUND_A_STACK],
         "test": pins("test"),
         "export": pins("export", "onnx"),
         "openvino": [*pins("export", "onnx"), *pins("openvino")],
@@ -90,6 +112,7 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     zip_safe=False,

@@ -1,7 +1,7 @@
 """DualToken-ViT for the OpenMMLab toolboxes: backbone, configs and tools.
 
-Importing the package checks the installed stack, registers the models, and prepares the
-engine (hooks, safe loading of checkpoints).
+Importing the package checks the installed stack, makes mmcv's operators importable where mmcv has
+none, registers the models, and prepares the engine (hooks, safe loading of checkpoints).
 """
 
 import sys
@@ -23,6 +23,10 @@ if not _runs_doctor():
     from .stack import check_stack
 
     check_stack()
+
+    from .ops import enable_operators
+
+    enable_operators()
 
     from . import datasets, engine, models  # noqa: F401
     from .config_files import config_path, list_configs

@@ -15,14 +15,6 @@ GIB = 2**30
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def cache_dir() -> Path:
-    """Where compiled mmcv wheels are kept: ``$MMDUALTOKEN_CACHE`` or the user's cache."""
-    base = os.environ.get("MMDUALTOKEN_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmdualtoken"
-
-
 def download_dir() -> Path:
     """Where torch keeps the checkpoints it downloads."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -34,18 +26,6 @@ def _free(folder: Path) -> tuple[float, bool]:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free / GIB, os.access(folder, os.W_OK)
-
-
-def check_cache(operators_missing: bool) -> Finding:
-    """Free space and write permission where compiled wheels are kept."""
-    folder = cache_dir()
-    free, writable = _free(folder)
-    state = f"{free:.0f} GiB free" if writable else "not writable"
-    row = ("wheel cache", f"{folder}: {state}", "writable, 1 GiB")
-    if free >= 1 and writable:
-        return Finding(*row)
-    verdict = FAIL if operators_missing else WARN
-    return Finding(*row, verdict, "set MMDUALTOKEN_CACHE to a folder on a disk with space")
 
 
 def check_disk() -> Finding:

@@ -11,8 +11,6 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import os
-import re
 import shutil
 import sys
 import sysconfig
@@ -20,16 +18,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from . import disks, stack
+from . import disks, ops, stack
 from .stack import FAIL, OK, WARN, Finding
 
+MMCV = next(r for r in stack.REQUIREMENTS if r.name == "mmcv")
 COLUMNS = ("component", "found", "required", "verdict", "remedy")
-
-
-def operators_missing() -> bool:
-    """Whether mmcv's operators still have to be compiled in this environment."""
-    mmcv = next(r for r in stack.REQUIREMENTS if r.name == "mmcv")
-    return not stack.find(mmcv)
 
 
 def check_python() -> Finding:
@@ -40,31 +33,6 @@ def check_python() -> Finding:
     if low <= sys.version_info[:2] < end:
         return Finding("Python", found, text)
     return Finding("Python", found, text, FAIL, "name another: make PYTHON=python3.11 setup")
-
-
-def _for_compiling(component: str, found: str | None, remedy: str) -> Finding:
-    """A row about something that only compiling mmcv's operators needs."""
-    required = "to compile mmcv's operators"
-    if found:
-        return Finding(component, found, required)
-    if not operators_missing():
-        return Finding(component, "missing", "not needed: mmcv is installed")
-    return Finding(component, "missing", required, FAIL, remedy)
-
-
-def check_compiler() -> Finding:
-    """A C++ compiler."""
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    return _for_compiling("C++ compiler", found, "install g++ (Debian: apt install g++)")
-
-
-def check_headers() -> Finding:
-    """Python's headers."""
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    package = f"python{sys.version_info[0]}.{sys.version_info[1]}-dev"
-    remedy = f"install Python's headers (Debian: apt install {package})"
-    return _for_compiling("Python headers", str(header) if header.is_file() else None, remedy)
 
 
 def check_venv() -> Finding:
@@ -85,11 +53,6 @@ def check_make() -> Finding:
     if found:
         return Finding("make", found, "for make setup, test, demo")
     return Finding("make", "missing", "for make setup, test, demo", WARN, "install make")
-
-
-def check_cache() -> Finding:
-    """Free space and write permission where compiled wheels are kept."""
-    return disks.check_cache(operators_missing())
 
 
 def check_import(name: str) -> Finding | None:
@@ -129,33 +92,50 @@ def check_setuptools() -> Finding:
 
 
 def check_operators() -> Finding | None:
-    """mmcv's compiled operators load and compute."""
-    if operators_missing():
+    """mmcv's operators, compiled or ours, load and compute."""
+    if stack.installed_version("torch") is None or not stack.find(MMCV):
         return None
+    ops.enable_operators()
     import torch
     from mmcv.ops import nms
 
     boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]])
     kept = nms(boxes, torch.tensor([0.8, 0.9]), 0.5)[1].tolist()
-    row = ("mmcv operators", f"nms of two boxes kept {kept}", "nms keeps [1]")
+    origin = {"compiled": "compiled with mmcv", "torchvision": "mmdualtoken's, by torchvision"}
+    found = f"{origin[ops.operators_in_use()]}; nms of two boxes kept {kept}"
+    row = ("mmcv operators", found, "nms keeps [1]")
     return Finding(*row) if kept == [1] else Finding(*row, FAIL, stack.setup_command())
 
 
-def check_cuda() -> Finding | None:
-    """With a GPU, mmcv's operators must be built for it."""
-    if operators_missing():
+def check_start_up() -> Finding | None:
+    """Where mmcv has no compiled operators, Python makes ours importable when it starts."""
+    if not stack.find(MMCV) or ops.operators_in_use() == "compiled":
         return None
-    import torch
-    from mmcv.ops import get_compiling_cuda_version
+    file = Path(sysconfig.get_path("purelib"), "mmdualtoken-operators.pth")
+    required = "mmdet.apis and mmseg.apis can be imported before mmdualtoken"
+    if file.is_file():
+        return Finding("operators at start", str(file), required)
+    remedy = "install mmdualtoken, or import it before them"
+    return Finding("operators at start", f"no {file}", required, WARN, remedy)
 
-    built = get_compiling_cuda_version()
-    has_cuda = bool(re.match(r"\d", built))
+
+def check_cuda() -> Finding | None:
+    """With a GPU, the operators must have kernels for it."""
+    if stack.installed_version("torch") is None or not stack.find(MMCV):
+        return None
+    ops.enable_operators()
+    import torch
+    from mmcv.ops import nms
+
     if not torch.cuda.is_available():
-        found = f"no GPU; mmcv built {'for CUDA ' + built if has_cuda else 'for the CPU'}"
-        return Finding("CUDA", found, "GPU optional")
-    row = ("CUDA", f"{torch.cuda.get_device_name(0)}; mmcv CUDA: {built}", "mmcv built for CUDA")
-    remedy = "elsewhere, reinstall mmcv with FORCE_CUDA=1 and --no-cache-dir"
-    return Finding(*row) if has_cuda else Finding(*row, FAIL, f"{stack.setup_command()}; {remedy}")
+        return Finding("CUDA", "no GPU", "GPU optional")
+    found, required = torch.cuda.get_device_name(0), "mmcv's operators run on the GPU"
+    try:
+        nms(torch.ones(1, 4, device="cuda"), torch.ones(1, device="cuda"), 0.5)
+    except (RuntimeError, NotImplementedError) as error:
+        remedy = "export MMDUALTOKEN_OPS=torchvision, with a torchvision built for CUDA"
+        return Finding("CUDA", f"{found}: {str(error)[:80]}", required, FAIL, remedy)
+    return Finding("CUDA", found, required)
 
 
 def check_pycocotools() -> Finding | None:
@@ -186,10 +166,7 @@ CHECKS = (
     ("Python", check_python, ""),
     ("make", check_make, ""),
     ("venv module", check_venv, ""),
-    ("C++ compiler", check_compiler, ""),
-    ("Python headers", check_headers, ""),
     ("disk space", disks.check_disk, ""),
-    ("wheel cache", check_cache, "set MMDUALTOKEN_CACHE to a folder you can write to"),
     ("download cache", disks.check_downloads, "set TORCH_HOME to a folder you can write to"),
     ("temporary files", disks.check_temporary, "set TMPDIR to a folder you can write to"),
     ("shared memory", disks.check_shared_memory, ""),
@@ -202,7 +179,12 @@ CHECKS = (
     ),
     ("opencv", check_opencv, "pip install opencv-python-headless"),
     ("setuptools", check_setuptools, ""),
-    ("mmcv operators", check_operators, "compile mmcv again, for this torch"),
+    (
+        "mmcv operators",
+        check_operators,
+        "compiled for another torch? Reinstall mmcv, or: export MMDUALTOKEN_OPS=torchvision",
+    ),
+    ("operators at start", check_start_up, ""),
     ("CUDA", check_cuda, ""),
     ("pycocotools", check_pycocotools, "pip install pycocotools"),
     ("registration", check_registration, ""),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
-MIN_PYTHON, END_PYTHON = (3, 10), (3, 13)
+MIN_PYTHON, END_PYTHON = (3, 10), (3, 14)
 
 #: The versions that requirements/<stack>.txt pins, named in remedies.
 PINS = {
@@ -29,7 +29,7 @@ PINS = {
     "onedl-mmsegmentation": "1.4.2",
     "onedl-mmpretrain": "1.3.6",
     "mmengine": "0.10.7",
-    "mmcv": "2.1.0",
+    "mmcv-lite": "2.1.0",
     "mmdet": "3.3.0",
     "mmsegmentation": "1.2.2",
     "mmpretrain": "1.2.0",
@@ -56,11 +56,16 @@ REQUIREMENTS = (
         "mmengine", {"onedl-mmengine": ("0.10.7", "1.0"), "mmengine": ("0.10.7", "1.0")}, True
     ),
     # mmdet 3.3.0 and mmsegmentation 1.2.2 refuse mmcv 2.2.0; the forks accept their own 2.3.
+    # mmcv-lite is mmcv without operators, which mmdualtoken.ops brings.
     Requirement(
         "mmcv",
-        {"onedl-mmcv": ("2.3.0", "3"), "mmcv": ("2.1.0", "2.2.0")},
+        {
+            "onedl-mmcv": ("2.3.0", "3"),
+            "mmcv": ("2.1.0", "2.2.0"),
+            "mmcv-lite": ("2.1.0", "2.2.0"),
+        },
         True,
-        unusable=("mmcv-lite", "mmcv-full"),
+        unusable=("mmcv-full",),
     ),
     Requirement("mmdet", {"onedl-mmdetection": ("3.3.0", "4"), "mmdet": ("3.3.0", "4")}),
     Requirement(
@@ -152,12 +157,13 @@ def range_text(dist: str, low: str, end: str | None) -> str:
 
 
 def pip_command(*dists: str) -> str:
-    """The pip command that installs the pinned versions of ``dists``."""
-    # mmcv's build imports torch, which an isolated build would not see: it would quietly leave
-    # the compiled operators out. And pip may keep a wheel that it built for another torch.
-    from_source = any(d.endswith("mmcv") for d in dists)
-    options = "--no-build-isolation --no-cache-dir " if from_source else ""
-    return f"pip install {options}" + " ".join(f"{d}=={PINS[d]}" for d in dists)
+    """The pip command that installs the pinned versions of ``dists``.
+
+    In place of mmcv, whose sources pip would have to compile, it names mmcv-lite.
+    """
+    remove = "pip uninstall -y mmcv; " if "mmcv" in dists else ""
+    names = ["mmcv-lite" if dist == "mmcv" else dist for dist in dists]
+    return f"{remove}pip install " + " ".join(f"{name}=={PINS[name]}" for name in names)
 
 
 def uses_openmmlab() -> bool:

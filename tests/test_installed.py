@@ -29,6 +29,7 @@ def copy_sources(folder):
     for name in ("mmdualtoken", "tools", "configs", "requirements"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     names = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "model-index.yml")
+    names += ("_mmdualtoken_operators.py", "mmdualtoken-operators.pth")
     for name in names:
         shutil.copy(ROOT / name, folder)
     return folder

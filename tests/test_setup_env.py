@@ -3,36 +3,63 @@
 import re
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from setup_tools import FACTS, ROOT, setup_env
+from packaging.requirements import Requirement
 
-import mmdualtoken
 from mmdualtoken import stack
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import setup_env  # noqa: E402
 
 # --- requirements
 
 
-def test_pins_agree():
+@pytest.mark.parametrize("python", ["3.10", "3.13"])
+def test_pins_agree(python):
     pinned = {}
     for path in sorted((ROOT / "requirements").glob("*.txt")):
-        for dist, version in setup_env.pins(path, (3, 10)).items():
-            assert pinned.setdefault(dist, version) == version, f"{dist} in {path.name}"
-    assert {dist: pinned[dist] for dist in stack.PINS} == stack.PINS
+        for line in path.read_text().splitlines():
+            if not (text := line.split("#")[0].strip()):
+                continue
+            pin = Requirement(text)
+            if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+                assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), line
+                assert pinned.setdefault(pin.name.lower(), pin.specifier) == pin.specifier, path
+    assert {dist: str(pinned[dist])[2:] for dist in stack.PINS} == stack.PINS
     for requirement in stack.REQUIREMENTS:
         for dist, bounds in requirement.ranges.items():
-            assert stack.in_range(pinned[dist], *bounds), dist
+            if dist != "mmcv":  # has to be compiled: mmcv-lite is pinned
+                assert stack.in_range(str(pinned[dist])[2:], *bounds), dist
 
 
-def test_pins_marker_and_bad_line(tmp_path):
-    path = tmp_path / "x.txt"
-    path.write_text('# comment\ntomli==2.5.0; python_version < "3.11"\nPyYAML==6.0.3  # why\n')
-    assert setup_env.pins(path, (3, 10)) == {"tomli": "2.5.0", "pyyaml": "6.0.3"}
-    assert setup_env.pins(path, [3, 11]) == {"pyyaml": "6.0.3"}
-    path.write_text("numpy>=2\n")
-    with pytest.raises(setup_env.SetupError, match="'numpy>=2'; allowed: name==version"):
-        setup_env.pins(path, (3, 10))
+def test_the_environment_is_read():
+    facts = setup_env.inspect(Path(sys.executable), "onedl")
+    assert tuple(facts["python"]) == sys.version_info[:2]
+    assert set(facts["missing"]) == {
+        f"requirements/{n}.txt" for n in (*setup_env.COMPLETED, "onedl", *setup_env.ALONE)
+    }
+    assert facts["missing"]["requirements/runtime.txt"] == []
+    assert setup_env.inspect(Path("/nowhere/python"), "onedl") == {}
+
+
+def test_a_missing_and_a_changed_version_are_found(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (tmp_path / "mmdualtoken").mkdir()
+    (tmp_path / "mmdualtoken" / "version.py").write_text('__version__ = "99"\n')
+    text = 'nothing-of-this-name==1.0\nnumpy==0.1  # old\ntorch==0; python_version < "3"\n'
+    (tmp_path / "requirements" / "runtime.txt").write_text(text)
+    monkeypatch.setattr(setup_env, "ROOT", tmp_path)
+    facts = setup_env.inspect(Path(sys.executable), "onedl")
+    assert facts["missing"]["requirements/runtime.txt"] == [
+        "nothing-of-this-name==1.0 (found None)",
+        f"numpy==0.1 (found {version('numpy')})",
+    ]
+    assert facts["link"] is None  # installed, but not as that version
 
 
 # --- the steps of the set-up
@@ -42,51 +69,38 @@ class Machine:
     """An environment in memory: commands are noted, and install what they would install."""
 
     def __init__(self, root, monkeypatch):
-        self.commands, self.dists, self.fail_on = [], None, None
-        self.link, self.root = None, root
+        self.commands, self.fail_on, self.installed, self.link = [], None, None, None
+        self.root = root
+        monkeypatch.setattr(setup_env, "ROOT", root)
         monkeypatch.setattr(setup_env, "run", self.run)
-        monkeypatch.setattr(setup_env.Environment, "look", lambda env: self.look(env))
-        monkeypatch.setattr(setup_env.mmcv_wheel, "probe", lambda python: dict(FACTS))
-        monkeypatch.setattr(setup_env.mmcv_wheel, "obtain", self.obtain)
-        shutil.copytree(ROOT / "requirements", root / "requirements")
-        (root / "mmdualtoken").mkdir()
-        shutil.copy(ROOT / "mmdualtoken" / "version.py", root / "mmdualtoken")
+        monkeypatch.setattr(setup_env, "inspect", self.inspect)
 
-    def look(self, env):
-        env.facts = {}
-        if self.dists is not None:
-            env.facts = {"version": sys.version_info[:2], "purelib": "/nowhere"}
-            env.facts |= {"dists": dict(self.dists), "link": self.link}
-        return bool(env.facts)
+    def inspect(self, python, stack_name):
+        if self.installed is None:
+            return {}
+        names = (*setup_env.COMPLETED, stack_name, *setup_env.ALONE)
+        files = [f"requirements/{name}.txt" for name in names]
+        missing = {f: [] if f in self.installed else ["a==1 (found None)"] for f in files}
+        return {"python": sys.version_info[:2], "missing": missing, "link": self.link}
 
-    def obtain(self, python, dist, version, facts):
-        self.commands.append("obtain")
-        return Path(f"{dist}-{version}.whl")
-
-    def run(self, command):
+    def run(self, *command):
         text = " ".join(map(str, command[1:]))
-        name = re.search(
-            r"requirements/(\w+)\.txt|(\S+)\.whl|-m (venv|mmdualtoken\.doctor)|-e", text
-        )
-        name = next((group for group in name.groups() if group), "package")
-        self.commands.append(name)
-        if name == self.fail_on:
+        files = re.findall(r"requirements/\w+\.txt", text)
+        kind = "venv" if "-m venv" in text else "doctor" if "doctor" in text else "package"
+        self.commands.append("alone" if "--no-deps" in text and files else files and "pip" or kind)
+        if self.commands[-1] == self.fail_on:
             raise setup_env.SetupError(f"exit status 1 of: {text}")
-        if name == "venv":
-            self.dists = {}
+        if kind == "venv":
+            self.installed = set()
             (self.root / ".venv").mkdir()
-        elif name == "package":
+        elif files:
+            self.installed |= set(files)
+        elif kind == "package":
             self.link = self.root.as_uri()
-            self.dists["mmdualtoken"] = mmdualtoken.__version__
-        elif "mmcv-" in name:
-            self.dists["onedl-mmcv"] = "2.3.6"
-        elif name != "mmdualtoken.doctor":
-            path = self.root / "requirements" / f"{name}.txt"
-            self.dists |= setup_env.pins(path, sys.version_info[:2])
 
     def complete(self):
         self.commands = []
-        setup_env.Environment("onedl", self.root).complete()
+        setup_env.complete("onedl")
         return self.commands
 
 
@@ -95,65 +109,38 @@ def machine(tmp_path, monkeypatch):
     return Machine(tmp_path, monkeypatch)
 
 
-ALL = [
-    "venv",
-    "build",
-    "runtime",
-    "obtain",
-    "onedl_mmcv",
-    "onedl",
-    "package",
-    "test",
-    "benchmarks",
-    "export",
-    "openvino",
-    "inspector",
-]
+ALL = ["venv", "pip", "alone", "package", "doctor"]
 
 
 def test_setup_from_nothing_then_nothing_to_do(machine):
-    steps = [step.replace("onedl-mmcv-2.3.6", "onedl_mmcv") for step in machine.complete()]
-    assert steps == [*ALL, "mmdualtoken.doctor"]
+    assert machine.complete() == ALL
     assert machine.complete() == []
 
 
-@pytest.mark.parametrize("broken", [s for s in ALL if s not in ("obtain", "onedl_mmcv")])
+@pytest.mark.parametrize("broken", ALL)
 def test_setup_resumes_where_it_broke(machine, broken):
     machine.fail_on = broken
     with pytest.raises(setup_env.SetupError):
         machine.complete()
     assert machine.commands[-1] == broken
     machine.fail_on = None
-    steps = [step.replace("onedl-mmcv-2.3.6", "onedl_mmcv") for step in machine.complete()]
-    assert steps == [*ALL[ALL.index(broken) :], "mmdualtoken.doctor"]
-
-
-def test_doctor_is_asked_again_after_it_failed(machine):
-    machine.fail_on = "mmdualtoken.doctor"
-    for _ in range(2):
-        with pytest.raises(setup_env.SetupError):
-            machine.complete()
-    assert machine.commands == ["mmdualtoken.doctor"]
-    machine.fail_on = None
-    assert machine.complete() == ["mmdualtoken.doctor"]
+    assert machine.complete() == ALL[ALL.index(broken) :]
     assert machine.complete() == []
 
 
 def test_a_changed_version_is_put_right(machine):
     machine.complete()
-    machine.dists["scipy"] = "1.11.0"
-    assert machine.complete() == ["runtime", "mmdualtoken.doctor"]
-    machine.dists["onedl-mmcv"] = "2.2.0"
-    assert machine.complete() == ["obtain", "onedl-mmcv-2.3.6", "mmdualtoken.doctor"]
+    machine.installed.remove("requirements/export.txt")
+    assert machine.complete() == ["pip", "doctor"]
+    machine.installed.remove("requirements/onedl.txt")
+    assert machine.complete() == ["alone", "doctor"]
 
 
-def test_operators_are_built_again_for_another_torch_or_a_gpu(machine, monkeypatch):
-    machine.complete()
-    monkeypatch.setattr(setup_env.Environment, "surroundings", lambda env: ["2.11.0", True])
-    cuda = {**FACTS, "cuda": "13.0", "archs": ["9.0"]}
-    monkeypatch.setattr(setup_env.mmcv_wheel, "probe", lambda python: cuda)
-    assert machine.complete()[:2] == ["obtain", "onedl-mmcv-2.3.6"]
-    assert machine.complete() == []
+def test_nothing_is_compiled(monkeypatch, capfd):
+    """mmcv's set-up leaves its operators out, also where pip is told not to isolate builds."""
+    monkeypatch.delenv("MMCV_WITH_OPS", raising=False)
+    setup_env.run(sys.executable, "-c", "import os; print(os.environ['MMCV_WITH_OPS'])")
+    assert capfd.readouterr().out.endswith("\n0\n")
 
 
 def test_a_broken_environment_is_moved_aside(tmp_path, monkeypatch, capsys):
@@ -161,18 +148,17 @@ def test_a_broken_environment_is_moved_aside(tmp_path, monkeypatch, capsys):
     python.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(setup_env, "run", lambda command: None)
-    with pytest.raises(setup_env.SetupError, match="does not run after it was made"):
-        setup_env.Environment("onedl", tmp_path).create(False)
+    monkeypatch.setattr(setup_env, "run", lambda *command: None)
+    assert setup_env.create(tmp_path / ".venv", None, False)
     moved = list(tmp_path.glob(".venv.broken-*"))
     assert len(moved) == 1 and (moved[0] / "bin" / "python").exists()
     assert "moved to .venv.broken-" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("version", [(3, 9), (3, 13)])
+@pytest.mark.parametrize("version", [(3, 9), (3, 14)])
 def test_unsupported_python(monkeypatch, version):
     monkeypatch.setattr(setup_env.sys, "version_info", version)
-    with pytest.raises(setup_env.SetupError, match=r"supported: 3\.10, 3\.11, 3\.12"):
+    with pytest.raises(setup_env.SetupError, match=r"supported: 3\.10 to 3\.13"):
         setup_env.check_base_python()
 
 
@@ -183,14 +169,14 @@ def test_missing_venv_module_names_the_package(monkeypatch):
 
 
 def test_failed_setup_ends_with_advice(monkeypatch, capsys):
-    def fail(self, match_python):
+    def fail(stack_name, match_python):
         raise setup_env.SetupError("exit status 1 of: pip")
 
     def note(command, cwd):
         print("$", *command[1:])
 
-    monkeypatch.setattr(setup_env.Environment, "complete", fail)
-    monkeypatch.setattr(setup_env.Environment, "look", lambda self: False)
+    monkeypatch.setattr(setup_env, "complete", fail)
+    monkeypatch.setattr(setup_env, "inspect", lambda python, stack_name: {})
     monkeypatch.setattr(setup_env.subprocess, "run", note)
     assert setup_env.main(["--stack", "openmmlab"]) == 1
     out = capsys.readouterr().out

@@ -1,0 +1,111 @@
+"""The commands of the Makefile, and what the packages hold."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mmdualtoken import stack
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make(*arguments):
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_make():
+    assert "make test-all" in make().stdout
+    wrong = make("STACK=other", "test")
+    assert wrong.returncode == 2
+    assert "STACK is 'other'; allowed: onedl (the default) and openmmlab" in wrong.stderr
+    without = make("PYTHON=", "setup")
+    assert without.returncode == 2
+    assert "no Python 3.10 to 3.13 on PATH" in without.stdout
+    dry = make("-n", "STACK=openmmlab", "PYTHON=python3.11", "test").stdout
+    assert "tools/setup_env.py --stack openmmlab --match-python" in dry
+    assert ".venv-openmmlab/bin/python -m pytest tests" in dry
+    assert "--match-python" not in make("-n", "setup").stdout
+
+
+def test_ci_entry_point(tmp_path, monkeypatch):
+    # `make test` hands its own make variables on, which would make the inner make name its folder.
+    for name in ("MMDUALTOKEN_DATA", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / ".ci", clone / ".ci")
+    (clone / "Makefile").write_text("test:\n\t@echo data=$$MMDUALTOKEN_DATA\n")
+
+    def run():
+        done = subprocess.run([clone / ".ci" / "run"], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert run() == "data="
+    data = re.search(r"-d (\.\./\S+)", (clone / ".ci" / "run").read_text())[1]
+    data = (clone / data).resolve()
+    data.mkdir(parents=True)
+    assert run() == f"data={data}"
+    monkeypatch.setenv("MMDUALTOKEN_DATA", "mine")
+    assert run() == "data=mine"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of what packaging reads: building in place would leave files behind."""
+    folder = tmp_path_factory.mktemp("clone")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("mmdualtoken", "tools", "configs", "requirements"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    names = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md")
+    for name in (*names, "_mmdualtoken_operators.py", "mmdualtoken-operators.pth"):
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, folder)
+    (folder / "configs").mkdir(exist_ok=True)
+    (folder / "configs" / "for_test.py").write_text("a = 1\n")
+    return folder
+
+
+def test_wheel(clone, tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "-w", tmp_path, clone], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("mmdualtoken-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (n for n in names if n.endswith("METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+    assert "mmdualtoken/.mim/configs/for_test.py" in names
+    assert "mmdualtoken/.mim/tools/setup_env.py" in names
+    assert "mmdualtoken/models/backbones/dualtoken_vit.py" in names
+    assert "mmdualtoken/ops/extension/boxes.py" in names
+    assert {"mmdualtoken-operators.pth", "_mmdualtoken_operators.py"} < names  # site-packages
+    assert not [name for name in names if name.startswith(("tests", "tools", "configs"))]
+    required = [line.split(": ", 1)[1] for line in lines if line.startswith("Requires-Dist")]
+    assert [line for line in required if "extra ==" not in line] == []
+    for name in ("onedl", "openmmlab"):
+        extra = {line.split(";")[0].strip() for line in required if f'"{name}"' in line}
+        pins = {line for line in extra if "mm" in line}
+        assert len(pins) == 5
+        assert pins <= {f"{dist}=={version}" for dist, version in stack.PINS.items()}
+        # What the mm packages leave open, and OpenCV without a display over the one with it.
+        others = {re.split("[<>=]", line)[0] for line in extra - pins}
+        opencv = {"opencv-python", "opencv-python-headless"}
+        assert others == {"torch", "torchvision", "numpy", "setuptools", *opencv}
+        assert len({line.split("==")[1] for line in extra if line.startswith("opencv")}) == 1
+    requires_python = next(line for line in lines if line.startswith("Requires-Python"))
+    assert set(requires_python.split(": ")[1].split(",")) == {">=3.10", "<3.14"}
+
+
+def test_sdist_holds_what_setup_reads(clone, tmp_path):
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    files = ("requirements/onedl.txt", "tools/setup_env.py", "configs/for_test.py", "LICENSE")
+    for name in (*files, "_mmdualtoken_operators.py", "mmdualtoken-operators.pth"):
+        assert (folder / name).is_file(), name
