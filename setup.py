@@ -72,14 +72,15 @@ class DevelopWithMim(develop):
 
 #: What the mm packages leave open. torch and torchvision: one that is there stays if it fits; the
 #: bound is the newest that was tried. The mm packages ask for opencv-python, which needs libGL, a
-#: library that servers lack. pip installs opencv-python-headless of the same version after it (it
-#: is nearer to the root of the dependencies), over the same files.
-OPENCV = [line.removeprefix("opencv-python-headless") for line in pins("runtime", "opencv-python")]
+#: library that servers lack. pip installs opencv-contrib-python-headless of the same version after
+#: it, over the same files: of packages that depend on the same, the later one by name comes first.
+OPENCV = pins("runtime", "opencv-python-headless")[0].partition("==")[2]
 AROUND_A_STACK = [
     "torch>=2.1,<2.16",
     "torchvision>=0.16,<0.31",
-    *pins("runtime", "(numpy|setuptools|opencv-python)"),
-    *(f"opencv-python{pin}" for pin in OPENCV),
+    *pins("runtime", "(numpy|setuptools)"),
+    f"opencv-python=={OPENCV}",
+    f"opencv-contrib-python-headless=={OPENCV}",
 ]
 
 version = re.search(

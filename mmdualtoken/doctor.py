@@ -64,19 +64,22 @@ def check_import(name: str) -> Finding | None:
 
 
 def check_opencv() -> Finding:
-    """OpenCV imports, and only one of its distributions is installed."""
+    """OpenCV imports, and its distributions do not overwrite each other with other versions."""
     name, required = "opencv", "import cv2"
-    dists = [d for d in ("opencv-python", "opencv-python-headless") if stack.installed_version(d)]
-    headless = "pip install opencv-python-headless"
+    family = [f"opencv{contrib}-python" for contrib in ("", "-contrib")]
+    dists = {
+        dist: version
+        for dist in (*family, *(f"{d}-headless" for d in family))
+        if (version := stack.installed_version(dist))
+    }
+    again = f"pip uninstall -y {' '.join(dists)}; pip install opencv-python-headless"
     try:
         import cv2
     except ImportError as error:
-        if "libGL" in str(error):
-            headless = f"pip uninstall -y opencv-python; {headless}"
-        return Finding(name, f"{', '.join(dists) or 'missing'}: {error}", required, FAIL, headless)
-    if len(dists) > 1:
-        remedy = f"they overwrite each other: pip uninstall -y {' '.join(dists)}; {headless}"
-        return Finding(name, " and ".join(dists), "one distribution", WARN, remedy)
+        return Finding(name, f"{', '.join(dists) or 'missing'}: {error}", required, FAIL, again)
+    if len(set(dists.values())) > 1:
+        found = " and ".join(f"{dist} {version}" for dist, version in dists.items())
+        return Finding(name, found, "one version", WARN, f"they overwrite each other: {again}")
     return Finding(name, cv2.__version__, required)
 
 

@@ -234,7 +234,10 @@ def test_doctor_setuptools(installed):
 
 
 def test_doctor_two_opencvs(installed):
-    installed({"opencv-python": "4.12.0.88", "opencv-python-headless": "4.12.0.88"})
+    """The extras install two distributions of one version, which hold the same files."""
+    installed({"opencv-python": "4.12.0.88", "opencv-contrib-python-headless": "4.12.0.88"})
+    assert doctor.check_opencv().verdict == OK
+    installed({"opencv-python": "4.12.0.88", "opencv-python-headless": "4.13.0.92"})
     row = doctor.check_opencv()
     assert row.verdict == WARN
     assert "pip uninstall -y opencv-python opencv-python-headless" in row.remedy
