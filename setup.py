@@ -78,7 +78,7 @@ OPENCV = pins("runtime", "opencv-python-headless")[0].partition("==")[2]
 AROUND_A_STACK = [
     "torch>=2.1,<2.16",
     "torchvision>=0.16,<0.31",
-    *pins("runtime", "(numpy|setuptools)"),
+    *pins("runtime", "(numpy|setuptools|ftfy|regex)=="),  # mmseg 1.2.2 forgets the last two
     f"opencv-python=={OPENCV}",
     f"opencv-contrib-python-headless=={OPENCV}",
 ]

@@ -94,7 +94,7 @@ def test_wheel(clone, tmp_path):
         # What the mm packages leave open, and OpenCV without a display over the one with it.
         others = {re.split("[<>=]", line)[0] for line in extra - pins}
         opencv = {"opencv-python", "opencv-contrib-python-headless"}
-        assert others == {"torch", "torchvision", "numpy", "setuptools", *opencv}
+        assert others == {"torch", "torchvision", "numpy", "setuptools", "ftfy", "regex", *opencv}
         assert len({line.split("==")[1] for line in extra if line.startswith("opencv")}) == 1
     requires_python = next(line for line in lines if line.startswith("Requires-Python"))
     assert set(requires_python.split(": ")[1].split(",")) == {">=3.10", "<3.14"}
