@@ -1,8 +1,8 @@
 """The module ``mmcv._ext``: functions with the names and arguments of mmcv's compiled ones.
 
 They write into the tensors that ``mmcv.ops`` allocates for results. A name without a replacement
-gives a function that raises when it is called. This package is imported as ``mmcv._ext``, not as a
-part of mmdualtoken: it may import torch and torchvision only, and itself by relative imports.
+gives a function that raises when it is called. Python imports this package as ``mmcv._ext``, not as
+a part of mmdualtoken: it imports nothing but NumPy, torch, torchvision and, relatively, itself.
 """
 
 from .boxes import nms, nms_match, softnms

@@ -2,6 +2,7 @@
 
 import struct
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
@@ -52,7 +53,7 @@ def softnms(
     """Lowers scores of overlapping boxes; returns the indices (M,) of those that stay.
 
     Args:
-        boxes: (N, 4).
+        boxes: (N, 4), on the CPU, where mmcv.ops brings them.
         scores: (N,).
         dets: (N, 5), receives boxes and new scores of those that stay in its first M rows.
         iou_threshold: from which IoU on methods 0 and 1 act.
@@ -61,34 +62,39 @@ def softnms(
         method: 0 naive (weight 0), 1 linear (1 - IoU), 2 gaussian (exp(-IoU² / sigma)).
         offset: as in ``nms``.
     """
-    boxes, scores = boxes.float(), scores.float().clone()
-    order = torch.arange(len(boxes), device=boxes.device)
-    threshold, minimum = single(iou_threshold), single(min_score)
+    # NumPy, since each step is a few operations on short arrays.
+    corners, scores = boxes.float().numpy(), scores.float().numpy().copy()
+    areas = np.prod(corners[:, 2:] - corners[:, :2] + offset, 1)
+    order = np.arange(len(corners))
+    threshold, minimum = np.float32(iou_threshold), np.float32(min_score)
     first = 0
     while first < len(order):
-        best = first + int(scores[order[first:]].argmax())
-        order[[first, best]] = order[[best, first]]
-        rest = order[first + 1 :]
-        ious = ious_with(boxes[order[first]], boxes[rest], offset)
+        best = first + scores[order[first:]].argmax()
+        order[first], order[best] = order[best], order[first]
+        box, rest = corners[order[first]], order[first + 1 :]
+        size = np.minimum(box[2:], corners[rest, 2:]) - np.maximum(box[:2], corners[rest, :2])
+        inter = np.prod(np.maximum(size + offset, 0), 1)
+        with np.errstate(invalid="ignore"):  # two boxes without extent: NaN, which is no overlap
+            ious = inter / (areas[order[first]] + areas[rest] - inter)
         if method == 2:
-            weights = torch.exp(-(ious * ious) / sigma)
+            scores[rest] *= np.exp(-(ious * ious) / np.float32(sigma))
         else:
-            weights = torch.where(ious >= threshold, 1 - ious if method else 0 * ious, 1.0)
-        scores[rest] *= weights
-        order = torch.cat([order[: first + 1], drop(rest, scores[rest] < minimum)])
+            scores[rest] *= np.where(ious >= threshold, (1 - ious) * method, np.float32(1))
+        order = np.concatenate([order[: first + 1], drop(rest, scores[rest] < minimum)])
         first += 1
-    dets[: len(order)] = torch.cat([boxes[order], scores[order, None]], 1)
-    return order
+    dets[: len(order), :4] = torch.from_numpy(corners[order])
+    dets[: len(order), 4] = torch.from_numpy(scores[order])
+    return torch.from_numpy(order)
 
 
-def drop(items: Tensor, dropped: Tensor) -> Tensor:
+def drop(items: np.ndarray, dropped: np.ndarray) -> np.ndarray:
     """``items`` without those ``dropped``, each gap filled with the last item that stays.
 
     Boxes of equal score are taken in the order that this leaves, which is mmcv's.
     """
-    count = int((~dropped).sum())
-    kept = items[:count].clone()
-    kept[dropped[:count]] = items[count:][~dropped[count:]].flip(0)
+    count = np.count_nonzero(~dropped)
+    kept = items[:count].copy()
+    kept[dropped[:count]] = items[count:][~dropped[count:]][::-1]
     return kept
 
 
