@@ -99,6 +99,10 @@ def convolution():
             modulated_deform_conv2d, x, offset, mask, weight, bias, frozen=sizes
         ),
     }
+    diverged = offset.clone()
+    for first, value in enumerate((float("nan"), float("inf"), -float("inf"))):
+        diverged[:, first::7] = value
+    found["deform_conv diverged"] = [deform_conv2d(x, diverged, weight, *sizes)]
     for kind in (0, 1):
         found[f"psa_mask {kind}"] = with_gradients(
             psa_mask, drawn("psa", 2, 15, 7, 6), frozen=(kind, (3, 5))

@@ -411,6 +411,28 @@ def test_a_box_outside_the_map_pools_zeros():
     assert not x.grad.any()
 
 
+def test_boxes_and_offsets_that_are_not_finite():
+    """Of a training that diverged: no crash, and nothing from beside the map."""
+    nan, inf = math.nan, math.inf
+    x = torch.rand(1, 2, 6, 6, requires_grad=True)
+    corners = [[nan] * 4, [1, 1, nan, 8], [1, 1, inf, 8], [-inf, 1, 9, 8]]
+    regions = torch.tensor([[0.0, *c] for c in corners])
+    for samples, mode, aligned in product((0, 2), ("avg", "max"), (True, False)):
+        pooled = ops.roi_align(x, regions, (2, 2), 1.0, samples, mode, aligned)
+        pooled[pooled == -1e4] = 0  # mmcv's maximum of no samples
+        (gradient,) = torch.autograd.grad(pooled.sum(), x)
+        assert not pooled.any() and not gradient.any()
+    assert not ops.roi_pool(x, regions, (2, 2), 1.0).any()
+    offset = torch.full((1, 18, 6, 6), nan)
+    offset[:, ::2] = inf
+    weight = torch.rand(3, 2, 3, 3, requires_grad=True)
+    offset.requires_grad_()
+    output = ops.deform_conv2d(x, offset, weight, 1, 1)
+    assert not output.any()
+    for gradient in torch.autograd.grad(output.sum(), (x, offset, weight)):
+        assert not gradient.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     """What comes out is the result for the rounded inputs, rounded once."""

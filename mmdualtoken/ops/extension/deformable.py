@@ -9,11 +9,16 @@ from .precision import computable
 
 
 def convolution(stride: tuple, padding: tuple, dilation: tuple):
-    """The function (input, offset, weight, bias, mask) -> output."""
+    """The function (input, offset, weight, bias, mask) -> output.
+
+    An offset that is NaN or infinite samples outside the map, which gives 0, as with mmcv's
+    kernels. torchvision's would read memory that is not the map's.
+    """
 
     def convolve(input, offset, weight, bias=None, mask=None):
         dtype = input.dtype
         input, offset, weight, bias, mask = computable(input, offset, weight, bias, mask)
+        offset = torch.where(offset.isfinite(), offset, 1e4)
         output = deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
         return output.to(dtype)
 

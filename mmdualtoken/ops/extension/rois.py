@@ -10,6 +10,17 @@ from torchvision.ops import roi_align
 from .precision import computable
 
 
+def outside_if_not_finite(rois: Tensor) -> Tensor:
+    """RoIs with NaN or infinite corners moved outside of every map, where they pool zeros.
+
+    torchvision's kernels would read memory that is not the map's. A training that diverged then
+    goes on to its NaN loss.
+    """
+    corners = rois[:, 1:]
+    finite = corners.isfinite().all(1, keepdim=True)
+    return torch.cat([rois[:, :1], torch.where(finite, corners, -1e4)], 1)
+
+
 def roi_align_forward(
     input: Tensor,
     rois: Tensor,
@@ -35,7 +46,7 @@ def roi_align_forward(
         aligned: half a cell is subtracted from the coordinates.
     """
     size = (aligned_height, aligned_width)
-    input, rois = computable(input, rois)
+    input, rois = computable(input, outside_if_not_finite(rois))
     if pool_mode == 0:
         maxima = roi_align_maxima(input, rois, size, spatial_scale, sampling_ratio, aligned)
         for target, values in zip((output, argmax_y, argmax_x), maxima, strict=True):
@@ -69,7 +80,7 @@ def roi_align_backward(
             flat.index_put_((images, channels, cells), values * weights, accumulate=True)
         return
     gradient = torch.ops.torchvision._roi_align_backward(
-        *computable(grad_output, rois),
+        *computable(grad_output, outside_if_not_finite(rois)),
         spatial_scale,
         aligned_height,
         aligned_width,
@@ -169,6 +180,7 @@ def roi_pool_forward(
     """
     output.zero_()
     argmax.fill_(-1)
+    rois = outside_if_not_finite(rois)
     height, width = input.shape[2:]
     for index, roi in enumerate(rois):
         low = (roi[1:3] * spatial_scale).flip(0)
