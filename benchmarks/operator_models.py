@@ -16,8 +16,11 @@ import io
 import re
 import sys
 import warnings
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pandas
 import torch
 from mmengine.config import Config
@@ -57,8 +60,8 @@ def needed(model: torch.nn.Module) -> set:
 
 def build(cfg: Config) -> torch.nn.Module:
     """The config's model, without memory for weights where its constructor allows that."""
-    init_default_scope(cfg.get("default_scope", "mmpretrain"))
-    registry = importlib.import_module(f"{cfg.get('default_scope', 'mmpretrain')}.registry")
+    init_default_scope(cfg.default_scope)
+    registry = importlib.import_module(f"{cfg.default_scope}.registry").MODELS
     model = cfg.model
     for part in (model, model.get("backbone", {}), model.get("image_encoder", {})):
         part.pop("init_cfg", None)
@@ -67,29 +70,49 @@ def build(cfg: Config) -> torch.nn.Module:
         model["data_preprocessor"] = cfg.data_preprocessor
     try:
         with torch.device("meta"):
-            return registry.MODELS.build(model)
+            return registry.build(deepcopy(model))
     except Exception:  # torch.linspace(...).tolist() and the like need values
-        return registry.MODELS.build(model)
+        return registry.build(deepcopy(model))
 
 
-def predict(cfg: Config, toolbox: str) -> None:
-    """Predict on a small image, on the CPU, with random weights."""
-    init_default_scope(toolbox)
-    model = importlib.import_module(f"{toolbox}.registry").MODELS.build(cfg.model).eval()
-    image = torch.randint(0, 255, (3, 128, 128), dtype=torch.uint8)
-    meta = dict(img_shape=(128, 128), ori_shape=(128, 128), scale_factor=(1.0, 1.0))
-    meta |= dict(pad_shape=(128, 128), batch_input_shape=(128, 128))
+def sample_of(toolbox: str, size: int, with_proposals: bool) -> object:
+    """What a model is told of an image of ``size`` pixels a side."""
     name = dict(mmdet="DetDataSample", mmseg="SegDataSample", mmpretrain="DataSample")[toolbox]
+    shape = (size, size)
+    meta = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), shape)
+    meta |= dict(scale_factor=(1.0, 1.0), border=np.array([0, size, 0, size]), flip=False)
     sample = getattr(importlib.import_module(f"{toolbox}.structures"), name)(metainfo=meta)
     if toolbox == "mmdet":
         sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+    if with_proposals:
         sample.proposals = InstanceData(bboxes=torch.tensor([[8.0, 8, 90, 99]]))
     if toolbox == "mmseg":
-        sample.gt_sem_seg = PixelData(data=torch.zeros(1, 128, 128, dtype=torch.long))
-    if toolbox == "mmpretrain":
-        image = torch.nn.functional.interpolate(image[None].float(), (224, 224))[0].byte()
+        sample.gt_sem_seg = PixelData(data=torch.zeros(1, *shape, dtype=torch.long))
+    return sample
+
+
+def predict(cfg: Config, with_proposals: bool = False) -> None:
+    """Predict on a small image, on the CPU, with random weights."""
+    toolbox = cfg.default_scope
+    init_default_scope(toolbox)
+    registry = importlib.import_module(f"{toolbox}.registry").MODELS
+    model = registry.build(deepcopy(cfg.model)).eval()
+    size = 224 if toolbox == "mmpretrain" else 256
+    image = torch.randint(0, 255, (3, size, size), dtype=torch.uint8)
+    sample = sample_of(toolbox, size, with_proposals)
     with torch.no_grad():
         model.test_step(dict(inputs=[image], data_samples=[sample]))
+
+
+def outcome(function: Callable, *args) -> str:
+    """ "yes", or what a function raised."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            function(*args)
+        return "yes"
+    except Exception as error:
+        message = str(error).strip().splitlines() or [""]
+        return f"{type(error).__name__}: {message[-1]}"
 
 
 def row_of(path: Path, root: Path, toolbox: str) -> tuple:
@@ -131,13 +154,10 @@ def survey(toolbox: str, folders: list | None) -> list:
                 built.append((row["parameters"], len(rows) - 1, cfg))
         if built:
             _, index, cfg = min(built, key=lambda item: item[:2])
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    predict(cfg, toolbox)
-                rows[index]["predicted"] = "yes"
-            except Exception as error:
-                message = str(error).strip().splitlines() or [""]
-                rows[index]["predicted"] = f"{type(error).__name__}: {message[-1]}"
+            predicted = outcome(predict, cfg)
+            if predicted != "yes" and toolbox == "mmdet":  # Fast R-CNN is given its proposals
+                predicted = "yes" if outcome(predict, cfg, True) == "yes" else predicted
+            rows[index]["predicted"] = predicted
             print(toolbox, folder.name, len(built), rows[index]["predicted"], flush=True)
     return rows
 

@@ -103,6 +103,10 @@ def convolution():
     for first, value in enumerate((float("nan"), float("inf"), -float("inf"))):
         diverged[:, first::7] = value
     found["deform_conv diverged"] = [deform_conv2d(x, diverged, weight, *sizes)]
+    small = drawn("small", 2, 4, 8, 7)  # an output of 4 x 4 for offsets of 6 x 5
+    found["modulated_deform_conv larger offsets"] = with_gradients(
+        modulated_deform_conv2d, small, offset, mask, weight, bias, frozen=sizes
+    )
     for kind in (0, 1):
         found[f"psa_mask {kind}"] = with_gradients(
             psa_mask, drawn("psa", 2, 15, 7, 6), frozen=(kind, (3, 5))

@@ -72,7 +72,7 @@ def test_temporary_files(monkeypatch):
 def test_doctor_asks_for_all_of_them(disk, tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "SHARED_MEMORY", tmp_path)
     disk(0.01, writable=False)
-    names = {"disk space", "wheel cache", "download cache", "temporary files", "shared memory"}
+    names = {"disk space", "download cache", "temporary files", "shared memory"}
     rows = {row.component: row for row in doctor.run_checks() if row.component in names}
     assert set(rows) == names
     bad = {name for name, row in rows.items() if row.verdict != OK}

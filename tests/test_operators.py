@@ -475,6 +475,12 @@ def test_the_same_every_time(computed):
             assert torch.equal(value, other), name
 
 
+def test_offsets_smaller_than_the_output_are_refused():
+    x, weight = torch.rand(1, 2, 8, 8), torch.rand(2, 2, 3, 3)
+    with pytest.raises(ValueError, match="offsets or masks of 4x4 for an output of 8x8"):
+        ops.deform_conv2d(x, torch.zeros(1, 18, 4, 4), weight, 1, 1)
+
+
 # --- what has no replacement, and where the operators come from
 
 

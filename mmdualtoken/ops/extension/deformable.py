@@ -11,18 +11,44 @@ from .precision import computable
 def convolution(stride: tuple, padding: tuple, dilation: tuple):
     """The function (input, offset, weight, bias, mask) -> output.
 
-    An offset that is NaN or infinite samples outside the map, which gives 0, as with mmcv's
-    kernels. torchvision's would read memory that is not the map's.
+    Two habits of mmcv's kernels are kept. An offset that is NaN or infinite samples outside the
+    map, which gives 0; torchvision's would read memory that is not the map's. And where offsets or
+    masks are larger than the output, as in DyHead, their first numbers are read.
     """
 
     def convolve(input, offset, weight, bias=None, mask=None):
         dtype = input.dtype
         input, offset, weight, bias, mask = computable(input, offset, weight, bias, mask)
+        size = [
+            (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1)
+            // stride[i]
+            + 1
+            for i in (0, 1)
+        ]
         offset = torch.where(offset.isfinite(), offset, 1e4)
+        offset, mask = (t if t is None else first_numbers(t, size) for t in (offset, mask))
         output = deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
         return output.to(dtype)
 
     return convolve
+
+
+def first_numbers(tensor: Tensor, size: list) -> Tensor:
+    """(B, C, *size) out of the first numbers of each image of a larger tensor (B, C, H, W).
+
+    Raises:
+        ValueError: there are too few.
+    """
+    batch, channels, *given = tensor.shape
+    if given == size:
+        return tensor
+    count = channels * size[0] * size[1]
+    if tensor[0].numel() < count:
+        raise ValueError(
+            f"deformable convolution got offsets or masks of {given[0]}x{given[1]} for an output "
+            f"of {size[0]}x{size[1]}; they have to be at least as large"
+        )
+    return tensor.flatten(1)[:, :count].view(batch, channels, *size)
 
 
 def assign(targets, values) -> None:
