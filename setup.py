@@ -21,6 +21,8 @@ def pins(name, only=None):
 
 #: What MIM and users' configs look for, in ``mmdualtoken/.mim`` of an installed package.
 MIM = ("configs", "tools", "model-index.yml")
+#: Tools that need the clone: its lab/, tests/ and requirements/.
+CLONE_ONLY = ("demo.py", "make_scenes.py", "reproduce.py", "setup_env.py", "test_all.py")
 
 
 #: What Python reads when it starts, and so makes mmcv's operators importable.
@@ -46,7 +48,7 @@ class BuildWithMim(build_py):
         shutil.rmtree(target, ignore_errors=True)  # build/ may hold files that are gone by now
         for name in MIM:
             if (ROOT / name).is_dir():
-                ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+                ignore = shutil.ignore_patterns("__pycache__", "*.pyc", *CLONE_ONLY)
                 shutil.copytree(ROOT / name, target / name, ignore=ignore)
             elif (ROOT / name).is_file():
                 target.mkdir(parents=True, exist_ok=True)

@@ -28,8 +28,8 @@ from suite.timing import alternate, ratio
 from suite.variants import DTYPES, inference, training_step
 from torch.profiler import ProfilerActivity, profile
 
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.cli import run_tool
+from mmdualtoken.errors import InputError
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 the backend comes first

@@ -27,8 +27,8 @@ from learning.training import TrainingFailed
 from suite.machine import describe
 from suite.results import show
 
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.cli import run_tool
+from mmdualtoken.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 

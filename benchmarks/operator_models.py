@@ -28,7 +28,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
-from mmdualtoken.engine.cli import run_tool
+from mmdualtoken.cli import run_tool
 from mmdualtoken.ops import extension
 
 TOOLBOXES = ("mmdet", "mmseg", "mmpretrain")

@@ -21,11 +21,11 @@ from suite.machine import describe
 from suite.results import keep, new_folder, show
 from suite.timing import alternate, ratio
 
+from mmdualtoken.cli import run_tool
 from mmdualtoken.config_files import config_path
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.errors import InputError
+from mmdualtoken.export.measure import build_model
 from mmdualtoken.ops import extension, operators_in_use
-from mmdualtoken.report.measure import build_model
 
 CONFIGS = {
     "Mask R-CNN": "mmdet/maskrcnn_dualtoken_s_1x.py",

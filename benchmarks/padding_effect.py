@@ -13,9 +13,11 @@ the accuracy of the classifier that was trained, which reads the features inside
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +25,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmdualtoken.datasets.scenes import CLASSES, render_scene
-from mmdualtoken.engine.cli import find_config, run_tool
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.pretrained import load_backbone
+from mmdualtoken.cli import find_config, run_tool
+from mmdualtoken.errors import InputError
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
+from mmdualtoken.weights.pretrained import load_backbone
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for lab
+
+from lab.scenes import CLASSES, render_scene  # noqa: E402
 
 NARROW = dict(embed_dims=(24, 48, 96), depths=(1, 2, 1), num_heads=(2, 4, 8), ffn_ratios=(4, 4, 4))
 SIDE = 160  # px, of images in training and after it; a multiple of 32, so that maps are cut exactly

@@ -28,8 +28,8 @@ from mmengine.utils import import_modules_from_strings
 from suite.machine import describe
 from suite.results import keep, new_folder, show
 
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.cli import run_tool
+from mmdualtoken.errors import InputError
 
 STRIDES = (8, 16, 32)
 

@@ -27,8 +27,8 @@ from suite.results import keep, new_folder, plot_ratios, show
 from suite.timing import alternate, ratio
 from suite.variants import DTYPES, VARIANTS, inference, training_step
 
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.engine.complexity import count_macs, count_parameters
+from mmdualtoken.cli import run_tool
+from mmdualtoken.export.complexity import count_macs, count_parameters
 
 REFERENCE = "dualtoken_s"
 PUBLISHED = "ImageNet top-1 % (published, not reproduced here)"

@@ -23,9 +23,9 @@ from suite.timing import alternate, ratio
 from suite.variants import DTYPES, autocast
 from torch import nn
 
+from mmdualtoken.cli import run_tool
 from mmdualtoken.config_files import config_path
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.report.measure import BOX_ROIS, MASK_ROIS, build_model, measure
+from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, measure
 
 #: Configs by system and name of the backbone; the first is the one that others are compared with.
 SYSTEMS = {

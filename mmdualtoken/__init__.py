@@ -1,12 +1,12 @@
 """DualToken-ViT for the OpenMMLab toolboxes: backbone, configs and tools.
 
-Importing the package checks the installed stack, makes mmcv's operators importable where mmcv has
-none, registers the models, and prepares the engine (hooks, safe loading of checkpoints).
+Importing the package checks the installed versions, makes mmcv's operators importable where mmcv
+has none, registers models, hooks and transforms, and lets torch load MMEngine's checkpoints safely.
 """
 
 import sys
 
-from .version import __version__
+from mmdualtoken.version import __version__
 
 __all__ = ["__version__", "config_path", "inspect_tokens", "list_configs"]
 
@@ -17,17 +17,29 @@ def _runs_doctor() -> bool:
     return any(pair == ("-m", "mmdualtoken.doctor") for pair in zip(argv, argv[1:], strict=False))
 
 
+def __getattr__(name: str):
+    # Drawing imports much that training does without.
+    if name == "inspect_tokens":
+        from mmdualtoken.inference.tokens import inspect_tokens
+
+        return inspect_tokens
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 # ``python -m mmdualtoken.doctor`` imports this package before the doctor runs, and the doctor
 # must be able to say what is wrong where the stack is missing or does not fit.
 if not _runs_doctor():
-    from .stack import check_stack
+    from mmdualtoken.environment.versions import check_stack
 
     check_stack()
 
-    from .ops import enable_operators
+    from mmdualtoken.ops import enable_operators
 
     enable_operators()
 
-    from . import datasets, engine, models  # noqa: F401
-    from .config_files import config_path, list_configs
-    from .visualization import inspect_tokens
+    from mmdualtoken.config_files import config_path, list_configs
+    from mmdualtoken.registration import register_components
+    from mmdualtoken.weights import allow_mmengine_checkpoints
+
+    register_components()
+    allow_mmengine_checkpoints()

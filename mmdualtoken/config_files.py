@@ -3,9 +3,11 @@
 import difflib
 from pathlib import Path
 
-from .engine.errors import InputError
+from mmdualtoken.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
+#: The clone, or the environment's site-packages.
+PROJECT_ROOT = PACKAGE.parent
 #: Where an installed wheel keeps the configs, and where a clone does.
 FOLDERS = (PACKAGE / ".mim" / "configs", PACKAGE.parent / "configs")
 LIST_ALL = "python -c 'import mmdualtoken; print(*mmdualtoken.list_configs(), sep=\"\\n\")'"

@@ -97,7 +97,7 @@ class Inspector:
 @contextlib.contextmanager
 def inspector(*subjects):
     """The page of some subjects, served by a thread of this process; its address."""
-    from mmdualtoken.inspector.server import check_gradio, serve
+    from mmdualtoken.inference.inspector.server import check_gradio, serve
 
     check_gradio()
     said = queue.Queue()

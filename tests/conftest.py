@@ -49,7 +49,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """A folder with data/scenes, data/ade and data/imagenet, small."""
-    from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
+    from lab.scene_writers import write_ade20k, write_coco, write_imagenet
 
     root = tmp_path_factory.mktemp("project")
     size = dict(num_train=8, num_val=6, size_range=(96, 128))

@@ -6,8 +6,8 @@ from mmengine.config import Config
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from mmdualtoken.datasets.check import ERROR, check_config
-from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
+from lab.scene_writers import write_ade20k, write_coco, write_imagenet
+from mmdualtoken.data.check import ERROR, check_config
 
 CONFIGS = Path(__file__).parent / "configs"
 TASKS = {

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from tasks import TASKS
 from torch import nn
 
-from mmdualtoken.engine import export
-from mmdualtoken.report.measure import build_model
+from mmdualtoken.export import graph as export
+from mmdualtoken.export.measure import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = [*export.CHECKED, (1, 64, 64), (2, 8, 9)]

@@ -19,8 +19,8 @@ import torch
 from helpers import VARIANTS, rand, randomise
 
 from mmdualtoken import models
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.cli import run_tool
+from mmdualtoken.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent / "fixtures" / "checkpoints"
 WIDTHS = (8, 12, 16)

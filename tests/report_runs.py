@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmdualtoken.report import tables
-from mmdualtoken.report.schema import Row
+from lab.report import tables
+from lab.report.schema import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 NARROW = {

@@ -11,8 +11,9 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
-from mmdualtoken.layers import FFN, NoTokens, TokenMixMLP
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT, ResizeNeck
+from mmdualtoken.models.blocks import FFN
+from mmdualtoken.models.tokens import NoTokens, TokenMixMLP
 
 NO_MMDET = "DualTokenFPN builds on mmdet's FPN, which a classification-only installation lacks"
 

@@ -10,7 +10,7 @@ import torch
 from helpers import NARROW, build
 from torch import nn
 
-from mmdualtoken.engine.errors import WrongType, WrongValue
+from mmdualtoken.errors import WrongType, WrongValue
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT, ResizeNeck
 
 NAN, INF = float("nan"), float("inf")

@@ -10,9 +10,9 @@ from mmengine.registry import HOOKS
 from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, state_of
 
-from mmdualtoken.engine import InputError
-from mmdualtoken.engine.clear_end import clear_end
-from mmdualtoken.engine.hooks import atomic_checkpoint as atomic
+from mmdualtoken.errors import InputError
+from mmdualtoken.training import atomic_checkpoint as atomic
+from mmdualtoken.training.clear_end import clear_end
 
 
 @pytest.fixture

@@ -150,9 +150,12 @@ def test_channels_of_the_image():
     ],
 )
 def test_a_class_does_what_its_name_does(setting, name, value):
-    layers = importlib.import_module("mmdualtoken.layers")
+    modules = [
+        importlib.import_module(f"mmdualtoken.models.{m}") for m in ("blocks", "stem", "tokens")
+    ]
+    (kind,) = [getattr(module, value) for module in modules if hasattr(module, value)]
     named, p = exact(build(**{setting: name}))
-    given = build(**{setting: getattr(layers, value)}).double().eval()
+    given = build(**{setting: kind}).double().eval()
     given.load_state_dict(p)
     image = rand(1, 3, 40, 40)
     for out, expected in zip(given(image), named(image), strict=True):

@@ -12,7 +12,7 @@ from mmengine.runner import set_random_seed
 from PIL import Image
 from tasks import TASKS
 
-from mmdualtoken.visualization.browse import Browser, build_dataset, contact_sheet, picture_of
+from mmdualtoken.inference.browse import Browser, build_dataset, contact_sheet, picture_of
 
 
 @pytest.mark.parametrize("split, count", [("train", 8), ("val", 6)])

@@ -11,7 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from mmdualtoken.datasets.check import WARNING, anchors
+from mmdualtoken.data.check import WARNING, anchors
 
 KIND = "no anchor can match many objects"
 KEPT = dict(type="Resize", scale=(1333, 800), keep_ratio=True)

@@ -8,7 +8,7 @@ from data_faults import DETECTION_IMAGE, check, config, expect, expect_clean, wr
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmdualtoken.datasets.check import ERROR, WARNING
+from mmdualtoken.data.check import ERROR, WARNING
 
 ANNOTATIONS = "data/scenes/annotations/instances_train2017.json"
 

@@ -16,14 +16,7 @@ from data_faults import (
 )
 from PIL import Image
 
-from mmdualtoken.datasets.check import (
-    ERROR,
-    WARNING,
-    Finding,
-    Report,
-    check_config,
-    text,
-)
+from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, text
 
 ROOT = Path(__file__).resolve().parent.parent
 

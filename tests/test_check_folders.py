@@ -10,7 +10,7 @@ from data_faults import CLASSIFICATION_IMAGE, check, config, expect, train_step,
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from mmdualtoken.datasets.check import ERROR, WARNING, check_config
+from mmdualtoken.data.check import ERROR, WARNING, check_config
 
 CLASSES = Path("data/imagenet/train")
 

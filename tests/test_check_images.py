@@ -19,7 +19,7 @@ from data_faults import (
 )
 from PIL import Image
 
-from mmdualtoken.datasets.check import ERROR, WARNING
+from mmdualtoken.data.check import ERROR, WARNING
 
 
 @pytest.fixture(autouse=True)

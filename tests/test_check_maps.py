@@ -15,7 +15,7 @@ from data_faults import (
 )
 from PIL import Image
 
-from mmdualtoken.datasets.check import ERROR, WARNING, check_config
+from mmdualtoken.data.check import ERROR, WARNING, check_config
 
 MAP = "data/ade/annotations/training/ADE_train_00000001.png"
 IMAGES = "data/ade/images/training"

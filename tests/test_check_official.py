@@ -8,8 +8,8 @@ from data_faults import TASKS, config, write_data
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
-from mmdualtoken.datasets.check import ERROR, check_config
-from mmdualtoken.datasets.check.official import SETS
+from mmdualtoken.data.check import ERROR, check_config
+from mmdualtoken.data.check.official import SETS
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from data_faults import CLASSIFICATION_IMAGE, config_file, write_data
 
-from mmdualtoken.datasets.check import pool
+from mmdualtoken.data.check import pool
 
 ROOT = Path(__file__).resolve().parent.parent
 

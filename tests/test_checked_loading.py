@@ -23,7 +23,7 @@ from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmdualtoken.datasets import BrokenFileError, CheckedLoadImageFromFile
+from mmdualtoken.data.loading import BrokenFileError, CheckedLoadImageFromFile
 
 ROOT = Path(__file__).resolve().parent.parent
 SEGMENTATION_MAP = "data/ade/annotations/training/ADE_train_00000001.png"

@@ -7,8 +7,8 @@ from helpers import log_lines
 from mmengine.config import ConfigDict
 from tasks import TASKS
 
-from mmdualtoken.engine import InputError
-from mmdualtoken.engine.class_folders import check_class_folders, class_folders
+from mmdualtoken.data.class_folders import check_class_folders, class_folders
+from mmdualtoken.errors import InputError
 
 CONFIG = TASKS["classification"][0]
 

@@ -11,9 +11,9 @@ import torch
 from helpers import VARIANTS
 from make_fixtures import FOLDER, class_named, load, outputs_of
 
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.environment.versions import END_PYTHON, MIN_PYTHON, REQUIREMENTS
+from mmdualtoken.errors import InputError
 from mmdualtoken.models import DualTokenViT
-from mmdualtoken.stack import END_PYTHON, MIN_PYTHON, REQUIREMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_MMDET = "DualTokenFPN builds on mmdet's FPN, which a classification-only installation lacks"

@@ -6,8 +6,7 @@ from mmengine.registry import MODELS
 from narrow import ARCH
 from torch import nn
 
-from mmdualtoken.models import DualTokenViT
-from mmdualtoken.models.backbones import dualtoken_vit
+from mmdualtoken.models import DualTokenViT, dualtoken_vit
 
 CHANGED = {f"stem.convs.{i}.weight" for i in (3, 6, 9)} | {"stem.convs.12.bias"}
 

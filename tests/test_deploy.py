@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.prune import l1_unstructured
 
-from mmdualtoken.layers import ConvEncoder, PositionAwareTokens, TokenMLP
-from mmdualtoken.layers.deployed import Constant
+from mmdualtoken.export.measure import build_model
 from mmdualtoken.models import switch_to_deploy
-from mmdualtoken.report.measure import build_model
+from mmdualtoken.models.blocks import ConvEncoder
+from mmdualtoken.models.deploy import Constant
+from mmdualtoken.models.tokens import PositionAwareTokens, TokenMLP
 
 NARROW_ONLY = [name for name in VARIANTS if not name.startswith(("tiny", "small"))]
 SIZES = [(64, 64), (37, 91), (1, 17), (75, 125)]  # the last has COCO's ratio, 800 x 1333

@@ -8,8 +8,8 @@ from collections import namedtuple
 
 import pytest
 
-from mmdualtoken import disks, doctor
-from mmdualtoken.stack import FAIL, OK, WARN
+from mmdualtoken.environment import disks, doctor
+from mmdualtoken.environment.versions import FAIL, OK, WARN
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -12,11 +12,11 @@ from helpers import Runs, build, rand, randomise
 from mmengine.config import Config
 from torch import nn
 
-from mmdualtoken.engine import export
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import RUNTIMES, Onnx
-from mmdualtoken.layers import PatchMerging, Stem, WindowAttention
-from mmdualtoken.layers.downsample import resize_map
+from mmdualtoken.errors import InputError
+from mmdualtoken.export import graph as export
+from mmdualtoken.export.formats import RUNTIMES, Onnx
+from mmdualtoken.models.blocks import WindowAttention
+from mmdualtoken.models.stem import PatchMerging, Stem, resize_map
 
 # ---------------------------------------------------------------- pooling, comparing, refusing
 

@@ -12,9 +12,9 @@ from exports import CLASSIFIER, MODELS, SIZES, holder, save
 from helpers import NARROW, VARIANTS, build, randomise
 from torch import nn
 
-from mmdualtoken.engine import export
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import FORMATS, RUNTIMES, Onnx, Pt2
+from mmdualtoken.errors import InputError
+from mmdualtoken.export import graph as export
+from mmdualtoken.export.formats import FORMATS, RUNTIMES, Onnx, Pt2
 
 
 def check_export(tool, name, file, *options, runtime="onnxruntime"):

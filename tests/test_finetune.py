@@ -15,13 +15,13 @@ from mmseg.models import FCNHead
 from tasks import DETECTOR
 from torch import nn
 
-from mmdualtoken.engine import InputError
-from mmdualtoken.engine.finetune import (
+from mmdualtoken.errors import InputError
+from mmdualtoken.training.finetuning import (
     DropClassLayersHook,
     check_resumed_optimizer,
     fine_tune,
-    fit_classes,
 )
+from mmdualtoken.weights.fitting import fit_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,8 +11,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from tasks import TASKS
 
-from mmdualtoken.engine.finetune import fine_tune
-from mmdualtoken.engine.pretrained import load_backbone, start_from_checkpoint
+from mmdualtoken.training.finetuning import fine_tune
+from mmdualtoken.weights.pretrained import load_backbone, start_from_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS, MODELS, init_default_scope
 from ranks import launch
 from tasks import TASKS
 
-from mmdualtoken.engine import load_file
+from mmdualtoken.weights.checkpoints import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,8 +12,8 @@ from ranks import WORLD, launch, run_ranks
 from tasks import DETECTOR
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmdualtoken.engine.distributed import FULL_ON_CPU
-from mmdualtoken.layers import DualTokenBlock
+from mmdualtoken.models.blocks import DualTokenBlock
+from mmdualtoken.training.distributed import FULL_ON_CPU
 
 STEPS, SIZE = 3, 40
 FSDP = dict(

@@ -7,8 +7,8 @@ import pytest
 from mmengine.config import Config
 from tasks import TASKS
 
-from mmdualtoken.report.breakdown import break_down, shape_of_config
-from mmdualtoken.report.measure import measure
+from mmdualtoken.export.breakdown import break_down, shape_of_config
+from mmdualtoken.export.measure import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 SCOPES = dict(mmdet="detection", mmseg="segmentation", mmpretrain="classification")

@@ -16,19 +16,30 @@ from tasks import TASKS
 from test_inspector_upload import file_of, picture
 from test_predict import here, write_checkpoint  # noqa: F401
 
-from mmdualtoken.datasets.loading import decode
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.data.loading import decode
+from mmdualtoken.errors import InputError
 from mmdualtoken.inference import load_model
-from mmdualtoken.inspector import server
-from mmdualtoken.inspector.captions import photo_caption, tokens_caption
-from mmdualtoken.inspector.drawing import STRIP, photo_panel, scales, token_at, tokens_panel
-from mmdualtoken.inspector.export import export_figure
-from mmdualtoken.inspector.placement import Placement, find_placement
-from mmdualtoken.inspector.selection import Selection, first_selection, most_read, with_token
-from mmdualtoken.inspector.server import bind, check_gradio, make_app
-from mmdualtoken.inspector.subject import Subject, View
-from mmdualtoken.inspector.upload import MAX_BYTES, check_photo
-from mmdualtoken.visualization import inspect_tokens
+from mmdualtoken.inference.inspector import server
+from mmdualtoken.inference.inspector.captions import photo_caption, tokens_caption
+from mmdualtoken.inference.inspector.drawing import (
+    STRIP,
+    photo_panel,
+    scales,
+    token_at,
+    tokens_panel,
+)
+from mmdualtoken.inference.inspector.export import export_figure
+from mmdualtoken.inference.inspector.placement import Placement, find_placement
+from mmdualtoken.inference.inspector.selection import (
+    Selection,
+    first_selection,
+    most_read,
+    with_token,
+)
+from mmdualtoken.inference.inspector.server import bind, check_gradio, make_app
+from mmdualtoken.inference.inspector.subject import Subject, View
+from mmdualtoken.inference.inspector.upload import MAX_BYTES, check_photo
+from mmdualtoken.inference.tokens import inspect_tokens
 
 gradio = pytest.importorskip("gradio", reason="needs Gradio: requirements/inspector.txt")
 

@@ -49,7 +49,7 @@ def test_upload_click_and_see_the_change(here, chromium):  # noqa: F811
         page = browser.Visitor(chromium, url)
         assert "7×7 position-aware tokens" in page.text("models")
         assert page.drop(file) == "Shown: photo.png, stages.2.blocks.0, mean of heads."
-        from mmdualtoken.inspector.upload import check_photo
+        from mmdualtoken.inference.inspector.upload import check_photo
 
         view = seen.look(check_photo("photo.png", file.read_bytes()))
         assert page.text("prediction-A-text") == view.said
@@ -123,7 +123,7 @@ def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F81
 @pytest.mark.slow
 def test_too_many_bytes(here, chromium):  # noqa: F811
     """The server stops reading, and the page says so."""
-    from mmdualtoken.inspector.upload import MAX_BYTES
+    from mmdualtoken.inference.inspector.upload import MAX_BYTES
 
     file = write("large.png", bytes(MAX_BYTES + 1))
     with browser.inspector(subject()) as url:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdualtoken.datasets.loading import decode
-from mmdualtoken.inspector import upload
-from mmdualtoken.inspector.upload import UploadError, check_photo
+from mmdualtoken.data.loading import decode
+from mmdualtoken.inference.inspector import upload
+from mmdualtoken.inference.inspector.upload import UploadError, check_photo
 
 RNG = np.random.default_rng(0)
 

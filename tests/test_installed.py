@@ -17,7 +17,7 @@ from mmengine.config import Config
 from test_inheritance import README, RECIPES, ROOT, SCOPES
 
 import mmdualtoken
-from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
+from lab.scene_writers import write_ade20k, write_coco, write_imagenet
 
 # --- packaging
 

@@ -14,8 +14,8 @@ from mmengine.registry import HOOKS
 from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, state_of
 
-from mmdualtoken.engine import InterruptHook
-from mmdualtoken.engine.cli import run_tool
+from mmdualtoken.cli import run_tool
+from mmdualtoken.training.interrupt import InterruptHook
 
 INTERRUPTS = [signal.SIGTERM, signal.SIGINT]
 

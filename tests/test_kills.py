@@ -21,8 +21,8 @@ from training_runs import (
     write_scenes,
 )
 
-from mmdualtoken.engine import load_file
-from mmdualtoken.engine.outputs import PARTIAL
+from mmdualtoken.files import PARTIAL
+from mmdualtoken.weights.checkpoints import load_file
 
 SLOW = pytest.mark.slow
 RUN = ("--work-dir", "run")

@@ -9,13 +9,8 @@ from ranks import free_port
 from tasks import TASKS
 from torch import nn
 
-from mmdualtoken.engine import InputError
-from mmdualtoken.engine.distributed import (
-    FULL_ON_CPU,
-    explain_sync_bn,
-    is_first,
-    start_processes,
-)
+from mmdualtoken.errors import InputError
+from mmdualtoken.training.distributed import FULL_ON_CPU, explain_sync_bn, is_first, start_processes
 
 
 @pytest.fixture

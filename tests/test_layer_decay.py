@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdualtoken.engine import InputError
+from mmdualtoken.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 TOOLBOXES = dict(mmdet="maskrcnn_narrow", mmseg="fcn_narrow", mmpretrain="classifier_narrow")
@@ -243,5 +243,5 @@ def test_registered_in_every_toolbox():
 
     for toolbox in (mmdet, mmseg, mmpretrain):
         found = toolbox.registry.OPTIM_WRAPPER_CONSTRUCTORS.get("LayerDecayOptimWrapperConstructor")
-        assert found.__module__ == "mmdualtoken.engine.layer_decay"
+        assert found.__module__ == "mmdualtoken.training.layer_decay"
     assert NARROW["depths"] == (1, 2, 2)  # what the values above rest on

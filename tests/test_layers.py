@@ -9,29 +9,35 @@ from torch import nn
 from torch.nn.utils.prune import l1_unstructured
 from torchvision.models.convnext import CNBlock
 
-from mmdualtoken.layers import (
+from mmdualtoken.models.blocks import (
     FFN,
     BiDimAttention,
     ConvEncoder,
     CrossAttention,
     DualTokenBlock,
+    SelfAttention,
+    WindowAttention,
+)
+from mmdualtoken.models.stem import (
+    OneStepDownsample,
+    PatchMerging,
+    Stem,
+    StepwiseDownsample,
+    TokenProjection,
+    resize_map,
+    space_to_depth,
+)
+from mmdualtoken.models.tokens import (
     MSATokens,
     NormalTokens,
     NoTokens,
-    OneStepDownsample,
-    PatchMerging,
     PositionAwareTokens,
-    SelfAttention,
-    Stem,
-    StepwiseDownsample,
     TokenMixMLP,
     TokenMLP,
-    TokenProjection,
-    WindowAttention,
+    resize_matrix,
+    resize_token_mix,
+    resize_tokens,
 )
-from mmdualtoken.layers.downsample import resize_map
-from mmdualtoken.layers.merging import space_to_depth
-from mmdualtoken.layers.token_resize import resize_matrix, resize_token_mix, resize_tokens
 
 MAPS = [(8, 8), (7, 9), (9, 4), (4, 9), (1, 1), (1, 6), (5, 1)]  # even, odd, single rows
 GRIDS = [((7, 7), (9, 9)), ((7, 7), (3, 5)), ((3, 5), (7, 7)), ((7, 7), (1, 1)), ((4, 6), (6, 4))]

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from narrow import ARCH
 from test_configs import own_levels
 
-from mmdualtoken.layers import PositionAwareTokens, TokenMixMLP
+from mmdualtoken.models.tokens import PositionAwareTokens, TokenMixMLP
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -85,7 +85,7 @@ FIRST = {
 )
 def test_model_builds(task, row, budget):
     """Backbone, neck and heads agree; all else of the model is that of small."""
-    from mmdualtoken.report.measure import build_model, forward_once
+    from mmdualtoken.export.measure import build_model, forward_once
 
     cfg = model_config(TASKS[task], ROWS[row], budget)
     for name in cfg.custom_imports["imports"]:

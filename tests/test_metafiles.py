@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmdualtoken
-from mmdualtoken.engine.complexity import count_macs, count_parameters
+from mmdualtoken.export.complexity import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("mmdet", "mmpretrain", "mmseg")

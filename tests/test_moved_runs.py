@@ -6,8 +6,9 @@ import pytest
 from helpers import log_lines
 from tasks import TASKS
 
-from mmdualtoken.engine import InputError, load_file
-from mmdualtoken.engine.resume import moved_checkpoint
+from mmdualtoken.errors import InputError
+from mmdualtoken.weights.checkpoints import load_file
+from mmdualtoken.weights.resume import moved_checkpoint
 
 CONFIG = TASKS["segmentation"][0]
 

@@ -11,9 +11,10 @@ from tasks import TASKS
 from toy_training import ToyModel, run, toy_config
 from training_runs import last, state_of
 
-from mmdualtoken.engine import InputError, NanLossHook, load_file
-from mmdualtoken.engine.hooks import nan_loss as module
-from mmdualtoken.engine.hooks.nan_loss import image_files
+from mmdualtoken.errors import InputError
+from mmdualtoken.training import nan_loss as module
+from mmdualtoken.training.nan_loss import NanLossHook, image_files
+from mmdualtoken.weights.checkpoints import load_file
 
 NAN, INF = float("nan"), float("inf")
 

@@ -8,23 +8,25 @@ import torch
 from helpers import VARIANTS, build, rand, randomise
 from mmengine.utils import digit_version
 
-from mmdualtoken.layers import (
+from mmdualtoken.models.blocks import (
     FFN,
     BiDimAttention,
     ConvEncoder,
     CrossAttention,
     DualTokenBlock,
+    SelfAttention,
+    WindowAttention,
+    attend,
+)
+from mmdualtoken.models.stem import StepwiseDownsample
+from mmdualtoken.models.tokens import (
     MSATokens,
     NormalTokens,
     NoTokens,
     PositionAwareTokens,
-    SelfAttention,
-    StepwiseDownsample,
     TokenMixMLP,
     TokenMLP,
-    WindowAttention,
 )
-from mmdualtoken.layers.attention import attend
 
 # torch 2.1, the lowest supported, cannot; 2.11 can; those in between were not tried.
 FP16_ON_CPU = pytest.mark.skipif(

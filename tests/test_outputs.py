@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tasks import TASKS
 
-from mmdualtoken.engine import InputError
-from mmdualtoken.engine.outputs import check_new_file, check_new_folder
+from mmdualtoken.errors import InputError
+from mmdualtoken.files import check_new_file, check_new_folder
 
 CONFIG = TASKS["classification"][0]
 

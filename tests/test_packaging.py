@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdualtoken import stack
+from mmdualtoken.environment import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,7 +80,7 @@ def test_wheel(clone, tmp_path):
         lines = archive.read(metadata).decode().splitlines()
     assert "mmdualtoken/.mim/configs/for_test.py" in names
     assert "mmdualtoken/.mim/tools/setup_env.py" in names
-    assert "mmdualtoken/models/backbones/dualtoken_vit.py" in names
+    assert "mmdualtoken/models/dualtoken_vit.py" in names
     assert "mmdualtoken/ops/extension/boxes.py" in names
     assert {"mmdualtoken-operators.pth", "_mmdualtoken_operators.py"} < names  # site-packages
     assert not [name for name in names if name.startswith(("tests", "tools", "configs"))]
@@ -90,7 +90,7 @@ def test_wheel(clone, tmp_path):
         extra = {line.split(";")[0].strip() for line in required if f'"{name}"' in line}
         pins = {line for line in extra if "mm" in line}
         assert len(pins) == 5
-        assert pins <= {f"{dist}=={version}" for dist, version in stack.PINS.items()}
+        assert pins <= {f"{dist}=={version}" for dist, version in versions.PINS.items()}
         # What the mm packages leave open, and OpenCV without a display over the one with it.
         others = {re.split("[<>=]", line)[0] for line in extra - pins}
         opencv = {"opencv-python", "opencv-contrib-python-headless"}

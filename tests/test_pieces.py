@@ -5,8 +5,8 @@ import torch
 from helpers import build, rand, randomise
 from torch import nn
 
-from mmdualtoken.layers import pieces
-from mmdualtoken.layers.pieces import by_images, by_positions
+from mmdualtoken.models import blocks as pieces
+from mmdualtoken.models.blocks import by_images, by_positions
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from narrow import build
 from pycocotools import mask as coco_mask
 from tasks import TASKS
 
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.errors import InputError
 from mmdualtoken.inference import Predictor, find_sources, load_model
 
 CLASSES = {

@@ -18,8 +18,8 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmdualtoken.engine import InputError
-from mmdualtoken.engine.pretrained import list_names, start_from_checkpoint
+from mmdualtoken.errors import InputError
+from mmdualtoken.weights.pretrained import list_names, start_from_checkpoint
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 

@@ -12,9 +12,9 @@ from helpers import Runs, rand
 from mmengine.config import Config
 from tasks import TASKS
 
-from mmdualtoken.engine import load_file
-from mmdualtoken.engine.pretrained import tensors_of
-from mmdualtoken.report.measure import build_model
+from mmdualtoken.export.measure import build_model
+from mmdualtoken.weights.checkpoints import load_file
+from mmdualtoken.weights.pretrained import tensors_of
 
 CLASSIFIER = TASKS["classification"][0]
 CLASSES = tuple("abcde")

@@ -10,8 +10,8 @@ from ranks import ROOT, WORLD, environment, free_port, launch
 SCRIPT = """
 import os, sys
 import torch
-from mmdualtoken.engine import InputError
-from mmdualtoken.engine.cli import run_tool
+from mmdualtoken.errors import InputError
+from mmdualtoken.cli import run_tool
 
 def main():
     if sys.argv[1] == "group":

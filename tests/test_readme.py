@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmdualtoken.engine.complexity import count_macs, count_parameters
+from mmdualtoken.export.complexity import count_macs, count_parameters
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
 
 ROOT = Path(__file__).resolve().parent.parent

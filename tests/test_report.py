@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from report_runs import LATE, MASK_RCNN, NARROW, ROOT, narrow, train_log
 
-from mmdualtoken.report import collect, tables
-from mmdualtoken.report.collect import Options, make_jobs
-from mmdualtoken.report.measure import measure
-from mmdualtoken.report.schema import TOP1, Budget, Delta, Row, Table
+from lab.report import collect, tables
+from lab.report.collect import Options, make_jobs
+from lab.report.schema import TOP1, Budget, Delta, Row, Table
+from mmdualtoken.export.measure import measure
 
 PAIR = Table(
     8,

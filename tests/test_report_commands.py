@@ -7,14 +7,14 @@ import pytest
 from mmengine.config import Config
 from report_runs import LATE, LATER, MASK_RCNN, NARROW, ROOT, eval_log, train_log
 
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.report.collect import Options, make_job, read_config
-from mmdualtoken.report.commands import pending
-from mmdualtoken.report.files import check_own, write_own
-from mmdualtoken.report.measure import measure
-from mmdualtoken.report.mini import write_mini_config
-from mmdualtoken.report.runs import Schedule
-from mmdualtoken.report.schema import Row
+from lab.report.collect import Options, make_job, read_config
+from lab.report.commands import pending
+from lab.report.files import check_own, write_own
+from lab.report.mini import write_mini_config
+from lab.report.runs import Schedule
+from lab.report.schema import Row
+from mmdualtoken.errors import InputError
+from mmdualtoken.export.measure import measure
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 from report_runs import EARLY, LATE, LATER, ROOT, dump, eval_log, narrow, train_log
 
-from mmdualtoken.report.runs import Schedule, pick_run, read_runs
+from lab.report.runs import Schedule, pick_run, read_runs
 
 
 @pytest.fixture

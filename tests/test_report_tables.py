@@ -6,12 +6,12 @@ import pytest
 from mmengine.config import Config
 from report_runs import NARROW, ROOT, narrow
 
-from mmdualtoken.engine.complexity import count_macs
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.report import tables
-from mmdualtoken.report.collect import Check, Collector, Options
-from mmdualtoken.report.measure import BOX_ROIS, MASK_ROIS, build_model, forward_once, measure
-from mmdualtoken.report.schema import Budget
+from lab.report import tables
+from lab.report.collect import Check, Collector, Options
+from lab.report.schema import Budget
+from mmdualtoken.errors import InputError
+from mmdualtoken.export.complexity import count_macs
+from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, forward_once, measure
 
 
 def all_rows():

@@ -9,9 +9,9 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from mmdualtoken.engine.hooks import exact_resume
-from mmdualtoken.engine.runner.loader import Draw, ResumableBatches, SeededItems
-from mmdualtoken.engine.runner.seeding import seed_all
+from mmdualtoken.training import exact_resume
+from mmdualtoken.training.loader import Draw, ResumableBatches, SeededItems
+from mmdualtoken.training.seeding import seed_all
 
 
 class Items(Dataset):

@@ -12,8 +12,10 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, random_config, state_of, train, write_scenes
 
-from mmdualtoken.engine import InputError, add_reliability, load_file
-from mmdualtoken.engine.runner.workers import end_workers
+from mmdualtoken.errors import InputError
+from mmdualtoken.training.reliability import add_reliability
+from mmdualtoken.training.workers import end_workers
+from mmdualtoken.weights.checkpoints import load_file
 
 # Iterations of the whole run, and where it is killed. Its last checkpoint is then of iteration 4,
 # or of epoch 2 with 3 batches per epoch; the segmentor's data ends after 5 batches, begins anew.

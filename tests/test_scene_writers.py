@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from mmdualtoken.datasets import scene_writers, scenes
+from lab import scene_writers, scenes
 
 SIZES = (96, 140)
 CLI = Path(__file__).resolve().parents[1] / "tools" / "make_scenes.py"

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdualtoken.datasets import scene_writers, scenes
+from lab import scene_writers, scenes
 
 SIZES = (96, 140)
 

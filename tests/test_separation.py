@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.errors import InputError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other

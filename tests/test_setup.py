@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import mmdualtoken
-from mmdualtoken import doctor, stack
-from mmdualtoken.stack import FAIL, OK, WARN
+from mmdualtoken.environment import doctor, versions
+from mmdualtoken.environment.versions import FAIL, OK, WARN
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = {
@@ -30,17 +30,17 @@ def installed(monkeypatch):
     def pretend(dists):
         def version(name):
             if name not in dists:
-                raise stack.importlib.metadata.PackageNotFoundError(name)
+                raise versions.importlib.metadata.PackageNotFoundError(name)
             return dists[name]
 
-        monkeypatch.setattr(stack.importlib.metadata, "version", version)
-        monkeypatch.setattr(stack, "source_version", lambda name: None)
+        monkeypatch.setattr(versions.importlib.metadata, "version", version)
+        monkeypatch.setattr(versions, "source_version", lambda name: None)
 
     return pretend
 
 
 def verdicts():
-    return {finding.component: finding.verdict for finding in stack.survey()}
+    return {finding.component: finding.verdict for finding in versions.survey()}
 
 
 # --- version ranges
@@ -62,22 +62,22 @@ def verdicts():
     ],
 )
 def test_ranges(version, low, end, expected):
-    assert stack.in_range(version, low, end) is expected
+    assert versions.in_range(version, low, end) is expected
 
 
 def test_a_version_that_is_none_is_named():
     with pytest.raises(ValueError, match="not a version: 'main'"):
-        stack.version_key("main")
+        versions.version_key("main")
 
 
 def test_accepts_each_stack(installed):
     installed(GOOD)
-    stack.check_stack()
+    versions.check_stack()
     assert verdicts()["mmdet"] == WARN  # optional
     official = dict(torch="2.1.0", torchvision="0.16.0", numpy="1.26.4", mmengine="0.10.7")
     for mmcv in ("mmcv", "mmcv-lite"):
         installed({**official, mmcv: "2.1.0"})
-        stack.check_stack()
+        versions.check_stack()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_accepts_each_stack(installed):
 def test_refuses_with_found_required_remedy(installed, change, found, required, remedy):
     installed({k: v for k, v in {**GOOD, **change}.items() if v})
     with pytest.raises(ImportError) as caught:
-        stack.check_stack()
+        versions.check_stack()
     for text in (found, required, remedy, "mmdualtoken.doctor"):
         assert text in str(caught.value)
 
@@ -111,19 +111,19 @@ def test_both_stacks_at_once(installed):
     assert verdicts()["mmengine"] == FAIL
     assert verdicts()["one stack only"] == FAIL
     with pytest.raises(ImportError, match="pip uninstall -y onedl-mmengine mmengine"):
-        stack.check_stack()
+        versions.check_stack()
 
 
 def test_two_families_in_different_packages_only_warn(installed):
     installed({**GOOD, "mmdet": "3.3.0"})
     assert verdicts()["one stack only"] == WARN
-    stack.check_stack()
+    versions.check_stack()
 
 
 def test_remedies_stay_with_the_installed_family(installed):
     installed({"torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.2.6", "mmengine": "0.10.7"})
     with pytest.raises(ImportError) as caught:
-        stack.check_stack()
+        versions.check_stack()
     assert "make STACK=openmmlab setup" in str(caught.value)
     assert "pip install mmcv-lite==2.1.0" in str(caught.value)
 
@@ -133,8 +133,8 @@ def test_finds_a_checkout_on_the_path(tmp_path, monkeypatch):
     (tmp_path / "mmfoo" / "__init__.py").write_text("raise RuntimeError('imported')")
     (tmp_path / "mmfoo" / "version.py").write_text("__version__: str = '2.0.1'\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert stack.source_version("mmfoo") == "2.0.1"
-    assert stack.source_version("mmnothing") is None
+    assert versions.source_version("mmfoo") == "2.0.1"
+    assert versions.source_version("mmnothing") is None
 
 
 # --- importing

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from mmdualtoken import stack
+from mmdualtoken.environment import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -30,11 +30,11 @@ def test_pins_agree(python):
             if pin.marker is None or pin.marker.evaluate({"python_version": python}):
                 assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), line
                 assert pinned.setdefault(pin.name.lower(), pin.specifier) == pin.specifier, path
-    assert {dist: str(pinned[dist])[2:] for dist in stack.PINS} == stack.PINS
-    for requirement in stack.REQUIREMENTS:
+    assert {dist: str(pinned[dist])[2:] for dist in versions.PINS} == versions.PINS
+    for requirement in versions.REQUIREMENTS:
         for dist, bounds in requirement.ranges.items():
             if dist != "mmcv":  # has to be compiled: mmcv-lite is pinned
-                assert stack.in_range(str(pinned[dist])[2:], *bounds), dist
+                assert versions.in_range(str(pinned[dist])[2:], *bounds), dist
 
 
 def test_the_environment_is_read():

@@ -3,7 +3,7 @@
 import pytest
 from tasks import TASKS
 
-from mmdualtoken.engine import load_file
+from mmdualtoken.weights.checkpoints import load_file
 
 TOOLBOXES = {"detection": "mmdet", "segmentation": "mmseg", "classification": "mmpretrain"}
 

@@ -12,10 +12,11 @@ from reference import batch_norm, gelu, sub
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdualtoken.engine import InputError
-from mmdualtoken.engine.pretrained import start_from_checkpoint
-from mmdualtoken.layers import Stem, pieces
+from mmdualtoken.errors import InputError
 from mmdualtoken.models import DualTokenViTStride4
+from mmdualtoken.models import blocks as pieces
+from mmdualtoken.models.stem import Stem
+from mmdualtoken.weights.pretrained import start_from_checkpoint
 
 WIDTH = NARROW["embed_dims"][0]
 #: (height, width): square, odd, below a stride.

@@ -13,7 +13,7 @@ from ranks import launch
 from safetensors.torch import save_file
 from tasks import DETECTOR, TASKS
 
-from mmdualtoken.engine import allow_mmengine_checkpoints, load_file
+from mmdualtoken.weights.checkpoints import allow_mmengine_checkpoints, load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,7 +11,7 @@ from documents import BLOCKS
 from tasks import DETECTOR
 from test_predict import write_checkpoint
 
-from mmdualtoken import stack
+from mmdualtoken.environment import versions
 
 TEXTS = [b.text for b in BLOCKS if b.page == "docs/troubleshooting.md" and b.language == "text"]
 
@@ -102,8 +102,9 @@ def test_message(piece, project, tool, monkeypatch):
 
 
 def test_message_at_import(monkeypatch):
-    monkeypatch.setattr(stack, "survey", lambda: [stack.Finding("mmcv", "2.2.0", "2.1", "FAIL")])
+    found = versions.Finding("mmcv", "2.2.0", "2.1", "FAIL")
+    monkeypatch.setattr(versions, "survey", lambda: [found])
     with pytest.raises(ImportError) as caught:
-        stack.check_stack()
+        versions.check_stack()
     (text,) = [t for t in TEXTS if AT_IMPORT in t]
     assert str(caught.value).startswith(text.strip())

@@ -15,14 +15,15 @@ import torch
 from mmengine.runner import CheckpointLoader
 from tasks import TASKS
 
-from mmdualtoken.engine import InputError, load_remote
-from mmdualtoken.engine.checkpoint import (
+from mmdualtoken.errors import InputError
+from mmdualtoken.weights.checkpoints import (
     RESTRICTED,
     allow_unsafe_checkpoints,
     load_file,
+    load_remote,
     refuse_unsafe_checkpoints,
 )
-from mmdualtoken.engine.pretrained import read_tensors
+from mmdualtoken.weights.pretrained import read_tensors
 
 pytestmark = pytest.mark.skipif(not RESTRICTED, reason="torch before 2.6 restricts nothing")
 

@@ -14,10 +14,10 @@ from tasks import TASKS
 from test_predict import here, write_checkpoint, write_images  # noqa: F401
 
 import mmdualtoken
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.errors import InputError
 from mmdualtoken.inference import load_model
-from mmdualtoken.visualization import inspect_tokens
-from mmdualtoken.visualization.token_figures import key_tokens
+from mmdualtoken.inference.token_figures import key_tokens
+from mmdualtoken.inference.tokens import inspect_tokens
 
 VARIANTS = {
     "mix": dict(token_mlp="mix"),

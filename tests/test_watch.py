@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tasks import TASKS
 
-from mmdualtoken.engine.checkpoint import load_file
-from mmdualtoken.engine.history import Evaluations
-from mmdualtoken.visualization.curves import _averaged, curves_figure
+from mmdualtoken.training.curves import _averaged, curves_figure
+from mmdualtoken.training.history import Evaluations
+from mmdualtoken.weights.checkpoints import load_file
 
 SHORT = {
     "detection": ["train_cfg.max_iters=4", "train_cfg.val_interval=2"],

@@ -18,8 +18,8 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmdualtoken.engine import add_reliability
-from mmdualtoken.engine.clear_end import clear_end
+from mmdualtoken.training.clear_end import clear_end
+from mmdualtoken.training.reliability import add_reliability
 
 
 @HOOKS.register_module()

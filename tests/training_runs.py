@@ -16,8 +16,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmdualtoken.datasets.scene_writers import write_ade20k, write_coco, write_imagenet
-from mmdualtoken.engine import load_file
+from lab.scene_writers import write_ade20k, write_coco, write_imagenet
+from mmdualtoken.weights.checkpoints import load_file
 
 torch.set_num_threads(1)
 

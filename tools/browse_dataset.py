@@ -15,9 +15,9 @@ from mmengine.runner import set_random_seed
 from rich.console import Console
 from rich.progress import track
 
-from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.engine.outputs import check_new_folder
-from mmdualtoken.visualization.browse import Browser, build_dataset, contact_sheet, titled
+from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.files import check_new_folder
+from mmdualtoken.inference.browse import Browser, build_dataset, contact_sheet, titled
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.progress import Progress
 
-from mmdualtoken.datasets import check
-from mmdualtoken.datasets.check import text
-from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.outputs import check_new_file
+from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.data import check
+from mmdualtoken.data.check import text
+from mmdualtoken.errors import InputError
+from mmdualtoken.files import check_new_file
 
 REFRESH_S = 0.2
 MAX_WORKERS = 8

@@ -16,14 +16,14 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
-from mmdualtoken.engine import export
-from mmdualtoken.engine.checkpoint import UNSAFE_FLAG, UNSAFE_TEXT
-from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import FORMATS, RUNTIMES
+from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.errors import InputError
+from mmdualtoken.export import graph as export
+from mmdualtoken.export.breakdown import shape_of_config
+from mmdualtoken.export.formats import FORMATS, RUNTIMES
+from mmdualtoken.export.measure import build_model, check_scope
 from mmdualtoken.inference import load_model
-from mmdualtoken.report.breakdown import shape_of_config
-from mmdualtoken.report.measure import build_model, check_scope
+from mmdualtoken.weights.checkpoints import UNSAFE_FLAG, UNSAFE_TEXT
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.outputs import check_new_file
-from mmdualtoken.report.breakdown import Breakdown, break_down, shape_of_config
+from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.errors import InputError
+from mmdualtoken.export.breakdown import Breakdown, break_down, shape_of_config
+from mmdualtoken.files import check_new_file
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,9 +10,9 @@ import sys
 
 from mmengine.config import DictAction
 
-from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.inspector.server import LOOPBACK, check_gradio, serve, show
-from mmdualtoken.inspector.subject import Subject
+from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.inference.inspector.server import LOOPBACK, check_gradio, serve, show
+from mmdualtoken.inference.inspector.subject import Subject
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,7 +1,6 @@
 """Write a small synthetic data set in the COCO, ADE20K or ImageNet layout."""
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,9 @@ def summary(args: argparse.Namespace, result: dict[str, Any], groups: list[tuple
 def main() -> None:
     """Write the set and print its summary; on a wrong argument exit with status 2."""
     args = parse_args()
-    if importlib.util.find_spec("mmdualtoken") is None:
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     try:
-        from mmdualtoken.datasets import scene_writers, scenes
+        from lab import scene_writers, scenes
 
         result = scene_writers.write_scenes(**vars(args))
     except (ImportError, OSError, ValueError) as error:

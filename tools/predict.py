@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mmdualtoken.datasets.loading import BrokenFileError
-from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.data.loading import BrokenFileError
 from mmdualtoken.inference import Predictor, Source, find_sources, load_model
 from mmdualtoken.inference.model import TASKS
 from mmdualtoken.inference.outputs import VideoResults, protect_results, write_image

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from mmdualtoken.engine.checkpoint import UNSAFE_FLAG, UNSAFE_TEXT, load_file
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.outputs import check_new_file, replace_file
-from mmdualtoken.engine.pretrained import tensors_of
+from mmdualtoken.cli import run_tool
+from mmdualtoken.errors import InputError
+from mmdualtoken.files import check_new_file, replace_file
 from mmdualtoken.version import __version__
+from mmdualtoken.weights.checkpoints import UNSAFE_FLAG, UNSAFE_TEXT, load_file
+from mmdualtoken.weights.pretrained import tensors_of
 
 FORMATS = (".safetensors", ".pth")
 

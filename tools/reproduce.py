@@ -13,15 +13,18 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mmdualtoken.engine.cli import run_tool
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.report.collect import Collector, Options, TableReport, make_jobs, read_config
-from mmdualtoken.report.commands import Job, pending, run_jobs
-from mmdualtoken.report.files import check_own, write_own
-from mmdualtoken.report.mini import write_mini_config, write_mini_data
-from mmdualtoken.report.render import markdown, print_reports
-from mmdualtoken.report.schema import Table
-from mmdualtoken.report.tables import TABLES
+from mmdualtoken.cli import run_tool
+from mmdualtoken.errors import InputError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for lab
+
+from lab.report.collect import Collector, Options, TableReport, make_jobs, read_config  # noqa: E402
+from lab.report.commands import Job, pending, run_jobs  # noqa: E402
+from lab.report.files import check_own, write_own  # noqa: E402
+from lab.report.mini import write_mini_config, write_mini_data  # noqa: E402
+from lab.report.render import markdown, print_reports  # noqa: E402
+from lab.report.schema import Table  # noqa: E402
+from lab.report.tables import TABLES  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -130,7 +133,7 @@ def write_files(reports: list[TableReport], args: argparse.Namespace) -> None:
         write_own(args.markdown, text, "<!-- {} -->", args.overwrite)
         print(f"Written: {args.markdown}")
     if args.html:
-        from mmdualtoken.report.page import html
+        from lab.report.page import html
 
         write_own(args.html, html(reports, bool(args.data)), "<!-- {} -->", args.overwrite)
         print(f"Written: {args.html}")

@@ -9,12 +9,13 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
-from mmdualtoken.engine.distributed import explain_sync_bn
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.hooks import InterruptHook, StrictLoadHook
-from mmdualtoken.engine.outputs import check_new_file
-from mmdualtoken.engine.preflight import check_data
+from mmdualtoken.cli import add_common_arguments, load_config, run_tool
+from mmdualtoken.data.preflight import check_data
+from mmdualtoken.errors import InputError
+from mmdualtoken.files import check_new_file
+from mmdualtoken.training.distributed import explain_sync_bn
+from mmdualtoken.training.interrupt import InterruptHook
+from mmdualtoken.training.strict_load import StrictLoadHook
 
 # Where a config has no tta_model of its own, as in the toolboxes' test.py.
 TTA_MODELS = {

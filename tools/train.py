@@ -11,18 +11,18 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmdualtoken.engine.clear_end import clear_end
-from mmdualtoken.engine.cli import add_common_arguments, load_config, run_tool
-from mmdualtoken.engine.distributed import explain_sync_bn, is_first
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.finetune import fine_tune
-from mmdualtoken.engine.hooks.nan_loss import ACTIONS
-from mmdualtoken.engine.outputs import one_training
-from mmdualtoken.engine.preflight import check_data, check_schedule
-from mmdualtoken.engine.pretrained import start_from_checkpoint
-from mmdualtoken.engine.reliability import add_reliability
-from mmdualtoken.engine.resume import moved_checkpoint
-from mmdualtoken.engine.watch import watch
+from mmdualtoken.cli import add_common_arguments, load_config, run_tool
+from mmdualtoken.data.preflight import check_data, check_schedule
+from mmdualtoken.errors import InputError
+from mmdualtoken.files import one_training
+from mmdualtoken.training.clear_end import clear_end
+from mmdualtoken.training.distributed import explain_sync_bn, is_first
+from mmdualtoken.training.finetuning import fine_tune
+from mmdualtoken.training.nan_loss import ACTIONS
+from mmdualtoken.training.reliability import add_reliability
+from mmdualtoken.training.watch import watch
+from mmdualtoken.weights.pretrained import start_from_checkpoint
+from mmdualtoken.weights.resume import moved_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

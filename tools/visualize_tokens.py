@@ -10,13 +10,18 @@ import sys
 
 import numpy as np
 
-from mmdualtoken.engine.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.outputs import check_new_folder
+from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.errors import InputError
+from mmdualtoken.files import check_new_folder
 from mmdualtoken.inference import load_model
-from mmdualtoken.visualization import BlockMaps, TokenMaps, inspect_tokens
-from mmdualtoken.visualization.token_figures import all_figures, picture_of
-from mmdualtoken.visualization.tokens import find_backbone, select_block
+from mmdualtoken.inference.token_figures import all_figures, picture_of
+from mmdualtoken.inference.tokens import (
+    BlockMaps,
+    TokenMaps,
+    find_backbone,
+    inspect_tokens,
+    select_block,
+)
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.errors import InputError
 
 VARIABLE = "MMDUALTOKEN_DATA"
 #: Parts: 'train' and 'val' are reported; 'fit' and 'select' divide 'train' for the learning rate.

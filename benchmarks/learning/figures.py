@@ -3,7 +3,7 @@
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from mmdualtoken.report.measure import measure
+from mmdualtoken.export.measure import measure
 
 from .rows import Row, swap_backbone
 from .tasks import Task

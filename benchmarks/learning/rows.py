@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from mmengine.config import Config
 
 from mmdualtoken.config_files import config_path
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.errors import InputError
 
 from .tasks import Task
 

@@ -16,8 +16,8 @@ from statistics import median
 
 from mmengine.config import Config
 
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.hooks.nan_loss import STOPPED
+from mmdualtoken.errors import InputError
+from mmdualtoken.training.nan_loss import STOPPED
 
 from . import data
 from .records import DIVERGED

@@ -9,9 +9,10 @@ from mmdet.models.backbones import PyramidVisionTransformerV2
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmdualtoken.layers import ConvEncoder, PositionAwareTokens
-from mmdualtoken.layers.downsample import resize_map
-from mmdualtoken.models.backbones import dualtoken_vit
+from mmdualtoken.models import dualtoken_vit
+from mmdualtoken.models.blocks import ConvEncoder
+from mmdualtoken.models.stem import resize_map
+from mmdualtoken.models.tokens import PositionAwareTokens
 
 
 class AreaTokens(PositionAwareTokens):

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier, LinearClsHead
 from torch import nn
 
-from mmdualtoken.engine.errors import InputError
+from mmdualtoken.errors import InputError
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
 
 NUM_CLASSES = 1000

@@ -9,7 +9,7 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
-from mmdualtoken.engine.outputs import check_new_folder
+from mmdualtoken.files import check_new_folder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 the backend comes first

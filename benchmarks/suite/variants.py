@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from mmdualtoken.engine.errors import InputError
-from mmdualtoken.engine.export_formats import RUNTIMES, Onnx
+from mmdualtoken.errors import InputError
+from mmdualtoken.export.formats import RUNTIMES, Onnx
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 
-from .model import TASKS, registry
+from mmdualtoken.inference.model import TASKS, registry
 
 VISUALIZERS = {
     "mmdet": ("DetLocalVisualizer", {}),

@@ -12,11 +12,11 @@ from mmengine.registry import Registry, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from ..engine.checkpoint import load_file
-from ..engine.errors import InputError
-from ..engine.finetune import match_tensors
-from ..engine.preflight import innermost_datasets
-from ..engine.pretrained import describe_misfit, tensors_of
+from mmdualtoken.data.preflight import innermost_datasets
+from mmdualtoken.errors import InputError
+from mmdualtoken.weights.checkpoints import load_file
+from mmdualtoken.weights.fitting import match_tensors
+from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
 
 TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
 

@@ -11,10 +11,10 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from PIL import Image
 
-from ..datasets.loading import BrokenFileError
-from ..engine.errors import InputError
-from .inputs import Source
-from .predictor import Predictor
+from mmdualtoken.data.loading import BrokenFileError
+from mmdualtoken.errors import InputError
+from mmdualtoken.inference.inputs import Source
+from mmdualtoken.inference.predictor import Predictor
 
 
 def result_files(sources: Sequence[Source], out: Path, with_maps: bool) -> Iterator[Path]:

@@ -11,9 +11,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..datasets.loading import decode, read_file
-from .canvas import Canvas, as_rgb
-from .model import TASKS, split_pipeline
+from mmdualtoken.data.loading import decode, read_file
+from mmdualtoken.inference.canvas import Canvas, as_rgb
+from mmdualtoken.inference.model import TASKS, split_pipeline
 
 
 class Preparer:

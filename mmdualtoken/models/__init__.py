@@ -1,9 +1,10 @@
 """Models of DualToken-ViT, registered in MMEngine's root registry on import."""
 
-from .backbones import DualTokenViT, DualTokenViTStride4
-from .contrast_init import StemContrastInit
-from .deploy import switch_to_deploy
-from .necks import DualTokenClsNeck, ResizeNeck
+from mmdualtoken.models.contrast_init import StemContrastInit
+from mmdualtoken.models.deploy import switch_to_deploy
+from mmdualtoken.models.dualtoken_vit import DualTokenViT
+from mmdualtoken.models.dualtoken_vit_stride4 import DualTokenViTStride4
+from mmdualtoken.models.necks import DualTokenClsNeck, ResizeNeck
 
 __all__ = [
     "DualTokenClsNeck",

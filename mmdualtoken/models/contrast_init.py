@@ -5,8 +5,8 @@ from mmengine.model import BaseInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from ..engine.errors import WrongValue
-from ..layers import Stem
+from mmdualtoken.errors import WrongValue
+from mmdualtoken.models.stem import Stem
 
 
 @WEIGHT_INITIALIZERS.register_module(name="StemContrast")

@@ -2,12 +2,12 @@
 
 from importlib.util import find_spec
 
-from .dualtoken_cls_neck import DualTokenClsNeck
-from .resize_neck import ResizeNeck
+from mmdualtoken.models.necks.dualtoken_cls_neck import DualTokenClsNeck
+from mmdualtoken.models.necks.resize_neck import ResizeNeck
 
 __all__ = ["DualTokenClsNeck", "ResizeNeck"]
 
 if find_spec("mmdet") is not None:
-    from .dualtoken_fpn import DualTokenFPN  # noqa: F401
+    from mmdualtoken.models.necks.dualtoken_fpn import DualTokenFPN  # noqa: F401
 
     __all__ += ["DualTokenFPN"]

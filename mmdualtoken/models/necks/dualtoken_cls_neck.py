@@ -5,8 +5,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 
-from ...engine.errors import WrongValue
-from ..checks import Checks
+from mmdualtoken.errors import WrongValue
+from mmdualtoken.models.arguments import Checks
 
 CHECK = Checks("DualTokenClsNeck")
 

@@ -7,8 +7,8 @@ from mmdet.models.necks import FPN
 from mmengine.registry import MODELS
 from torch import nn
 
-from ...engine.errors import WrongValue
-from ..checks import Checks
+from mmdualtoken.errors import WrongValue
+from mmdualtoken.models.arguments import Checks
 
 CHECK = Checks("DualTokenFPN")
 

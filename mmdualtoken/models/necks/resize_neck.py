@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
-from ..checks import Checks
+from mmdualtoken.models.arguments import Checks
 
 CHECK = Checks("ResizeNeck")
 #: The modes of `torch.nn.functional.interpolate` for maps, and whether they take align_corners.

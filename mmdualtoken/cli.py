@@ -1,0 +1,128 @@
+"""What tools/train.py and tools/test.py share: reading configs, arguments and user errors."""
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+
+from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT
+from mmdualtoken.errors import InputError, tell
+from mmdualtoken.training.distributed import print_error, start_processes
+from mmdualtoken.weights.checkpoints import (
+    UNSAFE_FLAG,
+    UNSAFE_TEXT,
+    allow_unsafe_checkpoints,
+    refuse_unsafe_checkpoints,
+)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names a config and changes it, for tools that run in one process."""
+    parser.add_argument("config", help="config file, relative to the working directory or project")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override config values: key=value, nested keys as a.b=value, lists as key=[a,b]",
+    )
+    parser.set_defaults(launcher="none", work_dir=None, local_rank=0)  # what load_config asks for
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share, named as in mmdet."""
+    add_config_arguments(parser)
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (work_dirs/CONFIG)")
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="launcher"
+    )
+    parser.add_argument(UNSAFE_FLAG, action="store_true", help=f"DANGEROUS: {UNSAFE_TEXT}")
+    # torch.distributed.launch passes one spelling or the other, by version.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def find_config(name: str) -> Path:
+    """The config file: as named, or below the project if it is not in the working directory.
+
+    Raises:
+        InputError: there is none; the message names the nearest ones.
+    """
+    for path in (Path(name).expanduser(), PROJECT_ROOT / name):
+        if path.is_file():
+            return path
+    known = {p.stem: p for folder in FOLDERS for p in sorted(folder.glob("mm*/*.py"))}
+    stem = Path(name).stem
+    near = [n for n in known if n.startswith(stem)]
+    near = (near or difflib.get_close_matches(stem, known, n=4, cutoff=0.5))[:4]
+    hint = f"Did you mean {', '.join(str(known[n]) for n in near)}?" if near else "Is it misspelt?"
+    raise InputError(
+        f"Config {name} does not exist, neither in {Path.cwd()} nor in {PROJECT_ROOT}. {hint}"
+    )
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and merge what every tool's arguments say into it.
+
+    Raises:
+        InputError: the file is missing, or cannot be read as a config.
+    """
+    if getattr(args, "allow_unsafe_checkpoints", False):
+        allow_unsafe_checkpoints()
+    path = find_config(args.config)
+    try:
+        cfg = Config.fromfile(path)
+        if args.cfg_options is not None:
+            cfg.merge_from_dict(args.cfg_options)
+    except Exception as error:  # a config is code: its errors are of any kind
+        raise InputError(
+            f"Config {path}, with --cfg-options {args.cfg_options or 'none'}, cannot be read "
+            f"({type(error).__name__}: {error}). If a base config or package is missing, "
+            "`python -m mmdualtoken.doctor` tells what is installed."
+        ) from error
+    cfg.launcher = args.launcher
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    start_processes(cfg)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / path.stem)
+    _set_dataloader_defaults(cfg)
+    return cfg
+
+
+def _set_dataloader_defaults(cfg: Config) -> None:
+    """What the toolboxes' own train.py adds to the config, which therefore leaves it out."""
+    if cfg.get("default_scope") != "mmpretrain":
+        return
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if cfg.get(name):
+            defaults = dict(
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=cfg[name].get("num_workers", 0) > 0,
+                collate_fn=dict(type="default_collate"),
+            )
+            cfg[name] = ConfigDict(**{**defaults, **cfg[name]})
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a tool; a user's error becomes one paragraph on stderr and exit status 2."""
+    refuse_unsafe_checkpoints()
+    try:
+        main()
+    except InputError as error:
+        print_error(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        tell("\nStopped by Ctrl-C.")
+        sys.exit(130)
+    except json.JSONDecodeError as error:
+        print_error(
+            f"an annotation file is not valid JSON ({error}); it may be cut off. Copy or download "
+            "it again."
+        )
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""The environment: which versions fit, and the doctor. Standard library only."""

@@ -1,0 +1,1 @@
+"""Export: ONNX and .pt2 files, 8-bit products, multiply-accumulates."""

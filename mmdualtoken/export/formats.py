@@ -1,0 +1,214 @@
+"""The files that a recorded graph is written to: ONNX, and PyTorch's own."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from mmdualtoken.errors import InputError
+from mmdualtoken.export.graph import reason_of
+
+Run = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+
+class Onnx:
+    """ONNX, run by ONNX Runtime on the CPU.
+
+    Attributes:
+        runtime: what runs the file.
+        packages: what writing and running it needs; the extra of setup.py that brings it.
+        sizes: how torch.export treats batch, height and width.
+        opset: the first that has GELU as one operator; below, runtimes compute it in five steps.
+    """
+
+    runtime = "ONNX Runtime"
+    packages, extra = ("onnx", "onnxscript", "onnxruntime"), "export"
+    sizes = Dim.DYNAMIC
+    opset = 20
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise InputError if what ONNX or the runtime needs is missing."""
+        missing = []
+        for name in cls.packages:
+            try:
+                __import__(name)
+            except ImportError:
+                missing.append(name)
+        if missing:
+            raise InputError(
+                f"Exporting needs {', '.join(missing)}. Install: pip install {' '.join(missing)} "
+                f'(the tested versions: pip install ".[{cls.extra}]" in the project).'
+            )
+
+    @classmethod
+    def save(
+        cls,
+        program: ExportedProgram,
+        names: Sequence[str],
+        metadata: dict[str, str],
+        path: Path,
+    ) -> None:
+        """Write a recorded graph, with standard operators alone.
+
+        Raises:
+            InputError: an operator of the graph has no counterpart in ONNX.
+        """
+        import onnx
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                result = torch.onnx.export(
+                    program,
+                    input_names=["images"],
+                    output_names=list(names),
+                    # Names for what the recorded graph calls s34 and s54.
+                    dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+                    dynamo=True,
+                    opset_version=cls.opset,
+                    verbose=False,
+                )
+            except torch.onnx.OnnxExporterError as error:
+                raise InputError(
+                    f"The model cannot be written as ONNX: {reason_of(error)}"
+                ) from error
+        model = result.model_proto
+        onnx.helper.set_model_props(model, metadata)
+        onnx.checker.check_model(model, full_check=True)
+        domains = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+        if domains:
+            raise InputError(
+                f"The graph needs operators of {sorted(domains)}, which are no standard."
+            )
+        onnx.save(model, path)
+
+    @staticmethod
+    def quantize(path: Path) -> None:
+        """Replace a file by one whose matrix products are in 8 bits.
+
+        ONNX Runtime's dynamic quantisation: weights by output channel, inputs by a scale that each
+        run finds for its whole batch.
+        """
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        model = onnx.load(path)
+        # Some weights get transposed, and the sizes noted beside them would be called wrong.
+        del model.graph.value_info[:]
+        logging.disable(logging.WARNING)  # its advice to do what the exporter has done
+        try:
+            quantize_dynamic(
+                model,
+                path,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+        quantized = onnx.load(path)
+        props = {prop.key: prop.value for prop in model.metadata_props}
+        del quantized.metadata_props[:]  # ONNX Runtime adds a mark of its own
+        onnx.helper.set_model_props(quantized, props)
+        onnx.save(quantized, path)
+
+    @staticmethod
+    def load(path: Path, threads: int) -> Run:
+        """The file as a function of images."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+        def run(images: torch.Tensor) -> list[torch.Tensor]:
+            return [torch.from_numpy(out) for out in session.run(None, {"images": images.numpy()})]
+
+        return run
+
+
+class OpenVino(Onnx):
+    """The same ONNX file, run by OpenVINO on the CPU."""
+
+    runtime = "OpenVINO"
+    packages, extra = (*Onnx.packages, "openvino"), "openvino"
+
+    @staticmethod
+    def load(path: Path, threads: int) -> Run:
+        """The file as a function of images, in fp32."""
+        import openvino
+
+        # OpenVINO would compute in bf16 on CPUs that have units for it, and pin its threads to
+        # cores that other processes were given.
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
+        model = openvino.Core().compile_model(str(path), "CPU", options)
+        request = model.create_infer_request()
+
+        def run(images: torch.Tensor) -> list[torch.Tensor]:
+            found = request.infer({"images": images.contiguous().numpy()})
+            # Copies: the request writes its next results to the same memory.
+            return [torch.from_numpy(found[output].copy()) for output in model.outputs]
+
+        return run
+
+
+class Pt2:
+    """torch.export's file, for images from 33 pixels on; not of whole detectors.
+
+    The highest levels of a detector's pyramid make torch 2.11 put conditions on an image's size.
+    """
+
+    runtime = "the exported program"
+    #: With Dim.DYNAMIC torch 2.11 makes a condition of whether a side is even, for pools.
+    sizes = Dim.AUTO
+
+    @staticmethod
+    def check() -> None:
+        """torch alone is needed."""
+
+    @staticmethod
+    def save(
+        program: ExportedProgram, names: Sequence[str], metadata: dict[str, str], path: Path
+    ) -> None:
+        """Write a recorded graph; the metadata is the extra file metadata.json."""
+        metadata = {**metadata, "output_names": json.dumps(list(names))}
+        metadata["input"] = metadata.get("input", "").replace("any size", "from 33 pixels on")
+        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
+
+    @staticmethod
+    def load(path: Path, threads: int) -> Run:
+        """The file as a function of images; threads are those of the process.
+
+        Raises:
+            InputError: by the function, for an image whose size the file does not take.
+        """
+        module = torch.export.load(path).module()
+
+        def run(images: torch.Tensor) -> Sequence[torch.Tensor]:
+            try:
+                return module(images)
+            except (AssertionError, RuntimeError) as error:  # guards, and bounds of sizes
+                raise InputError(
+                    f"The graph does not take images of {tuple(images.shape)}: {reason_of(error)}. "
+                    "Sides of 33 pixels on are taken, whole detectors as .onnx alone."
+                ) from error
+
+        return run
+
+
+FORMATS = {".onnx": Onnx, ".pt2": Pt2}
+#: What can run an ONNX file here.
+RUNTIMES = {"onnxruntime": Onnx, "openvino": OpenVino}

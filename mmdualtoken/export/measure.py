@@ -1,0 +1,113 @@
+"""Parameters and multiply-accumulates of the model of a config, without data."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmdualtoken.errors import InputError
+from mmdualtoken.export.complexity import count_macs, count_parameters
+
+IMAGE_SIZES = {"mmpretrain": (224, 224), "mmdet": (800, 1280), "mmseg": (512, 512)}
+BOX_ROIS, MASK_ROIS = 1000, 100
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Number of parameters and of multiply-accumulates (the field's FLOPs) of one image."""
+
+    params: int
+    macs: float
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the remarks that toolboxes make when they are imported and build a model."""
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def check_scope(cfg: Config) -> str:
+    """The config's toolbox.
+
+    Raises:
+        InputError: it is none of those whose models can be measured.
+    """
+    scope = cfg.get("default_scope")
+    if scope not in IMAGE_SIZES:
+        raise InputError(
+            f"{cfg.filename} has default_scope {scope!r}; one of {', '.join(IMAGE_SIZES)} can be "
+            "measured."
+        )
+    return scope
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model in eval mode, on the CPU; pretrained weights are not loaded."""
+    with quiet(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(deepcopy(cfg.model)).eval()  # models write into their configs
+
+
+def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
+    """One image through all layers that a prediction uses.
+
+    Args:
+        model: a classifier, a segmentor, or a detector with one or two stages.
+        scope: 'mmpretrain', 'mmseg' or 'mmdet'.
+        size: height and width of the image. RoI heads get 1000 boxes and 100 masks at any size.
+    """
+    parameter = next(model.parameters())
+    image = parameter.new_zeros(1, 3, *size)
+    if scope != "mmdet":
+        model(image, mode="tensor")  # of segmentors, without the auxiliary head
+        return
+    maps = model.extract_feat(image)
+    if not hasattr(model, "roi_head"):
+        model.bbox_head(maps)
+        return
+    model.rpn_head(maps)
+    heads = [(model.roi_head, "bbox", BOX_ROIS)]
+    if model.roi_head.with_mask:
+        heads.append((model.roi_head, "mask", MASK_ROIS))
+    for parent, name, count in heads:
+        extractor = getattr(parent, f"{name}_roi_extractor")
+        # RoIAlign itself has no multiply-accumulates that are counted; its output is what counts.
+        side = extractor.roi_layers[0].output_size
+        getattr(parent, f"{name}_head")(parameter.new_zeros(count, extractor.out_channels, *side))
+
+
+def measure(cfg: Config, size: tuple[int, int] | None = None) -> Complexity:
+    """Count parameters, frozen and auxiliary ones included, and multiply-accumulates.
+
+    Shapes are all that counting needs, hence the meta device; models with operators that it lacks
+    run on the CPU instead.
+
+    Args:
+        cfg: a config of mmpretrain, mmdet or mmseg.
+        size: height and width of the image, by default 224x224 (mmpretrain), 800x1280 (mmdet) or
+            512x512 (mmseg).
+
+    Raises:
+        InputError: the config is of another toolbox.
+    """
+    scope = check_scope(cfg)
+    size = size or IMAGE_SIZES[scope]
+    model = build_model(cfg)
+    params = count_parameters(model)
+    with quiet():
+        try:
+            macs = count_macs(forward_once, model.to("meta"), scope, size)
+        except (NotImplementedError, RuntimeError):
+            macs = count_macs(forward_once, build_model(cfg), scope, size)
+    return Complexity(params, macs)

@@ -1,0 +1,125 @@
+"""Folders and files that are written: never unasked over what is there, never in parts."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mmdualtoken.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+# Ending of a file that is being written; tools that look for *.pth do not see it.
+PARTIAL = ".partial"
+LOCK = ".training.lock"
+
+
+def check_new_folder(folder: str | Path, overwrite: bool | None = None) -> Path:
+    """Check, before the work, the folder that a tool's --out names; it is not made here.
+
+    Args:
+        folder: as the user named it.
+        overwrite: whether --overwrite was given; None: the tool has no such argument.
+
+    Returns:
+        the folder: not there, empty, or to be written into.
+
+    Raises:
+        InputError: it is a file, or has something in it and `overwrite` is not True.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out {folder} is a file; name a folder.")
+    if not overwrite and path.is_dir() and any(path.iterdir()):
+        choice = "" if overwrite is None else ", or write into this one with --overwrite"
+        raise InputError(
+            f"--out {folder} has files in it. Name a folder that is new or empty{choice}."
+        )
+    return path
+
+
+def check_new_file(file: str | Path, flag: str) -> Path:
+    """Check, before the work, a file that a tool will write, and make its folder.
+
+    Args:
+        file: as the user named it.
+        flag: the argument that named it.
+
+    Raises:
+        InputError: it exists already, or its folder cannot be made.
+    """
+    path = Path(file)
+    if path.exists():
+        raise InputError(f"{flag} {file} exists already. Name another file or move it away.")
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{flag} {file}: its folder cannot be made ({error}).") from error
+    return path
+
+
+@contextmanager
+def one_training(folder: str | Path) -> Iterator[None]:
+    """Keep a second training out of a work dir, which is made, as long as this one lasts.
+
+    The lock is the operating system's: it ends with the process, also by kill -9, and workers do
+    not inherit it. The empty file by which it is known stays. Where the file system has no locks,
+    nothing is kept out.
+
+    Raises:
+        InputError: another process trains into the folder.
+        OSError: the folder cannot be made or written.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / LOCK, "ab") as file:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InputError(
+                    f"Another training is writing into the work dir {folder}: each would replace "
+                    "the other's checkpoints. Let it end or stop it, or name another folder with "
+                    "--work-dir."
+                ) from error
+        yield
+
+
+def replace_file(path: str | Path, content: bytes) -> None:
+    """Write a file so that its name always stands for a whole file: the old one or the new.
+
+    The content goes to a file next to it, on to the disk, and then takes the name.
+
+    Raises:
+        OSError: as from writing; the old file is still there, and nothing half-written.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):  # on a full disk it takes the space that is left
+            partial.unlink(missing_ok=True)
+        error.filename = str(path)  # writing itself names no file
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where its file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,267 @@
+"""Figures of what the tokens see, laid out like the paper's Figures 1 and 4."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+
+from mmdualtoken.inference.tokens import BlockMaps, TokenMaps
+
+HEAT, SIZE = "viridis", "magma"
+MARKS = (("A", "#e31a1c"), ("B", "#ff7f00"), ("C", "#1f78b4"))
+SIDE = 2.1  # inches of a panel's larger side
+
+
+def _panels(rows: int, columns: int, maps: TokenMaps, extra: float = 0.0) -> tuple:
+    """A figure of rows x columns panels in the shape of the image, and its axes."""
+    height, width = maps.inputs.shape[2:]
+    w, h = SIDE * min(1, width / height), SIDE * min(1, height / width)
+    size = (columns * (w + 0.35) + 0.4 + extra, rows * (h + 0.35) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+    return figure, axes
+
+
+def _show(ax: Axes, values: np.ndarray, title: str = "", **options) -> ScalarMappable:
+    """Draw a map or picture over the area of the image, so that panels correspond."""
+    picture = ax.imshow(values, extent=(0, 1, 1, 0), aspect="auto", **options)
+    if title:
+        ax.set_title(title, fontsize=8)
+    return picture
+
+
+def _bar(figure: Figure, picture: ScalarMappable, axes, label: str) -> None:
+    bar = figure.colorbar(picture, ax=axes, fraction=0.05, pad=0.02)
+    bar.set_label(label, fontsize=7)
+    bar.ax.tick_params(labelsize=6)
+    bar.ax.ticklabel_format(useOffset=False)
+
+
+def _norms(tokens: np.ndarray) -> np.ndarray:
+    """Length of each token's vector: (..., C) -> (...)."""
+    return np.linalg.norm(tokens, axis=-1)
+
+
+def _colours(tokens: np.ndarray) -> np.ndarray:
+    """The first three principal components as red, green, blue: (H, W, C) -> (H, W, 3) in [0, 1].
+
+    Tokens of like features get like colours; which colour means nothing.
+    """
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    flat = flat - flat.mean(0)
+    _, _, directions = np.linalg.svd(flat, full_matrices=False)
+    parts = np.zeros((len(flat), 3))
+    found = flat @ directions[:3].T
+    parts[:, : found.shape[1]] = found
+    low, high = np.percentile(parts, (2, 98), axis=0)
+    return np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1).reshape(
+        *tokens.shape[:-1], 3
+    )
+
+
+def _grid(maps: TokenMaps, values: np.ndarray) -> np.ndarray:
+    """Values of the n global tokens on their grid: (n, ...) -> (h, w, ...)."""
+    return values.reshape(*maps.token_size, *values.shape[1:])
+
+
+def key_tokens(broadcast: np.ndarray) -> list[tuple[int, int]]:
+    """Image tokens to look at: the two that read most from few global tokens, and the one that
+    reads most evenly.
+
+    Args:
+        broadcast: attention (H, W, n) of the image tokens.
+
+    Returns:
+        (row, column) of each. The second is at least a quarter of the map away from the first.
+    """
+    peak = broadcast.max(-1)
+    height, width = peak.shape
+    first = np.unravel_index(peak.argmax(), peak.shape)
+    rows, columns = np.indices(peak.shape)
+    far = np.maximum(abs(rows - first[0]) / height, abs(columns - first[1]) / width) >= 0.25
+    away = np.where(far, peak, -1)
+    second = np.unravel_index(away.argmax(), peak.shape)
+    even = np.unravel_index(peak.argmin(), peak.shape)
+    return [tuple(int(i) for i in place) for place in (first, second, even)]
+
+
+def attention_figure(
+    maps: TokenMaps, block: BlockMaps, picture: np.ndarray, rows: dict[str, np.ndarray]
+) -> Figure:
+    """Figure 4: the image, what three of its tokens read, and how selectively all of them read.
+
+    Args:
+        maps: of an image.
+        block: the one of `maps.blocks` to look into.
+        picture: the image, (H, W, 3) RGB uint8.
+        rows: attention (H, W, n) of each row of the figure, by the row's name.
+    """
+    figure, axes = _panels(len(rows), 5, maps, extra=0.9)
+    figure.suptitle(f"Global broadcast of {block.name}", fontsize=9)
+    titles = ["image and tokens A, B, C", "A, a key token", "B, a key token", "C, reads evenly"]
+    for ax, title in zip(axes[0], [*titles, "largest weight"], strict=True):
+        ax.set_title(title, fontsize=8)
+    for row, (name, attention) in zip(axes, rows.items(), strict=True):
+        height, width, number = attention.shape
+        places = key_tokens(attention)
+        _show(row[0], picture)
+        row[0].set_ylabel(name, fontsize=8)
+        top = max(attention[place].max() for place in places) * number
+        for ax, place, (letter, colour) in zip(row[1:4], places, MARKS, strict=True):
+            y, x = (place[0] + 0.5) / height, (place[1] + 0.5) / width
+            for panel in (row[0], ax) if maps.grid else (row[0],):
+                panel.plot(x, y, "o", mfc=colour, mec="white", ms=6, mew=1)
+            offset = (5 if x < 0.85 else -13, 5 if y > 0.15 else -13)  # px, inside the picture
+            row[0].annotate(
+                letter, (x, y), xytext=offset, textcoords="offset points", color="white",
+                fontsize=8, fontweight="bold", bbox=dict(fc=colour, ec="none", pad=1),
+            )  # fmt: skip
+            values = _grid(maps, attention[place] * number)
+            heat = _show(ax, values, cmap=HEAT, vmin=0, vmax=top)
+        _bar(figure, heat, row[3], "weight × n")
+        largest = attention.max(-1) * number  # at least 1, where a token reads evenly
+        overall = _show(row[4], largest, cmap=SIZE, vmin=1, vmax=max(2, largest.max()))
+        _bar(figure, overall, row[4], "weight × n")
+    return figure
+
+
+def tokens_figure(
+    maps: TokenMaps, block: BlockMaps, picture: np.ndarray, heads: list[int]
+) -> Figure:
+    """Figure 1: which image tokens read from each global token, at its place in the grid."""
+    attention = block.broadcast[0][heads].mean(0)
+    h, w = maps.token_size
+    figure, axes = _panels(1, 2, maps, extra=0.6)
+    _scale(figure, 2.0)
+    _show(axes[0, 0], picture, "image, grid of the tokens" if maps.grid else "image")
+    if maps.grid:
+        for i in range(1, h):
+            axes[0, 0].axhline(i / h, color="white", lw=0.6)
+        for i in range(1, w):
+            axes[0, 0].axvline(i / w, color="white", lw=0.6)
+    small = attention.shape[:2]
+    tiles = attention.transpose(2, 0, 1).reshape(h, w, *small) * attention.shape[-1]
+    mosaic = np.full((h * (small[0] + 1) - 1, w * (small[1] + 1) - 1), np.nan)
+    for i in range(h):
+        for j in range(w):
+            y, x = i * (small[0] + 1), j * (small[1] + 1)
+            mosaic[y : y + small[0], x : x + small[1]] = tiles[i, j]
+    name = "mean of heads" if len(heads) > 1 else f"head {heads[0]}"
+    title = f"read from each token, {block.name}, {name}"
+    heat = _show(axes[0, 1], mosaic, title, cmap=HEAT, vmin=0, interpolation="nearest")
+    _bar(figure, heat, axes[0, 1], "weight × n (1: even)")
+    return figure
+
+
+def _scale(figure: Figure, factor: float) -> None:
+    figure.set_size_inches(*(figure.get_size_inches() * factor))
+
+
+def stages_figure(maps: TokenMaps, picture: np.ndarray) -> Figure:
+    """The image tokens after each stage: their length, and their principal components."""
+    figure, axes = _panels(2, len(maps.stages) + 1, maps, extra=0.3 * len(maps.stages))
+    _show(axes[0, 0], picture, "image")
+    axes[1, 0].set_axis_off()
+    for i, stage in enumerate(maps.stages, start=1):
+        tokens = stage[0]
+        title = f"stage {i - 1}, {tokens.shape[0]}×{tokens.shape[1]}"
+        heat = _show(axes[0, i], _norms(tokens), f"{title}: length", cmap=SIZE)
+        _bar(figure, heat, axes[0, i], "")
+        _show(axes[1, i], _colours(tokens), "principal components")
+    return figure
+
+
+def contributions_figure(maps: TokenMaps, block: BlockMaps, picture: np.ndarray) -> Figure:
+    """What the Conv Encoder and the tokens add to the image tokens: in one block, and in all."""
+    figure, axes = _panels(1, 5, maps, extra=2.2)
+    figure.suptitle(f"Local and global contribution, {block.name}", fontsize=9)
+    local, tokens = _norms(block.local[0]), _norms(block.tokens[0])
+    top = max(local.max(), tokens.max())
+    _show(axes[0, 0], picture, "image")
+    _show(axes[0, 1], local, "local: |Wo X_local|", cmap=SIZE, vmin=0, vmax=top)
+    heat = _show(axes[0, 2], tokens, "tokens: |Wo X_global|", cmap=SIZE, vmin=0, vmax=top)
+    _bar(figure, heat, axes[0, 2], "length")
+    share = tokens / np.maximum(local + tokens, 1e-12)
+    heat = _show(axes[0, 3], share, "share of the tokens", cmap="coolwarm", vmin=0, vmax=1)
+    _bar(figure, heat, axes[0, 3], "tokens / (local + tokens)")
+    ax = axes[0, 4]
+    shares = [
+        float(_norms(b.tokens[0]).mean() / (_norms(b.local[0]) + _norms(b.tokens[0])).mean())
+        for b in maps.blocks
+    ]
+    ax.bar(
+        range(len(shares)), shares, color=["#b40426" if b is block else "#777" for b in maps.blocks]
+    )
+    ax.set_title("mean share of the tokens, all blocks", fontsize=8)
+    ax.set_xticks(range(len(shares)), [f"{b.stage}.{b.block}" for b in maps.blocks], rotation=90)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    ax.tick_params(labelsize=6)
+    ax.set_xlabel("stage.block", fontsize=7)
+    ax.set_ylim(0, 1)
+    return figure
+
+
+def grids_figure(maps: TokenMaps) -> Figure:
+    """The global tokens after each block: principal components, so that like tokens look alike."""
+    stages = sorted({b.stage for b in maps.blocks})
+    columns = max(sum(b.stage == s for b in maps.blocks) for s in stages)
+    figure, axes = _panels(len(stages), columns, maps)
+    figure.suptitle("Global tokens after each block, principal components as colours", fontsize=9)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row, stage in zip(axes, stages, strict=True):
+        for ax, block in zip(row, (b for b in maps.blocks if b.stage == stage), strict=False):
+            colours = _colours(_grid(maps, block.tokens_out[0]))
+            _show(ax, colours, block.name, interpolation="nearest")
+            ax.set_axis_on()
+    return figure
+
+
+def picture_of(model, inputs: np.ndarray) -> np.ndarray:
+    """What the backbone got, (3, H, W), as a picture (H, W, 3) RGB uint8."""
+    preprocessor = getattr(model, "data_preprocessor", None)
+    mean, std = (getattr(preprocessor, name, None) for name in ("mean", "std"))
+    if mean is None:
+        low, high = inputs.min(), inputs.max()
+        inputs = (inputs - low) / max(high - low, 1e-12) * 255
+    else:
+        inputs = inputs * std.cpu().numpy().reshape(-1, 1, 1) + mean.cpu().numpy().reshape(-1, 1, 1)
+    picture = inputs.transpose(1, 2, 0).round().clip(0, 255).astype(np.uint8)
+    is_rgb = getattr(preprocessor, "channel_conversion", None)  # mmseg's; mmdet's begins with _
+    is_rgb = getattr(preprocessor, "_channel_conversion", is_rgb)
+    is_rgb = getattr(preprocessor, "to_rgb", is_rgb)  # mmpretrain's
+    return picture if is_rgb in (True, None) else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def all_figures(
+    maps: TokenMaps, block: BlockMaps, picture: np.ndarray, head: int | None = None
+) -> dict[str, Callable[[], Figure]]:
+    """The figures by name, each drawn when it is called.
+
+    Args:
+        maps: of all blocks.
+        block: the one of `maps.blocks` to look into.
+        picture: (H, W, 3) RGB uint8, as the backbone saw it.
+        head: one head, from 0; all by default.
+    """
+    attention = block.broadcast[0]
+    heads = list(range(len(attention))) if head is None else [head]
+    each = {f"head {i}": attention[i] for i in heads}
+    first = {"mean of heads": attention.mean(0)} if head is None else each
+    figures = {
+        "attention": lambda: attention_figure(maps, block, picture, first),
+        "heads": lambda: attention_figure(maps, block, picture, each),
+        "tokens": lambda: tokens_figure(maps, block, picture, heads),
+        "stages": lambda: stages_figure(maps, picture),
+        "contributions": lambda: contributions_figure(maps, block, picture),
+        "grids": lambda: grids_figure(maps),
+    }
+    if head is not None:
+        del figures["heads"]
+    return figures

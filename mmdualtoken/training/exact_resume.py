@@ -1,0 +1,134 @@
+"""A resumed run goes on exactly as if it had never stopped."""
+
+from typing import Any
+
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from mmdualtoken.errors import InputError
+from mmdualtoken.training.loader import ITERATION, ResumableBatches
+from mmdualtoken.training.loops import ResumableEpochLoop, ResumableIterLoop
+from mmdualtoken.training.seeding import seed_all
+
+KEY = "exact_resume"
+
+
+@HOOKS.register_module(force=True)
+class ExactResumeHook(Hook):
+    """Make all randomness of training a function of seed, process, and place in the run.
+
+    MMEngine's resume restores weights, optimizer, schedules and averaged weights, but no random
+    numbers: augmentation, mixup and drop path of a resumed run differ. With this hook the model's
+    randomness follows from (seed, rank, iteration) and, with `ResumableIterLoop` or
+    `ResumableEpochLoop`, each sample's from (seed, rank, position in the data); there is nothing to
+    restore but the seeds and the position, which are kept in the checkpoint as 'exact_resume'.
+
+    Processes draw different numbers for the model, unless the config says
+    `randomness = dict(diff_rank_seed=False)`.
+
+    Not covered: what a transform, model or hook keeps outside the checkpoint, such as a cache of
+    images or a random generator of its own.
+    """
+
+    priority = "HIGHEST"
+
+    def __init__(self) -> None:
+        self._record: dict | None = None
+        self._epoch = 0
+        self._epoch_start = 0
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note what the checkpoint says, if the run is resumed from it.
+
+        Raises:
+            InputError: it holds weights, but not where the training stood.
+        """
+        if not runner._resume:
+            return
+        file = runner._load_from or f"{runner.work_dir}/last_checkpoint"
+        missing = [k for k in ("meta", "message_hub") if not isinstance(checkpoint.get(k), dict)]
+        if missing:
+            raise InputError(
+                f"--resume {file}: it holds no state of a training, no {' and no '.join(missing)}. "
+                "Resume from a checkpoint that training wrote, or start a new training from these "
+                "weights with --load-from."
+            )
+        if "optimizer" not in checkpoint:
+            runner.logger.warning(f"Resume: {file} holds no optimizer, which starts anew.")
+        self._record = checkpoint.get(KEY, {})
+
+    def before_train(self, runner: Runner) -> None:
+        """Set the data to where the checkpoint was written, and say what is not exact."""
+        loop = runner.train_loop
+        batches = loop.dataloader.batch_sampler
+        ours = isinstance(loop, (ResumableEpochLoop, ResumableIterLoop))
+        if not (ours and isinstance(batches, ResumableBatches)):
+            runner.logger.warning(
+                f"The order of data and its augmentation will differ after a resume: "
+                f"{type(loop).__name__} and its loader cannot start at a given batch. "
+                "ResumableEpochLoop and ResumableIterLoop, with a loader built from its config, can"
+            )
+        if self._record is None:
+            return
+        record, self._record = self._record, None
+        if isinstance(batches, ResumableBatches):
+            batches.reset(runner.seed, record.get("sampler_seed"))
+        self._set_position(runner, record)
+
+    def _set_position(self, runner: Runner, record: dict) -> None:
+        loop, layout = runner.train_loop, self._layout(runner)
+        changed = [
+            f"{k} {record.get(k)} -> {layout[k]}" for k in layout if record.get(k) != layout[k]
+        ]
+        if not record:
+            text = "not exact, as the checkpoint was written without ExactResumeHook"
+        elif changed:
+            text = f"not exact, as the run has changed: {', '.join(changed)}"
+        else:
+            text = "data and random numbers go on exactly"
+        done = record.get("batch_in_epoch", 0)
+        if done and isinstance(loop, ResumableEpochLoop) and not changed:
+            loop.first_batch = done
+            text += f", in epoch {loop.epoch + 1} after batch {done}"
+        elif done:
+            text += f"; epoch {loop.epoch + 1} begins anew: its first {done} batches are repeated"
+        (runner.logger.warning if changed else runner.logger.info)(f"Resume: {text}.")
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Note where the epoch began."""
+        self._epoch = runner.epoch
+        self._epoch_start = runner.iter - getattr(runner.train_loop, "first_batch", 0)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed the model's randomness."""
+        # The stock default draws the same in all processes, but only until their data differ.
+        alike = runner._randomness_cfg.get("diff_rank_seed") is False
+        seed_all(ITERATION, runner.seed, 0 if alike else get_rank(), runner.iter)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what the weights do not tell."""
+        meta = checkpoint["meta"]
+        by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
+        in_epoch = meta["epoch"] == self._epoch and not by_iteration
+        checkpoint[KEY] = dict(
+            self._layout(runner),
+            sampler_seed=self._sampler_seed(runner),
+            batch_in_epoch=meta["iter"] - self._epoch_start if in_epoch else 0,
+        )
+
+    @staticmethod
+    def _sampler_seed(runner: Runner) -> int | None:
+        sampler = getattr(runner.train_dataloader.batch_sampler, "sampler", None)
+        return getattr(sampler, "seed", None)
+
+    @staticmethod
+    def _layout(runner: Runner) -> dict[str, int]:
+        """What the order of the data depends on beside the seed."""
+        batches = runner.train_dataloader.batch_sampler
+        return dict(
+            processes=get_world_size(),
+            batch_size=getattr(batches, "batch_size", None),
+            samples=len(runner.train_dataloader.dataset),
+        )

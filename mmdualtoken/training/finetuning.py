@@ -1,0 +1,140 @@
+"""Fine-tuning a trained model to other classes."""
+
+from collections.abc import Mapping
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
+
+from mmdualtoken.errors import InputError
+from mmdualtoken.weights.fitting import fit_classes, without_wrapper
+from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
+
+# Arguments by which optimizers with other states differ: Adam's, SGD's, RMSprop's, Adadelta's.
+KINDS_OF_STATE = {"betas", "momentum", "alpha", "rho"}
+
+
+def _describe_layers(fitted: Mapping, dropped: dict[str, int]) -> str:
+    """The layers of the dropped tensors, with their numbers of outputs."""
+    layers = {k.rpartition(".")[0]: (old, len(fitted[k])) for k, old in dropped.items()}
+    return ", ".join(f"{layer} ({old} outputs, now {new})" for layer, (old, new) in layers.items())
+
+
+def check_resumed(model: nn.Module, state: Mapping, filename: str) -> None:
+    """Check that a run which goes on has the model that it began with.
+
+    MMEngine warns and goes on, until the optimizer, which has the old shapes, fails.
+
+    Raises:
+        InputError: a tensor of the checkpoint is of another shape than the model's.
+    """
+    own = model.state_dict()
+    state = without_wrapper(own, state)
+    other = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if other:
+        raise InputError(
+            f"Resuming from {filename}: the config's model is another one. "
+            f"{describe_misfit(own, state, [], [], other)}. A run goes on with the config it began "
+            "with. To train other classes from its weights, use tools/train.py --load-from, or "
+            "load_from without resume."
+        )
+
+
+def check_resumed_optimizer(optimizer: Optimizer, state: Mapping, filename: str) -> None:
+    """Check that a run which goes on has the kind of optimizer that it began with.
+
+    PyTorch fails at the first step, in the middle of the optimizer, or loads states that mean
+    something else.
+
+    Raises:
+        InputError: the checkpoint's groups of parameters are not as many, or of another optimizer.
+    """
+    own, there = optimizer.param_groups, state.get("param_groups") or []
+    kinds = [KINDS_OF_STATE & set(groups[0]) if groups else set() for groups in (own, there)]
+    if len(own) == len(there) and kinds[0] == kinds[1]:
+        return
+    ours, theirs = (
+        f"{len(groups)} groups with {sorted(kind)}"
+        for groups, kind in zip((own, there), kinds, strict=True)
+    )
+    raise InputError(
+        f"Resuming from {filename}: the config's optimizer, {type(optimizer).__name__}, is not the "
+        f"one that the run began with (by the config {ours}, in the file {theirs}). A "
+        "run goes on with the config it began with. To train its weights on with another "
+        "optimizer, use tools/train.py --load-from."
+    )
+
+
+def _same_number_of_other_classes(runner: Runner, checkpoint: Mapping) -> str:
+    """A remark where the data set names other classes than the checkpoint, as many; else ''."""
+    meta = (checkpoint.get("meta") or {}).get("dataset_meta") or {}
+    dataset = runner._train_loop.dataloader.dataset
+    old, new = meta.get("classes"), (getattr(dataset, "metainfo", None) or {}).get("classes")
+    if not old or not new or list(old) == list(new) or len(old) != len(new):
+        return ""
+    return (
+        f"; its classes {list(old)[:5]} are not those of the data set, {list(new)[:5]}, but as "
+        "many, so that the class layers start from theirs"
+    )
+
+
+@HOOKS.register_module(force=True)
+class DropClassLayersHook(Hook):
+    """Start training from a model of other classes: `load_from` without the layers that differ.
+
+    When training loads its `load_from`, class layers with another number of outputs, such as
+    fc_cls, fc_reg, conv_logits, conv_seg or fc, keep their initial weights; everything else is
+    taken. One line names them. It is an error if anything else is missing, not known, or of another
+    shape. A resumed run must have the shapes that it began with. Testing is left alone, and so are
+    models sharded by FSDP: all their tensors must fit.
+
+    tools/train.py adds the hook by itself; for the toolboxes' own train.py:
+    custom_hooks = [dict(type="DropClassLayersHook")].
+
+    Raises:
+        InputError: the checkpoint does not fit; the message lists what.
+    """
+
+    priority = "VERY_HIGH"  # before EMAHook, which loads the checkpoint into its copy
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the fitting tensors into checkpoint['state_dict']."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        if isinstance(runner.model, FullyShardedDataParallel):
+            return  # has parts of tensors here; PyTorch's loading stops at shapes that differ
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        filename = str(runner._load_from or "the checkpoint")
+        state = tensors_of(checkpoint, filename)
+        if runner._resume:
+            check_resumed(model, state, filename)
+            optimizer = getattr(getattr(runner, "optim_wrapper", None), "optimizer", None)
+            states = checkpoint.get("optimizer")
+            if isinstance(optimizer, Optimizer) and isinstance(states, Mapping):
+                check_resumed_optimizer(optimizer, states, filename)
+            return
+        fitted, dropped = fit_classes(model, state, filename)
+        text = f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of {filename}"
+        if dropped:
+            text += f"; class layers that start anew: {_describe_layers(fitted, dropped)}"
+        print_log(text + _same_number_of_other_classes(runner, checkpoint), logger="current")
+        checkpoint["state_dict"] = fitted
+
+
+def fine_tune(cfg: Config) -> None:
+    """Add `DropClassLayersHook` to a config that loads a checkpoint, or resumes.
+
+    Args:
+        cfg: changed in place where it has `load_from` or `resume`.
+    """
+    hooks = cfg.get("custom_hooks") or []
+    kinds = [hook.get("type") for hook in hooks]
+    added = "DropClassLayersHook" in kinds or DropClassLayersHook in kinds
+    if (cfg.get("load_from") or cfg.get("resume")) and not added:
+        cfg.custom_hooks = [*hooks, dict(type="DropClassLayersHook")]

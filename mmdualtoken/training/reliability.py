@@ -1,0 +1,67 @@
+"""Make any config's training resume exactly and survive kills, signals and full disks."""
+
+from mmengine.config import Config, ConfigDict
+
+from mmdualtoken.training.exact_resume import ExactResumeHook
+from mmdualtoken.training.interrupt import InterruptHook
+from mmdualtoken.training.nan_loss import NanLossHook
+
+LOOPS = {
+    "EpochBasedTrainLoop": "ResumableEpochLoop",
+    "IterBasedTrainLoop": "ResumableIterLoop",
+}
+
+
+def _kind(config: dict) -> str:
+    kind = config.get("type")
+    return getattr(kind, "__name__", str(kind)).split(".")[-1]
+
+
+def _make_loop_resumable(loop: dict) -> None:
+    if "type" not in loop and "by_epoch" in loop:
+        by_epoch = loop.pop("by_epoch")
+        loop["type"] = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
+    if _kind(loop) in LOOPS:
+        loop["type"] = LOOPS[_kind(loop)]
+
+
+def add_reliability(cfg: Config, on_nan_loss: str | None = None) -> None:
+    """Put MMEngine's checkpoint hook and training loop by ours, and add our hooks.
+
+    Replaced are `CheckpointHook` by `AtomicCheckpointHook`, `EpochBasedTrainLoop` and
+    `IterBasedTrainLoop` by `ResumableEpochLoop` and `ResumableIterLoop`, with the arguments that
+    the config gives; a hook or loop of the user's own stays. `ExactResumeHook`, `NanLossHook` and
+    `InterruptHook` are added unless the config has them. `train_cfg`, `default_hooks` and
+    `custom_hooks` written that way do the same in the toolboxes' own train.py.
+
+    Args:
+        cfg: changed in place.
+        on_nan_loss: the `action` of NanLossHook, instead of the config's.
+    """
+    if cfg.get("train_cfg"):
+        _make_loop_resumable(cfg.train_cfg)
+    if cfg.get("default_hooks") is None:
+        cfg.default_hooks = ConfigDict()
+    stock = ConfigDict(type="CheckpointHook", interval=1)  # what MMEngine would put in
+    cfg.default_hooks.setdefault("checkpoint", stock)
+    hooks = list(cfg.get("custom_hooks") or ())
+    configs = [h for h in (*cfg.default_hooks.values(), *hooks) if isinstance(h, dict)]
+    for hook in configs:
+        if _kind(hook) == "CheckpointHook":
+            hook["type"] = "AtomicCheckpointHook"
+    known = {_kind(hook) for hook in configs}
+    names = [hook.__name__ for hook in (ExactResumeHook, NanLossHook, InterruptHook)]
+    cfg.custom_hooks = hooks + [ConfigDict(type=name) for name in names if name not in known]
+    for hook in cfg.custom_hooks:
+        if on_nan_loss is not None and isinstance(hook, dict) and _kind(hook) == "NanLossHook":
+            hook["action"] = on_nan_loss
+    _import_hooks(cfg)
+
+
+def _import_hooks(cfg: Config) -> None:
+    """Let the config that is written to the work dir find the hooks in the toolboxes' tools."""
+    imports = cfg.get("custom_imports") or ConfigDict(imports=[], allow_failed_imports=False)
+    names = imports.get("imports") or []
+    names = [names] if isinstance(names, str) else list(names)
+    if not any(name.split(".")[0] == "mmdualtoken" for name in names):
+        cfg.custom_imports = ConfigDict(imports, imports=[*names, "mmdualtoken"])

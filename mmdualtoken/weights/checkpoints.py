@@ -1,0 +1,244 @@
+"""Reading checkpoints without unpickling anything that could run code."""
+
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import digit_version
+
+from mmdualtoken.errors import InputError
+
+# Names for allowed objects, which the histories need, came with torch 2.6. Before it torch.load
+# was unrestricted by default, and MMEngine's own loading stays in place.
+RESTRICTED = digit_version(torch.__version__) >= digit_version("2.6.0")
+
+UNSAFE_FLAG = "--allow-unsafe-checkpoints"
+UNSAFE_TEXT = (
+    "checkpoints may run ANY CODE on this machine, with all your rights, when they are loaded. "
+    "Never use it for a file from somebody whom you would not let use your account."
+)
+_unsafe_allowed = False
+
+
+def _history_method(owner: type, name: str) -> Any:
+    """Stands in for `getattr` in checkpoints: gives HistoryBuffer's statistics, nothing else.
+
+    HistoryBuffer pickles references to its own methods, which pickle writes as
+    getattr(HistoryBuffer, name). The real getattr would open a door to any attribute.
+    """
+    if owner is HistoryBuffer and name in ("min", "max", "mean", "current"):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not allowed in a checkpoint")
+
+
+def _safe_globals() -> list:
+    """What MMEngine writes into its own checkpoints beside tensors: loss histories of numbers."""
+    core = np._core if hasattr(np, "_core") else np.core
+    allowed = [HistoryBuffer, np.ndarray, np.dtype, (_history_method, "builtins.getattr")]
+    allowed += [type(np.dtype(t)) for t in (np.float32, np.float64, np.int64, np.uint32, np.bool_)]
+    # numpy 2 moved these; a checkpoint may come from either side of the move.
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        allowed += [
+            (core.multiarray._reconstruct, f"{module}._reconstruct"),
+            (core.multiarray.scalar, f"{module}.scalar"),
+        ]
+    return allowed
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let `torch.load(weights_only=True)`, torch's default from 2.6, read MMEngine checkpoints.
+
+    Without it `--resume` and testing fail on mmengine 0.10.7. Called when mmdualtoken is imported,
+    so that the toolboxes' own train.py and test.py work too.
+    """
+    if RESTRICTED:
+        torch.serialization.add_safe_globals(_safe_globals())
+
+
+def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file by name; the format holds nothing that could run."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file as load_tensors
+    except ImportError as error:
+        raise InputError(
+            f"Checkpoint {path}: reading it needs the package safetensors: pip install safetensors"
+        ) from error
+    device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
+    try:
+        return load_tensors(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"Checkpoint {path} cannot be read ({error}): it is cut off or no safetensors file."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line.split(" In PyTorch 2.6, ")[0]  # torch goes on with how to load it all the same
+
+
+def _first_global(error: Exception) -> str:
+    """What in a file was refused, out of torch's long text."""
+    reason = str(error).splitlines()
+    words = ("GLOBAL", "getattr", "WeightsUnpickler error")
+    found = (line.strip() for line in reason if any(word in line for word in words))
+    line = next(found, None) or _first_line(error)
+    return line[max(line.find("WeightsUnpickler error"), 0) :]  # before it: a request to report it
+
+
+def _refusal(filename: object, error: pickle.UnpicklingError) -> InputError:
+    return InputError(
+        f"Checkpoint {filename} was refused: it is broken or holds objects whose loading could run "
+        f"code ({_first_global(error)}). Only tensors, plain containers and MMEngine's training "
+        "histories are read. If you trust whoever made the file, load it yourself and save its "
+        f"'state_dict' alone with torch.save, or allow it to run code with {UNSAFE_FLAG}."
+    )
+
+
+def load_file(filename: str, map_location: Any = None) -> Any:
+    """Load a local checkpoint: tensors, plain containers and MMEngine's histories, nothing else.
+
+    Args:
+        filename: path of the checkpoint; a .safetensors file gives its tensors by name.
+        map_location: as in `torch.load`; for .safetensors a device, else the CPU.
+
+    Raises:
+        InputError: the file is missing, broken, or holds objects whose loading could run code, and
+            `allow_unsafe_checkpoints` has not been called.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise InputError(f"Checkpoint {path} does not exist (working directory: {Path.cwd()}).")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, map_location)
+    # Again: MMEngine's fork takes them off the list whenever it has loaded a file itself.
+    allow_mmengine_checkpoints()
+    try:
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not _unsafe_allowed:
+                raise _refusal(path, error) from error
+            _warn_of(path, error)
+            return torch.load(path, map_location=map_location, weights_only=False)
+    except InputError:
+        raise
+    except Exception as error:  # unpickling what is no pickle raises anything
+        raise InputError(
+            f"Checkpoint {path} cannot be read ({_first_line(error)}): it is cut off or no "
+            "checkpoint. Use another one, for instance an earlier epoch of the same run."
+        ) from error
+
+
+@contextmanager
+def _weights_only(only: bool) -> Iterator[None]:
+    """Let `torch.load` read tensors only, or anything, whatever its callers ask for."""
+    names = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[only]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[names[only]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def load_remote(
+    filename: str, map_location: Any = None, load: Callable = CheckpointLoader.load_checkpoint
+) -> Any:
+    """Load a checkpoint from a URL by MMEngine: tensors and histories only, as `load_file` does.
+
+    MMEngine reads what it has downloaded without restriction.
+
+    Args:
+        filename: http://, https:// or another scheme that MMEngine knows.
+        map_location: as in `torch.load`.
+        load: MMEngine's loader.
+
+    Raises:
+        InputError: it cannot be had, is broken, or holds objects whose loading could run code.
+    """
+    if not RESTRICTED:
+        return load(filename, map_location)
+    if filename.endswith(".safetensors"):
+        raise InputError(f"Checkpoint {filename}: download .safetensors files first.")
+    allow_mmengine_checkpoints()
+    try:
+        try:
+            with _weights_only(True):
+                return load(filename, map_location)
+        except pickle.UnpicklingError as error:
+            if not _unsafe_allowed:
+                raise _refusal(filename, error) from error
+            _warn_of(filename, error)
+            with _weights_only(False):
+                return load(filename, map_location)
+    except (OSError, HTTPException) as error:
+        raise InputError(
+            f"Checkpoint {filename} cannot be had ({type(error).__name__}: {error}). Check the "
+            "address, the network and its proxy, or download the file by other means."
+        ) from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"Checkpoint {filename} cannot be read ({_first_line(error)}): it is cut off or no "
+            f"checkpoint. Delete the copy in {torch.hub.get_dir()}/checkpoints to get it again."
+        ) from error
+
+
+def refuse_unsafe_checkpoints() -> None:
+    """Let MMEngine read checkpoints by `load_file` and `load_remote` from now on (torch >= 2.6).
+
+    The maintained fork of MMEngine falls back to unrestricted unpickling where the restricted one
+    fails, and both stacks use nothing else for URLs; our tools do not.
+    """
+    global _unsafe_allowed
+    _unsafe_allowed = False
+    if not RESTRICTED:
+        return
+
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        return load_file(filename, map_location)
+
+    def guarded(load: Callable) -> Callable:
+        @wraps(load)  # MMEngine logs its name
+        def load_guarded(filename: str, map_location: Any = None) -> Any:
+            return load_remote(filename, map_location, load)
+
+        return load_guarded
+
+    for prefix, load in list(CheckpointLoader._schemes.items()):
+        if prefix == "":
+            CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+        elif not hasattr(load, "__wrapped__"):
+            CheckpointLoader.register_scheme(prefixes=prefix, loader=guarded(load), force=True)
+
+
+def allow_unsafe_checkpoints() -> None:
+    """From now on, until `refuse_unsafe_checkpoints`, let checkpoints run any code. Says so loudly.
+
+    Files that hold weights only are read as before; others are unpickled without restriction.
+    """
+    global _unsafe_allowed
+    _unsafe_allowed = True
+    print(f"{'!' * 80}\n{UNSAFE_FLAG}: {UNSAFE_TEXT}\n{'!' * 80}", file=sys.stderr, flush=True)
+
+
+def _warn_of(filename: object, error: Exception) -> None:
+    print_log(
+        f"UNSAFE: {filename} is loaded without restriction, and may run code now "
+        f"({_first_global(error)}).",
+        logger="current",
+        level=logging.WARNING,
+    )

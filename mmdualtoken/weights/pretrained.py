@@ -1,0 +1,248 @@
+"""Starting the backbone from a classification checkpoint."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import update_init_info
+from torch import Tensor, nn
+
+from mmdualtoken.errors import InputError
+from mmdualtoken.weights.checkpoints import load_file, load_remote
+
+PREFIX = "backbone."
+#: Backbones that start from a classifier's checkpoint.
+BACKBONES = ("DualTokenViT", "DualTokenViTStride4")
+#: Parts of them that a file may lack or have otherwise, as they belong to what reads the maps.
+OUTPUTS = ("norm0", "norm1", "norm2", "fine")
+COUNTER = "num_batches_tracked"  # of a BatchNorm; older files lack it, and MMEngine minds no more
+
+
+def list_names(names: Iterable[str], limit: int = 12) -> str:
+    """Names in short: those that differ in their numbers only as one, 'blocks.*.proj.bias (12)'."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
+    texts = [g[0] if len(g) == 1 else f"{pattern} ({len(g)})" for pattern, g in groups.items()]
+    more = [f"and {len(texts) - limit} more kinds"] if len(texts) > limit else []
+    return ", ".join(texts[:limit] + more)
+
+
+def describe_misfit(own: Mapping, state: Mapping, missing: list, unknown: list, other: list) -> str:
+    """In words: which of a module's tensors `own` a file's tensors `state` do not fit."""
+    parts = []
+    if missing:
+        parts.append(f"missing ({len(missing)}): {list_names(missing)}")
+    if unknown:
+        parts.append(f"not known ({len(unknown)}): {list_names(unknown)}")
+    if other:
+        name = other[0]
+        parts.append(
+            f"of another shape ({len(other)}): {list_names(other)}, where {name} is "
+            f"{tuple(state[name].shape)} in the file, {tuple(own[name].shape)} by the config"
+        )
+    return f"Tensors {'; '.join(parts)}"
+
+
+def tensors_of(content: Any, filename: str) -> OrderedDict[str, Tensor]:
+    """The tensors of a checkpoint by name, out of 'state_dict' or 'model' if it has one.
+
+    MMEngine's EMAHook puts the averaged weights into 'state_dict', so that they are taken.
+
+    Raises:
+        InputError: there are none.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = OrderedDict((k, v) for k, v in named if isinstance(k, str) and isinstance(v, Tensor))
+    tensors._metadata = getattr(content, "_metadata", OrderedDict())  # versions of the modules
+    if not tensors:
+        found = list(content)[:5] if isinstance(content, Mapping) else type(content).__name__
+        raise InputError(
+            f"{filename} holds no tensors by name (found: {found}). A checkpoint that training "
+            "wrote is needed: a dict of tensors, alone or under 'state_dict' or 'model'."
+        )
+    return tensors
+
+
+def read_tensors(filename: str, map_location: Any = "cpu") -> dict[str, Tensor]:
+    """The tensors of a local file by `load_file`, or of a URL by `load_remote`."""
+    if "://" in filename:
+        content = load_remote(filename, map_location)
+    else:
+        content = load_file(filename, map_location)
+    return tensors_of(content, filename)
+
+
+def _without_prefix(
+    tensors: Mapping, names: Iterable[str], prefix: str, filename: str
+) -> tuple[dict, str]:
+    """The backbone's tensors without their prefix, and the prefix: the one asked for, if it occurs.
+
+    Raises:
+        InputError: no tensor of the backbone is found under any prefix.
+    """
+    names = list(names)
+    for found in dict.fromkeys(
+        (prefix, f"module.{prefix}", "", "module.", PREFIX, "module." + PREFIX)
+    ):
+        if any(found + name in tensors for name in names):
+            part = {k[len(found) :]: v for k, v in tensors.items() if k.startswith(found)}
+            return part, found
+    raise InputError(
+        f"{filename} does not fit: no tensor is named '{prefix}{names[0]}' or like another one of "
+        f"this backbone; found {list_names(tensors, limit=3)}. A checkpoint written by training a "
+        "classifier with this backbone is needed."
+    )
+
+
+def _sort_outputs(own: Mapping, state: dict) -> list[str]:
+    """Take from `state` the outputs that `own` cannot use; say which, and which start anew."""
+    notes: dict[str, list[str]] = {}
+    for part in OUTPUTS:
+        here, there = (
+            {k for k in tensors if k.startswith(f"{part}.") and not k.endswith(COUNTER)}
+            for tensors in (own, state)
+        )
+        if here == there:
+            continue
+        for key in [k for k in state if k.startswith(f"{part}.")]:
+            del state[key]
+        reason = "of another type in the file" if there else "not in the file"
+        notes.setdefault(f"started anew, {reason}" if here else "not used", []).append(part)
+    return [f"{what}: {', '.join(parts)}" for what, parts in notes.items()]
+
+
+def _drop_later_stages(own: Mapping, state: dict) -> list[str]:
+    """Take from `state` the stages after the last that a backbone of few `out_indices` builds."""
+    last = max(int(k.split(".")[1]) for k in own if k.startswith("stages."))
+    later = [k for k in state if re.match(r"stages\.[0-2]\.", k) and int(k[7]) > last]
+    for key in later:
+        del state[key]
+    stages = sorted({k[:8] for k in later})
+    return [f"not used: {', '.join(stages)}"] if stages else []
+
+
+def load_backbone(
+    backbone: nn.Module, filename: str, prefix: str | None = None, map_location: Any = "cpu"
+) -> None:
+    """Load a DualTokenViT from a checkpoint, and log what was taken in one line.
+
+    Every tensor must be there and fit, except: an output norm that the file lacks or has of another
+    type starts anew (a classifier has `norm2` only, as LayerNorm), and so do the blocks that
+    DualTokenViTStride4 adds; stages after the last that the backbone gives out are not used;
+    another token grid is resized.
+
+    Args:
+        backbone: the DualTokenViT; changed in place.
+        filename: a local file (.pth, .safetensors) or a URL.
+        prefix: what the names begin with, 'backbone.' in a classifier's checkpoint. Bare names,
+            and those of a wrapped model (`module.`), are found too, and the line says so.
+        map_location: as in `torch.load`.
+
+    Raises:
+        InputError: the file is missing, broken or unsafe, or does not fit; the message lists what.
+    """
+    prefix = f"{prefix.removesuffix('.')}." if prefix else ""
+    own = backbone.state_dict()
+    state, found = _without_prefix(read_tensors(filename, map_location), own, prefix, filename)
+    notes = _sort_outputs(own, state) + _drop_later_stages(own, state)
+    anew = {k for k in own if k.split(".")[0] in OUTPUTS and k not in state}
+    missing = [k for k in own if k not in state and k not in anew and not k.endswith(COUNTER)]
+    unknown = [k for k in state if k not in own]
+    if not missing and not unknown:
+        backbone.resize_loaded_tokens(state, "")
+    other = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if missing or unknown or other:
+        bare = "" if found == prefix else f" (no tensor is named '{prefix}...', but '{found}...')"
+        raise InputError(
+            f"{filename} does not fit the config's backbone{bare}. Use the same arch, token_mlp, "
+            "token_module, local_encoder and downsample as the checkpoint. "
+            f"{describe_misfit(own, state, missing, unknown, other)}."
+        )
+    if any(k.endswith(COUNTER) and k not in state and k not in anew for k in own):
+        notes.append(f"{COUNTER} of the stem counts from 0, not in the file")
+    if found != prefix:
+        notes.append(f"names begin with {found!r}" if found else f"names without {prefix!r}")
+    backbone.load_state_dict(state, strict=False)
+    text = "; ".join(
+        [f"loaded {len(state)} of {len(own)} backbone tensors from {filename}", *notes]
+    )
+    print_log(text, logger="current")
+
+
+class PretrainedBackbone:
+    """MMEngine's initialiser 'Pretrained' by the rules of `load_backbone`.
+
+    Args:
+        checkpoint: a local file or a URL.
+        prefix: what the names begin with.
+        map_location: as in `torch.load`.
+    """
+
+    def __init__(self, checkpoint: str, prefix: str | None = None, map_location: Any = "cpu"):
+        self.checkpoint = str(checkpoint)
+        self.prefix = prefix
+        self.map_location = map_location
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the DualTokenViT `module`."""
+        load_backbone(module, self.checkpoint, self.prefix, self.map_location)
+        if hasattr(module, "_params_init_info"):
+            update_init_info(module, f"PretrainedBackbone: load from {self.checkpoint}")
+
+
+def use_our_pretrained(init_cfg: dict | list | None) -> tuple[list[dict], str | None]:
+    """`init_cfg` as a list, 'Pretrained' last as `PretrainedBackbone`; and its checkpoint."""
+    entries = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or ())
+
+    def is_pretrained(entry: dict) -> bool:
+        kind = entry.get("type")
+        name = getattr(kind, "__name__", str(kind)).split(".")[-1]
+        return name in ("Pretrained", "PretrainedInit")
+
+    ours = [{**e, "type": PretrainedBackbone} for e in entries if is_pretrained(e)]
+    for entry in ours:
+        entry.pop("_delete_", None)  # MMEngine leaves it there if the base config has no init_cfg
+    others = [e for e in entries if not is_pretrained(e)]
+    return others + ours, ours[-1]["checkpoint"] if ours else None
+
+
+def start_from_checkpoint(cfg: Config, filename: str) -> None:
+    """Make the backbone of `cfg` start from the classification checkpoint `filename`.
+
+    As in the paper's detectors: the weights named 'backbone.*' are loaded, the outputs are
+    normalised by LayerNorm, and the stem's BatchNorm stays in eval mode. Whether the file fits is
+    checked when the model is initialised (`load_backbone`).
+
+    Args:
+        cfg: config with `model.backbone` of one of the types `BACKBONES`; changed in place.
+        filename: checkpoint written by training one of the classification configs.
+
+    Raises:
+        InputError: the file is missing, or the config has another backbone.
+    """
+    backbone = cfg.model.get("backbone", {})
+    kind = backbone.get("type")
+    if getattr(kind, "__name__", str(kind)).split(".")[-1] not in BACKBONES:
+        raise InputError(
+            f"--pretrained {filename}: the config's model.backbone is of type {kind!r}; only "
+            f"{' and '.join(BACKBONES)} can be started this way. For another backbone, set "
+            "model.backbone.init_cfg with --cfg-options."
+        )
+    if "://" not in filename and not Path(filename).expanduser().is_file():
+        raise InputError(
+            f"--pretrained {filename} does not exist (working directory: {Path.cwd()})."
+        )
+    backbone.update(
+        init_cfg=ConfigDict(type="Pretrained", checkpoint=str(filename), prefix=PREFIX),
+        out_norm_cfg=ConfigDict(type="LN", eps=1e-6),
+        norm_eval=True,
+    )

@@ -1,0 +1,51 @@
+"""Which checkpoint --resume goes on from."""
+
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from mmdualtoken.errors import InputError
+
+
+def moved_checkpoint(work_dir: str | Path) -> str | None:
+    """The checkpoint to go on from where a run's folder was moved or copied since it was written.
+
+    `last_checkpoint` then names a file that is gone; one of the same name is in the folder. None
+    where MMEngine finds the file, or finds that there is none, by itself.
+
+    Raises:
+        InputError: `last_checkpoint` names no checkpoint that is there.
+    """
+    folder = Path(work_dir)
+    try:
+        name = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        if (folder / "last_checkpoint").is_symlink():
+            raise _unusable(folder, "it is a link to a file that is gone") from None
+        return None
+    except (OSError, ValueError) as error:
+        raise _unusable(folder, f"it cannot be read ({error})") from error
+    if not name:
+        raise _unusable(folder, "it is empty")
+    if "://" in name:  # of a remote storage
+        return None
+    moved = folder / Path(name).name
+    if _is_checkpoint(Path(name)):
+        return None
+    if _is_checkpoint(moved):
+        print_log(f"--resume: {name} is gone, {moved} has its name.", logger="current")
+        return str(moved)
+    raise _unusable(folder, f"it names {name}, which does not exist")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether it is a file, or the folder of a strategy that writes checkpoints in parts."""
+    return path.is_file() or (path.is_dir() and path.suffix == ".pth")
+
+
+def _unusable(folder: Path, why: str) -> InputError:
+    there = ", ".join(sorted(p.name for p in folder.glob("*.pth"))[-5:]) or "none"
+    return InputError(
+        f"--resume: {folder}/last_checkpoint is of no use: {why}. Name a checkpoint with --resume "
+        f"FILE. In {folder}: {there}."
+    )
