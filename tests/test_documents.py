@@ -56,7 +56,7 @@ NOT_RUN = {
 RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 #: Blocks of Python that are compiled here and run elsewhere.
 PYTHON_ELSEWHERE = {
-    ("README.md", "DetInferencer("): "test_installed.py",
+    ("docs/installation.md", "DetInferencer("): "test_installed.py",
     ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export_files.py",
     ("docs/deployment.md", "openvino.Core()"): "test_export_files.py",
     ("docs/deployment.md", "fullgraph=True"): "test_compile.py",

@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
-from test_inheritance import README, RECIPES, ROOT, SCOPES
+from test_inheritance import RECIPES, ROOT, SCOPES
 
 import mmdualtoken
 from lab.scene_writers import write_ade20k, write_coco, write_imagenet
+
+INSTALLATION = (ROOT / "docs" / "installation.md").read_text()
 
 # --- packaging
 
@@ -250,7 +252,7 @@ def check_test(project, name, work_dir):
 
 
 INFERENCE = {
-    "vehicles": re.search(r"```python\n(from mmdet\.apis import.*?)```", README, re.S)[1]
+    "vehicles": re.search(r"```python\n(from mmdet\.apis import.*?)```", INSTALLATION, re.S)[1]
     .replace('"vehicles.py"', "CONFIG")
     .replace('"work_dirs/vehicles/epoch_12.pth"', "CHECKPOINT")
     .replace('"photo.jpg"', "IMAGE"),
@@ -293,8 +295,8 @@ def test_stock_tools(name, project, python):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_our_tools(name, project, python):
-    """train.py as the README calls it without MIM, then test.py beside it."""
-    train = re.search(r"`(python \"\$\(python -c .*?/\.mim/tools/train\.py\")`", README)[1]
+    """train.py as the documentation calls it without MIM, then test.py beside it."""
+    train = re.search(r"`(python \"\$\(python -c .*?/\.mim/tools/train\.py\")`", INSTALLATION)[1]
     options = " ".join(f"'{option}'" for option in (*NARROW, *OPTIONS[name]))
     rest = f"{name}.py --work-dir run --cfg-options {options}"
     path = f'PATH="{python.parent}:$PATH"'

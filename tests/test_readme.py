@@ -17,7 +17,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
 
 
 def test_length():
-    assert len(README.splitlines()) <= 200
+    assert len(README.splitlines()) <= 110
 
 
 def python_block(beginning):
