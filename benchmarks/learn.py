@@ -69,17 +69,17 @@ class Bench:
     def train(self, one: training.Training, keep: bool = False) -> dict:
         """The record of a training, from earlier or made now."""
         record = self.kept.get(one.name)
-        file = self.kept.path(one.name)
+        file = f"{one.name} in {self.kept.path(one.name)}"
         if record is not None and record["lr"] != one.lr:
             raise InputError(
                 f"{file} was trained with a learning rate of {record['lr']:g}, but {one.lr:g} is "
-                "the row's choice now. Remove the row's seed*.json to train it anew."
+                "the row's choice now. Remove the row's lines of seeds to train it again."
             )
         if record is not None and (record["iters"], record["batch"]) != (one.iters, one.batch):
             raise InputError(
                 f"{file} was trained for {record['iters']} iterations of {record['batch']} images, "
-                f"but the budget is {one.iters} of {one.batch} now. Remove its folder to train the "
-                "row anew."
+                f"but the budget is {one.iters} of {one.batch} now. Remove the row's lines to "
+                "train it again."
             )
         if record is None:
             print(f"{one.name} ...", flush=True)
@@ -113,7 +113,7 @@ class Bench:
         one = training.Training(classifier.task, source, self.budget, lr, 0, pretraining=True)
         file = self.work / one.name / f"iter_{one.iters}.pth"
         if not file.is_file():
-            self.kept.path(one.name).unlink(missing_ok=True)
+            self.kept.put(one.name, None)
         classifier.train(one, keep=True)
         return str(file)
 
@@ -138,6 +138,7 @@ class Bench:
             print(f"{self.task.name}, {self.budget} budget: no row is finished.")
             return
         folder = self.kept.folder / self.task.name / self.budget
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.md").write_text(records.markdown(lines), encoding="utf-8")
         records.plot(self.kept, self.task.name, self.budget, names, folder / "curves.png")
         show(f"{self.task.name}, {self.budget} budget", lines, [f"Written to {folder}"])

@@ -1,5 +1,6 @@
 """What is kept of each training, and the table and plot that are made of it."""
 
+import fcntl
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -45,42 +46,62 @@ DIVERGED = "diverged"
 
 
 class Kept:
-    """The records below a folder: TASK/BUDGET/ROW/{lrX,seedN,model}.json."""
+    """The records below a folder: one file TASK/BUDGET.jsonl for each run of the benchmark.
+
+    A line is one training or the figures of one model, with its ``name``:
+    TASK/BUDGET/ROW/{lrX,seedN,model}.
+    """
 
     def __init__(self, folder: Path = RESULTS):
         self.folder = folder
 
     def path(self, name: str) -> Path:
         """File of the training of this name."""
-        return self.folder / f"{name}.json"
+        task, budget = name.split("/")[:2]
+        return self.folder / task / f"{budget}.jsonl"
+
+    def read(self, task: str, budget: str) -> dict[str, dict]:
+        """All records of a file by name, sorted; none without a file."""
+        path = self.path(f"{task}/{budget}")
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        found = [json.loads(line) for line in lines]
+        return {record.pop("name"): record for record in sorted(found, key=lambda r: r["name"])}
 
     def get(self, name: str) -> dict | None:
         """A record, None if there is none yet."""
-        path = self.path(name)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return self.read(*name.split("/")[:2]).get(name)
 
-    def put(self, name: str, record: dict) -> None:
-        """Keep a record, complete or not at all."""
+    def put(self, name: str, record: dict | None) -> None:
+        """Keep a record, complete or not at all, or remove it (None).
+
+        Rows that other processes train at the same time keep theirs: the file is locked.
+        """
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(record) + "\n", encoding="utf-8")
-        part.replace(path)
+        with open(path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            records = {**self.read(*name.split("/")[:2]), name: record}
+            lines = [json.dumps({"name": n, **r}) for n, r in sorted(records.items()) if r]
+            part = path.with_suffix(".part")
+            part.write_text("\n".join([*lines, ""]), encoding="utf-8")
+            part.replace(path)
+
+    def _of_row(self, task: str, budget: str, row: str, kind: str) -> list[dict]:
+        beginning = f"{task}/{budget}/{row}/{kind}"
+        return [r for n, r in self.read(task, budget).items() if n.startswith(beginning)]
 
     def seeds(self, task: str, budget: str, row: str) -> list[dict]:
         """Reported trainings of a row."""
-        found = (self.folder / task / budget / row).glob("seed*.json")
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(found)]
+        return self._of_row(task, budget, row, "seed")
 
     def choices(self, task: str, budget: str, row: str) -> list[dict]:
         """Trainings of a row that chose its learning rate."""
-        found = (self.folder / task / budget / row).glob("lr*.json")
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(found)]
+        return self._of_row(task, budget, row, "lr")
 
     def rows(self, task: str, budget: str) -> list[str]:
         """Names of the rows with at least one reported training."""
-        folders = (self.folder / task / budget).glob("*/")
-        return sorted(f.name for f in folders if any(f.glob("seed*.json")))
+        names = [name.split("/") for name in self.read(task, budget)]
+        return sorted({row for _, _, row, record in names if record.startswith("seed")})
 
 
 def check(record: dict) -> list[str]:
