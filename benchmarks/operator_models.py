@@ -2,6 +2,7 @@
 
     python benchmarks/operator_models.py
     python benchmarks/operator_models.py --toolbox mmdet --folder dcn detr
+    python benchmarks/operator_models.py --toolbox mmseg mmpretrain --build-only
 
 Builds the model of every config that the installed mmdet, mmseg and mmpretrain ship, and looks up
 which of mmcv's operators its layers call. One model of each folder of configs, the smallest, also
@@ -40,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--toolbox", nargs="+", choices=TOOLBOXES, default=TOOLBOXES)
     parser.add_argument("--folder", nargs="+", help="only these folders of configs")
+    parser.add_argument("--build-only", action="store_true", help="predict with no model")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/operator_models.csv"))
     return parser.parse_args()
 
@@ -134,7 +136,7 @@ def row_of(path: Path, root: Path, toolbox: str) -> tuple:
     return row | dict(verdict="missing" if missing else "works", why=" ".join(missing)), cfg
 
 
-def survey(toolbox: str, folders: list | None) -> list:
+def survey(toolbox: str, folders: list | None, build_only: bool) -> list:
     """The rows of a toolbox's configs."""
     package = Path(importlib.import_module(toolbox).__file__).parent
     importlib.import_module(f"{toolbox}.models")
@@ -152,7 +154,7 @@ def survey(toolbox: str, folders: list | None) -> list:
                 rows.append(row)
             if cfg is not None:
                 built.append((row["parameters"], len(rows) - 1, cfg))
-        if built:
+        if built and not build_only:
             _, index, cfg = min(built, key=lambda item: item[:2])
             predicted = outcome(predict, cfg)
             if predicted != "yes" and toolbox == "mmdet":  # Fast R-CNN is given its proposals
@@ -166,7 +168,7 @@ def main() -> None:
     args = parse_args()
     warnings.filterwarnings("ignore")
     MMLogger.get_instance("mmengine").setLevel("ERROR")
-    rows = [row for toolbox in args.toolbox for row in survey(toolbox, args.folder)]
+    rows = [row for toolbox in args.toolbox for row in survey(toolbox, args.folder, args.build_only)]
     table = pandas.DataFrame(rows)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out, index=False)

@@ -31,7 +31,6 @@ from mmdualtoken.inference import load_model
 FOREIGN = {
     "make": "sets an environment up, or runs this very suite; the targets exist",
     "git clone": "needs the network; the command after it changes into the folder",
-    "ln -s": "the path is the reader's",
     "source .venv/bin/activate": "of the environment that runs this test",
     "MIM=$(python": "sets the variable of the next line",
     "python $MIM/tools/misc/download_dataset.py": "downloads COCO",

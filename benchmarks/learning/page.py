@@ -1,4 +1,4 @@
-"""The tables of docs/learning.md, made of the kept records."""
+"""The tables of docs/learning.md and docs/learning-tables.md, made of the kept records."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from .rows import GROUPS, ROWS
 from .tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "learning.md"
+PAGES = (ROOT / "docs" / "learning.md", ROOT / "docs" / "learning-tables.md")
 IMAGES = ROOT / "docs" / "images"
 SECTION = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 OVERVIEW = re.compile(r"(<!-- overview: (\w+) -->\n).*?(<!-- end -->)", re.S)
@@ -104,19 +104,19 @@ def overview(kept: records.Kept, budget: str) -> str:
 
 
 def render(text: str, kept: records.Kept) -> str:
-    """The page's text with all tables made anew."""
+    """A page's text with all its tables written again."""
 
-    def anew(found: re.Match) -> str:
+    def written(found: re.Match) -> str:
         return found[1] + section(kept, found[2], found[3]) + found[4]
 
     text = OVERVIEW.sub(lambda found: found[1] + overview(kept, found[2]) + found[3], text)
-    return SECTION.sub(anew, text)
+    return SECTION.sub(written, text)
 
 
 def write(kept: records.Kept) -> None:
-    """Rewrite the page's tables, and its pictures."""
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(render(text, kept), encoding="utf-8")
+    """Rewrite the tables of the pages, and their pictures."""
+    for page in PAGES:
+        page.write_text(render(page.read_text(encoding="utf-8"), kept), encoding="utf-8")
     for task in TASKS:
         for budget in TASKS[task].budgets:
             names = rows_of(kept, task, budget, "backbones")
