@@ -21,12 +21,13 @@ MATCH := --match-python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint docs
+.PHONY: help setup demo test test-install test-all lint docs
 
 help:
 	@echo 'make setup     create or complete the environment ($(VENV))'
 	@echo 'make demo      set up, train on synthetic scenes, show the result'
 	@echo 'make test      set up, run the tests'
+	@echo 'make test-install  set up, try the pip commands of the README in empty environments'
 	@echo 'make test-all  set up, run all tests of both stacks, slow ones too'
 	@echo 'make lint      set up, run ruff'
 	@echo 'make docs      build the site of the documentation into site/'
@@ -46,7 +47,10 @@ demo: setup
 	$(VENV)/bin/python tools/demo.py --work-dir work_dirs/demo-$(STACK)
 
 test: setup
-	$(VENV)/bin/python -m pytest tests
+	$(VENV)/bin/python -m pytest tests -n 2 --dist loadfile
+
+test-install: setup
+	$(VENV)/bin/python -m pytest tests/test_pip_install.py -m slow
 
 test-all: setup
 	$(VENV)/bin/python tools/test_all.py

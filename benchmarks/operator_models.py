@@ -168,7 +168,9 @@ def main() -> None:
     args = parse_args()
     warnings.filterwarnings("ignore")
     MMLogger.get_instance("mmengine").setLevel("ERROR")
-    rows = [row for toolbox in args.toolbox for row in survey(toolbox, args.folder, args.build_only)]
+    rows = []
+    for toolbox in args.toolbox:
+        rows += survey(toolbox, args.folder, args.build_only)
     table = pandas.DataFrame(rows)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out, index=False)

@@ -28,7 +28,7 @@ def test_make():
     assert "no Python 3.10 to 3.13 on PATH" in without.stdout
     dry = make("-n", "STACK=openmmlab", "PYTHON=python3.11", "test").stdout
     assert "tools/setup_env.py --stack openmmlab --match-python" in dry
-    assert ".venv-openmmlab/bin/python -m pytest tests" in dry
+    assert ".venv-openmmlab/bin/python -m pytest tests -n 2" in dry
     assert "--match-python" not in make("-n", "setup").stdout
 
 
@@ -38,11 +38,13 @@ def test_ci_entry_point(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / ".ci", clone / ".ci")
-    (clone / "Makefile").write_text("test:\n\t@echo data=$$MMDUALTOKEN_DATA\n")
+    (clone / "Makefile").write_text("test test-install:\n\t@echo data=$$MMDUALTOKEN_DATA\n")
 
     def run():
         done = subprocess.run([clone / ".ci" / "run"], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        first, second = done.stdout.split()
+        assert first == second
+        return first
 
     assert run() == "data="
     data = re.search(r"-d (\.\./\S+)", (clone / ".ci" / "run").read_text())[1]
@@ -79,11 +81,12 @@ def test_wheel(clone, tmp_path):
         (metadata,) = (n for n in names if n.endswith("METADATA"))
         lines = archive.read(metadata).decode().splitlines()
     assert "mmdualtoken/.mim/configs/for_test.py" in names
-    assert "mmdualtoken/.mim/tools/setup_env.py" in names
+    assert "mmdualtoken/.mim/tools/train.py" in names
+    assert "mmdualtoken/.mim/tools/setup_env.py" not in names  # it needs requirements/
     assert "mmdualtoken/models/dualtoken_vit.py" in names
     assert "mmdualtoken/ops/extension/boxes.py" in names
     assert {"mmdualtoken-operators.pth", "_mmdualtoken_operators.py"} < names  # site-packages
-    assert not [name for name in names if name.startswith(("tests", "tools", "configs"))]
+    assert not [name for name in names if name.startswith(("tests", "tools", "configs", "lab"))]
     required = [line.split(": ", 1)[1] for line in lines if line.startswith("Requires-Dist")]
     assert [line for line in required if "extra ==" not in line] == []
     for name in ("onedl", "openmmlab"):

@@ -49,7 +49,8 @@ def user(tmp_path):
 def test_one_command(extra, user, tmp_path):
     (command,) = re.findall(rf'^(pip install "\.\[{extra}\]")', README, re.M)
     assert "no compiler" in user("type c++ g++ gcc cc clang >/dev/null 2>&1 || echo no compiler")
-    user(command, cwd=copy_sources(tmp_path / "clone"))
+    clone = copy_sources(tmp_path / "clone")
+    user(command, cwd=clone)
     (site,) = tmp_path.glob("venv/lib/python*/site-packages")
     assert not list(site.glob("mmcv/_ext*"))
     (opencv,) = site.glob("cv2/cv2*.so")
@@ -62,7 +63,7 @@ def test_one_command(extra, user, tmp_path):
     )
     assert "[(1, 64, 28, 28), (1, 128, 14, 14), (1, 256, 7, 7)]" in user(f"python -c '{backbone}'")
     tools = site / "mmdualtoken" / ".mim" / "tools"
-    user(f"python {tools}/make_scenes.py data/scenes --num-train 8 --num-val 4")
+    user(f"python {clone}/tools/make_scenes.py data/scenes --num-train 8 --num-val 4")
     narrow = (ROOT / "tests" / "configs" / "maskrcnn_narrow.py").read_text()
     base = '__import__("mmdualtoken").config_path("mmdet/maskrcnn_dualtoken_s_demo.py")'
     narrow = re.sub(r'_base_ = ".*"', f"_base_ = {base}", narrow)
