@@ -35,7 +35,8 @@ FOREIGN = {
     "MIM=$(python": "sets the variable of the next line",
     "python $MIM/tools/misc/download_dataset.py": "downloads COCO",
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
-    "python /path/to/mmdetection/tools": "test_installed.py runs the toolboxes' own tools",
+    "python $(python -c import mmdet": "test_installed.py runs the toolboxes' own tools",
+    "python3 -m venv": "makes the environment of the next line",
     "export MALLOC_MMAP_MAX_=0": "of glibc; sets variables for what is run next",
     "pip install": "of the environment that runs this test",
     "python benchmarks/learn.py": "trains for minutes; test_learning_records.py parses it",
@@ -175,7 +176,7 @@ def narrow_words(arguments):
     task = TASK_OF[folders[0]] if folders else "detection"
     words, before = [], ""
     for word in arguments:
-        if word.startswith("configs/") or word == "CONFIG":
+        if word.startswith("configs/") or word == "CONFIG" or word in OWN_CONFIGS["README.md"]:
             word = TASKS[task][0]
         elif word in ("FILE", "CHECKPOINT") or re.fullmatch(r"work_dirs/.*\.pth", word):
             word = f"{'classification' if before == '--pretrained' else task}.pth"

@@ -491,6 +491,8 @@ def test_a_missing_operator_is_named():
     assert "'box_iou_rotated'" in message
     assert "mmcv.ops.box_iou_rotated" in message
     assert "--no-build-isolation" in message and "mmcv==" in message
+    # A build that fails leaves what is installed.
+    assert message.index("pip wheel") < message.rindex("pip install")
     module = ops.RoIAlignRotated((2, 2), 0.25)
     with pytest.raises(NotImplementedError, match=r"mmcv\.ops\.roi_align_rotated\.RoIAlignRotated"):
         module(torch.rand(1, 1, 4, 4), torch.rand(1, 6))

@@ -83,7 +83,8 @@ def test_wheel(clone, tmp_path):
     assert "mmdualtoken/.mim/configs/for_test.py" in names
     assert "mmdualtoken/.mim/tools/train.py" in names
     assert "mmdualtoken/.mim/tools/setup_env.py" not in names  # it needs requirements/
-    assert "mmdualtoken/models/dualtoken_vit.py" in names
+    modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "mmdualtoken").rglob("*.py")}
+    assert {name for name in modules if "/.mim/" not in name} <= names
     assert "mmdualtoken/ops/extension/boxes.py" in names
     assert {"mmdualtoken-operators.pth", "_mmdualtoken_operators.py"} < names  # site-packages
     assert not [name for name in names if name.startswith(("tests", "tools", "configs", "lab"))]
@@ -101,6 +102,20 @@ def test_wheel(clone, tmp_path):
         assert len({line.split("==")[1] for line in extra if line.startswith("opencv")}) == 1
     requires_python = next(line for line in lines if line.startswith("Requires-Python"))
     assert set(requires_python.split(": ")[1].split(",")) == {">=3.10", "<3.14"}
+
+
+def test_no_file_of_the_package_is_ignored_by_git():
+    """A pattern such as data/ once hid mmdualtoken/data/__init__.py, which then was in no wheel."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    files = [str(p) for d in ("mmdualtoken", "lab") for p in (ROOT / d).rglob("*.py")]
+    files = [f for f in files if "/.mim/" not in f]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *files], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    folders = {Path(f).parent for f in files}
+    assert [d for d in folders if not (d / "__init__.py").is_file()] == []
 
 
 def test_sdist_holds_what_setup_reads(clone, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.export.graph import reason_of
+from mmdualtoken.export.outputs import reason_of
 
 Run = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 

@@ -12,12 +12,14 @@ def install_command() -> str:
             version = importlib.metadata.version(dist)
         except importlib.metadata.PackageNotFoundError:
             continue
+        # Nothing is removed before the wheel is there: the build may fail.
         remove = "pip uninstall -y mmcv-lite && " if dist == "mmcv-lite" else ""
         return (
-            f"pip install setuptools==80.9.0 wheel ninja && {remove}MMCV_WITH_OPS=1 pip install "
-            f"--no-deps --no-build-isolation --no-cache-dir --force-reinstall {source}=={version}"
+            "pip install setuptools==80.9.0 wheel ninja && MMCV_WITH_OPS=1 pip wheel --no-deps "
+            f"--no-build-isolation --no-cache-dir {source}=={version} && {remove}"
+            f"pip install --no-deps --force-reinstall {source.replace('-', '_')}-{version}-*.whl"
         )
-    return "pip install --no-deps --no-build-isolation --no-cache-dir onedl-mmcv"
+    return "pip wheel --no-deps --no-build-isolation --no-cache-dir onedl-mmcv"
 
 
 def caller(frame) -> str:

@@ -1,0 +1,1 @@
+"""Data: loading it, and checking it before training."""
