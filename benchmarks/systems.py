@@ -23,8 +23,7 @@ from suite.timing import alternate, ratio
 from suite.variants import DTYPES, autocast
 from torch import nn
 
-from mmdualtoken.cli import run_tool
-from mmdualtoken.config_files import config_path
+from mmdualtoken.cli import find_config, run_tool
 from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, measure
 
 #: Configs by system and name of the backbone; the first is the one that others are compared with.
@@ -104,7 +103,7 @@ def step_of(cfg: Config, args: argparse.Namespace):
 
 def compare(system: str, args: argparse.Namespace) -> list[dict]:
     """One row per backbone, fastest first."""
-    configs = {n: Config.fromfile(config_path(path)) for n, path in SYSTEMS[system].items()}
+    configs = {n: Config.fromfile(find_config(path)) for n, path in SYSTEMS[system].items()}
     functions = {name: step_of(cfg, args) for name, cfg in configs.items()}
     device = torch.device(args.device)
     seconds = alternate(functions, args.rounds, device, warmup=1)

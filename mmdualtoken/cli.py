@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
-from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT
+from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS
 from mmdualtoken.errors import InputError, tell
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
@@ -47,15 +47,20 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def find_config(name: str) -> Path:
-    """The config file: as named, or below the project if it is not in the working directory.
+    """Find a config file, as named or by its name in this project.
+
+    A clone keeps the configs of other models in lab/: 'configs/mmdet/maskrcnn_r50_1x.py' and
+    'mmdet/maskrcnn_r50_1x.py' both name lab/configs/mmdet/maskrcnn_r50_1x.py.
 
     Raises:
         InputError: there is none; the message names the nearest ones.
     """
-    for path in (Path(name).expanduser(), PROJECT_ROOT / name):
+    folders = (*FOLDERS, RIVALS)
+    inside = name.removeprefix("./").removeprefix("configs/")
+    for path in (Path(name).expanduser(), PROJECT_ROOT / name, *(f / inside for f in folders)):
         if path.is_file():
             return path
-    known = {p.stem: p for folder in FOLDERS for p in sorted(folder.glob("mm*/*.py"))}
+    known = {p.stem: p for folder in folders for p in sorted(folder.glob("mm*/*.py"))}
     stem = Path(name).stem
     near = [n for n in known if n.startswith(stem)]
     near = (near or difflib.get_close_matches(stem, known, n=4, cutoff=0.5))[:4]

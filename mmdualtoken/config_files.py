@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).resolve().parent
 PROJECT_ROOT = PACKAGE.parent
 #: Where an installed wheel keeps the configs, and where a clone does.
 FOLDERS = (PACKAGE / ".mim" / "configs", PACKAGE.parent / "configs")
+#: The models that the paper compares with, in a clone only.
+RIVALS = PROJECT_ROOT / "lab" / "configs"
 LIST_ALL = "python -c 'import mmdualtoken; print(*mmdualtoken.list_configs(), sep=\"\\n\")'"
 
 

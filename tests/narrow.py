@@ -10,10 +10,9 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils import import_modules_from_strings
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("mm*/*.py")) + sorted(
-    (ROOT / "benchmarks").rglob("*_*.py")
-)
-CONFIGS = [p for p in CONFIGS if "_base_ = " in p.read_text()]
+OWN = sorted((ROOT / "configs").glob("mm*/*.py"))
+RIVALS = sorted((ROOT / "lab" / "configs").glob("mm*/*.py"))
+CONFIGS = [*OWN, *RIVALS]
 #: Detector x schedule, segmentor, classifier: what a rival must share with our small model.
 OURS = {
     "maskrcnn_1x": "mmdet/maskrcnn_dualtoken_s_1x",
@@ -32,6 +31,12 @@ SIZE = 64
 
 def name_of(path):
     return str(path.relative_to(ROOT).with_suffix(""))
+
+
+def levels(path):
+    """How many files inherit each other, the toolbox's counted as one level."""
+    bases = Config._get_base_files(path)
+    return 1 + max((1 if "::" in b else levels(path.parent / b) for b in bases), default=0)
 
 
 def build(cfg):

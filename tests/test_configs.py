@@ -1,45 +1,47 @@
 """The configs hold the values of the recipe, build, and train the parameters they should."""
 
 import math
+import re
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from narrow import CONFIGS, OURS, ROOT, build, name_of
+from narrow import CONFIGS, OURS, RIVALS, ROOT, build, levels, name_of
 from torch import nn
 
+from mmdualtoken.cli import find_config
+from mmdualtoken.errors import InputError
 from mmdualtoken.models import DualTokenViT
 
 each_config = pytest.mark.parametrize("path", CONFIGS, ids=map(name_of, CONFIGS))
+
+
+DEMO = "maskrcnn_dualtoken_s_demo"
 
 
 def load(name):
     return Config.fromfile(ROOT / "configs" / f"{name}.py")
 
 
-def own_levels(path):
-    """How many of our own files a config is made of; the toolbox's bases add one level."""
-    bases = Config._get_base_files(path)
-    own = [path.parent / base for base in bases if "::" not in base]
-    return 1 + max((own_levels(base) for base in own), default=0)
+def code_lines(path):
+    """Lines of a config without its docstring, comments and blank lines."""
+    _, _, code = path.read_text().split('"""', 2)
+    return [line for line in code.splitlines() if line.split("#")[0].strip()]
 
 
 @each_config
 def test_at_most_three_levels(path):
-    toolbox = any("::" in line for line in path.read_text().splitlines()) or "mmseg" not in str(
-        path
-    )
-    assert own_levels(path) + toolbox <= 3
+    """Config, recipe, toolbox. The demo is one more: it changes the data of a real config."""
+    assert levels(path) <= 3 + (path.stem == DEMO)
 
 
 @each_config
-def test_derived_configs_are_short(path):
-    """A config on another of ours says the difference only; the two demos change the data too."""
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
-    if "::" not in path.read_text() and not path.stem.endswith(("demo", "nuclei")):
-        assert len(lines) <= 25
+def test_a_config_only_composes(path):
+    """It names its bases and the difference; schedules and pipelines lie in the bases."""
+    assert path.stem == DEMO or len(code_lines(path)) <= 6
+    assert not re.search(r"pipeline\[", path.read_text())
 
 
 def feature_sizes(cfg, model, size):
@@ -113,8 +115,7 @@ def test_3x(detector):
     once, thrice = (load(f"mmdet/{detector}_dualtoken_s_{s}").to_dict() for s in ("1x", "3x"))
     assert thrice["train_cfg"]["max_epochs"] == 36
     assert thrice["param_scheduler"][1]["milestones"] == [27, 33]
-    scope = dict(_scope_="mmdet")  # of what comes from the toolbox
-    assert thrice["param_scheduler"][0] | scope == once["param_scheduler"][0]
+    assert thrice["param_scheduler"][0] == once["param_scheduler"][0]
     resize = thrice["train_dataloader"]["dataset"]["pipeline"][2]
     assert resize["type"] == "RandomChoiceResize" and resize["keep_ratio"]
     assert (resize["scales"][0], resize["scales"][-1]) == ((1333, 480), (1333, 800))
@@ -164,9 +165,8 @@ def test_recipe_of_imagenet():
 def rivals():
     for key, ours in OURS.items():
         head, _, schedule = key.rpartition("_")
-        folder = ROOT / "configs" / ours.split("/")[0]
-        for path in sorted(folder.glob(f"{head}*_{schedule}.py" if head else "*_in1k.py")):
-            if "dualtoken" not in path.stem:
+        for path in RIVALS:
+            if path.match(f"{ours.split('/')[0]}/{head}*_{schedule}.py"):
                 yield pytest.param(path, ours, id=path.stem)
 
 
@@ -207,12 +207,36 @@ def test_every_table_has_its_rivals():
     }
 
 
+@pytest.mark.parametrize("path", RIVALS, ids=map(name_of, RIVALS))
+def test_rivals_are_found_by_the_names_of_ours(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = f"{path.parent.name}/{path.name}"
+    assert not (ROOT / "configs" / name).exists()
+    for spelling in (name, f"configs/{name}", f"./configs/{name}", f"lab/configs/{name}"):
+        assert find_config(spelling) == path
+
+
+def test_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "configs" / "mmdet" / "maskrcnn_r50_1x.py"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert find_config("configs/mmdet/maskrcnn_r50_1x.py").resolve() == own
+
+
+def test_a_misspelt_rival_is_guessed():
+    with pytest.raises(InputError, match=r"Did you mean .*lab/configs/mmdet/maskrcnn_r50_1x\.py"):
+        find_config("mmdet/maskrcnn_r50_1.py")
+
+
 @pytest.mark.parametrize(
     "name",
     ["mmdet/maskrcnn_{}_1x", "mmdet/retinanet_{}_3x", "mmseg/pspnet_{}_160k"],
 )
 def test_tiny_differs_in_widths_only(name):
     small, tiny = (load(name.format(f"dualtoken_{size}")).to_dict() for size in "st")
+    for variable in ("backbone", "channels", "dualtoken_fpn", "segmentor"):  # of the bases
+        small.pop(variable, None), tiny.pop(variable, None)
     assert tiny["model"]["backbone"].pop("arch") == "tiny"
     assert small["model"]["backbone"].pop("arch") == "small"
     parts = [("neck", [48, 96, 192], [64, 128, 256])]

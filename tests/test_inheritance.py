@@ -34,6 +34,7 @@ def test_every_config_is_found():
     assert "mmdet/maskrcnn_dualtoken_s_1x.py" in names and len(names) == len(set(names))
     tree = {p.relative_to(ROOT / "configs").as_posix() for p in (ROOT / "configs").rglob("*.py")}
     assert set(names) == {name for name in tree if "_base_/" not in name}
+    assert all("dualtoken" in name for name in names)  # the rivals are not packaged
     for name in names:
         assert Path(mmdualtoken.config_path(name)) == ROOT / "configs" / name
 

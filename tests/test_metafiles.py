@@ -77,7 +77,7 @@ def test_index_loads():
 
 def test_every_model_of_ours_is_listed():
     listed = [model["Config"] for content in METAFILES.values() for model in content["Models"]]
-    ours = [f"configs/{name}" for name in mmdualtoken.list_configs() if "dualtoken" in name]
+    ours = [f"configs/{name}" for name in mmdualtoken.list_configs()]
     assert sorted(listed) == sorted(ours)
     for name, model in MODELS.items():
         assert Path(model["Config"]).stem == name
@@ -148,6 +148,13 @@ def test_every_config_is_named(folder):
     named += re.findall(r"\[config\]\((.+)\)", READMES[folder])
     configs = [n.split("/")[1] for n in mmdualtoken.list_configs() if n.startswith(folder)]
     assert sorted(named) == configs
+
+
+def test_every_rival_is_named():
+    lab = ROOT / "lab" / "configs"
+    rows = re.findall(r"^\| `(\w+)` \| `(\S+)` \|$", (lab / "README.md").read_text(), re.M)
+    named = [f"{folder}/{name}" for folder, pattern in rows for name in expand(pattern)]
+    assert sorted(named) == sorted(p.relative_to(lab).as_posix() for p in lab.glob("mm*/*.py"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

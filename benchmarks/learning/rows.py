@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mmengine.config import Config
 
-from mmdualtoken.config_files import config_path
+from mmdualtoken.cli import find_config
 from mmdualtoken.errors import InputError
 
 from .tasks import Task
@@ -177,12 +177,12 @@ def _real(task: Task, row: Row) -> Config:
     toolbox = task.real.split("/")[0]
     name = row.backbone[toolbox]
     if (toolbox, name) == ("mmpretrain", "pvt_v2_b0"):  # no real config: its maps come in a list
-        cfg = Config.fromfile(config_path(task.real.format("resnet18")))
-        pvt = Config.fromfile(config_path("mmdet/retinanet_pvt_v2_b0_1x.py"))
+        cfg = Config.fromfile(find_config(task.real.format("resnet18")))
+        pvt = Config.fromfile(find_config("mmdet/retinanet_pvt_v2_b0_1x.py"))
         cfg.model.backbone = dict(pvt.model.backbone, type="PVTv2ForClassification")
         cfg.model.head.in_channels = 256
         return cfg
-    return Config.fromfile(config_path(task.real.format(name)))
+    return Config.fromfile(find_config(task.real.format(name)))
 
 
 def swap_backbone(cfg: Config, task: Task, row: Row) -> None:

@@ -4,6 +4,8 @@ Different from the paper's design (torch's initialisation of the stem): docs/lea
 evidence.
 """
 
-_base_ = "./maskrcnn_dualtoken_s_1x.py"
+_base_ = ["./_base_/maskrcnn_1x.py", "./_base_/dualtoken_s.py"]
 
-model = dict(backbone=dict(init_cfg=dict(type="StemContrast")))
+model = dict(
+    backbone=dict(_base_.backbone, init_cfg=dict(type="StemContrast")), neck=_base_.dualtoken_fpn
+)

@@ -25,9 +25,13 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=250)),
 )
 
-train_pipeline = _base_.train_pipeline
-test_pipeline = _base_.test_pipeline
-train_pipeline[2].scale = test_pipeline[1].scale = (224, 224)
+size = dict(scale=(224, 224))
+train_pipeline = [
+    dict(step, **size) if step.type == "Resize" else step for step in _base_.train_pipeline
+]
+test_pipeline = [
+    dict(step, **size) if step.type == "Resize" else step for step in _base_.test_pipeline
+]
 train_dataloader = dict(
     batch_size=2,
     sampler=dict(type="InfiniteSampler"),

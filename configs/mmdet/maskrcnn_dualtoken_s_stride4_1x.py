@@ -4,9 +4,9 @@ Different from the paper's design, whose FPN upsamples the map at stride 8: docs
 evidence. Anchors are COCO's, of 32 pixels and more: docs/own-data.md has what smaller objects need.
 """
 
-_base_ = "./maskrcnn_dualtoken_s_1x.py"
+_base_ = ["./_base_/maskrcnn_1x.py", "./_base_/dualtoken_s.py"]
 
 model = dict(
-    backbone=dict(type="DualTokenViTStride4"),
-    neck=dict(type="FPN", in_channels=[64, 64, 128, 256], out_channels=256),
+    backbone=dict(_base_.backbone, type="DualTokenViTStride4"),
+    neck=dict(in_channels=[64, *_base_.channels]),
 )

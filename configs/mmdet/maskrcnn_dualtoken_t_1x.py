@@ -1,5 +1,5 @@
 """Mask R-CNN, DualToken-ViT-T, COCO, 12 epochs."""
 
-_base_ = "./maskrcnn_dualtoken_s_1x.py"
+_base_ = ["./_base_/maskrcnn_1x.py", "./_base_/dualtoken_t.py"]
 
-model = dict(backbone=dict(arch="tiny"), neck=dict(in_channels=[48, 96, 192]))
+model = dict(backbone=_base_.backbone, neck=_base_.dualtoken_fpn)

@@ -4,9 +4,8 @@ Different from the paper's design (torch's initialisation of the stem): docs/lea
 evidence.
 """
 
-_base_ = "./maskrcnn_dualtoken_s_1x.py"
+_base_ = ["./_base_/maskrcnn_1x.py", "./_base_/dualtoken_t.py"]
 
 model = dict(
-    backbone=dict(arch="tiny", init_cfg=dict(type="StemContrast")),
-    neck=dict(in_channels=[48, 96, 192]),
+    backbone=dict(_base_.backbone, init_cfg=dict(type="StemContrast")), neck=_base_.dualtoken_fpn
 )

@@ -1,5 +1,5 @@
 """RetinaNet, DualToken-ViT-T, COCO, 12 epochs."""
 
-_base_ = "./retinanet_dualtoken_s_1x.py"
+_base_ = ["./_base_/retinanet_1x.py", "./_base_/dualtoken_t.py"]
 
-model = dict(backbone=dict(arch="tiny"), neck=dict(in_channels=[48, 96, 192]))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels, start_level=0))

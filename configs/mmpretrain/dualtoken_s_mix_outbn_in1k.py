@@ -3,6 +3,6 @@
 Different from the paper's design (LayerNorm): docs/learning.md has the evidence.
 """
 
-_base_ = "./dualtoken_s_mix_in1k.py"
+_base_ = ["./_base_/in1k.py", "./_base_/dualtoken_s.py"]
 
-model = dict(backbone=dict(out_norm_cfg=dict(type="BN")))
+model = dict(backbone=dict(_base_.backbone, out_norm_cfg=dict(type="BN")), neck=_base_.neck)

@@ -1,5 +1,5 @@
 """A 6x6 grid of tokens (paper: Table 7)."""
 
-_base_ = "./dualtoken_s_mix_in1k.py"
+_base_ = ["./_base_/in1k.py", "./_base_/dualtoken_s.py"]
 
-model = dict(backbone=dict(token_mlp="mlp", token_size=(6, 6)))
+model = dict(backbone=dict(_base_.backbone, token_mlp="mlp", token_size=(6, 6)), neck=_base_.neck)

@@ -1,5 +1,5 @@
 """DualToken-ViT-T (mix) on ImageNet-1k (paper: Table 2)."""
 
-_base_ = "./dualtoken_s_mix_in1k.py"
+_base_ = ["./_base_/in1k.py", "./_base_/dualtoken_t.py"]
 
-model = dict(backbone=dict(arch="tiny"), neck=dict(in_channels=192))
+model = dict(backbone=_base_.backbone, neck=_base_.neck)

@@ -1,5 +1,5 @@
 """DualToken-ViT-T (mlp) on ImageNet-1k."""
 
-_base_ = "./dualtoken_s_mix_in1k.py"
+_base_ = ["./_base_/in1k.py", "./_base_/dualtoken_t.py"]
 
-model = dict(backbone=dict(arch="tiny", token_mlp="mlp"), neck=dict(in_channels=192))
+model = dict(backbone=dict(_base_.backbone, token_mlp="mlp"), neck=_base_.neck)

@@ -1,9 +1,5 @@
 """DeepLabv3, DualToken-ViT-T, ADE20K 512x512, 160k iterations."""
 
-_base_ = "./deeplabv3_dualtoken_s_160k.py"
+_base_ = ["./_base_/deeplabv3_160k.py", "./_base_/dualtoken_t.py"]
 
-model = dict(
-    backbone=dict(arch="tiny"),
-    decode_head=dict(in_channels=192),
-    auxiliary_head=dict(in_channels=96),
-)
+model = _base_.segmentor

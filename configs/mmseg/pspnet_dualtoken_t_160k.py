@@ -1,9 +1,5 @@
 """PSPNet, DualToken-ViT-T, ADE20K 512x512, 160k iterations."""
 
-_base_ = "./pspnet_dualtoken_s_160k.py"
+_base_ = ["./_base_/pspnet_160k.py", "./_base_/dualtoken_t.py"]
 
-model = dict(
-    backbone=dict(arch="tiny"),
-    decode_head=dict(in_channels=192),
-    auxiliary_head=dict(in_channels=96),
-)
+model = _base_.segmentor

@@ -10,12 +10,12 @@ from pathlib import Path
 from mmengine.config import Config
 
 from lab.report.runs import Run, Schedule, pick_run, read_runs
-from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT
+from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS
 
 
 def project_file(name: str) -> Path:
     """A file of the clone, or of the installed package, as named from the clone's root."""
-    for folder in (PROJECT_ROOT, *(configs.parent for configs in FOLDERS)):
+    for folder in (PROJECT_ROOT, *(configs.parent for configs in (*FOLDERS, RIVALS))):
         if (folder / name).is_file():
             return folder / name
     return PROJECT_ROOT / name

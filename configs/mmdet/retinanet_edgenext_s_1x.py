@@ -1,9 +1,0 @@
-"""RetinaNet, EdgeNeXt-S, COCO, 12 epochs: as our models, by the same recipe."""
-
-_base_ = ["./retinanet_dualtoken_s_1x.py", "../_base_/edgenext_s.py"]
-custom_imports = dict(imports=["mmdualtoken", "mmpretrain.models"])
-
-model = dict(
-    backbone=_base_.edgenext_s, neck=dict(in_channels=_base_.edgenext_s_channels, start_level=1)
-)
-find_unused_parameters = True  # the norm of the first map, which the neck leaves out

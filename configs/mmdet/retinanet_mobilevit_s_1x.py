@@ -1,8 +1,0 @@
-"""RetinaNet, MobileViT-S, COCO, 12 epochs: as our models, by the same recipe."""
-
-_base_ = ["./retinanet_dualtoken_s_1x.py", "../_base_/mobilevit_s.py"]
-custom_imports = dict(imports=["mmdualtoken", "mmpretrain.models"])
-
-model = dict(
-    backbone=_base_.mobilevit_s, neck=dict(in_channels=_base_.mobilevit_s_channels, start_level=1)
-)

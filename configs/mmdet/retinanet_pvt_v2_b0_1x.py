@@ -1,6 +1,0 @@
-"""RetinaNet, PVTv2-b0, COCO, 12 epochs: as our models, by the same recipe."""
-
-_base_ = ["./retinanet_dualtoken_s_1x.py", "../_base_/pvt_v2_b0.py"]
-model = dict(
-    backbone=_base_.pvt_v2_b0, neck=dict(in_channels=_base_.pvt_v2_b0_channels, start_level=1)
-)

@@ -1,0 +1,6 @@
+"""Mask R-CNN, MobileViT-S, COCO, 36 epochs, multi-scale: as our models, by the same recipe."""
+
+_base_ = ["../../../configs/mmdet/_base_/maskrcnn_3x.py", "../_base_/mobilevit_s.py"]
+custom_imports = dict(imports=["mmdualtoken", "mmpretrain.models"])
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

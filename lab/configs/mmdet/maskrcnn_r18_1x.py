@@ -1,0 +1,5 @@
+"""Mask R-CNN, ResNet-18, COCO, 12 epochs: as our models, by the same recipe."""
+
+_base_ = ["../../../configs/mmdet/_base_/maskrcnn_1x.py", "../_base_/resnet18.py"]
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

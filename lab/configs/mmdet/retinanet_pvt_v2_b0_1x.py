@@ -1,0 +1,5 @@
+"""RetinaNet, PVTv2-b0, COCO, 12 epochs: as our models, by the same recipe."""
+
+_base_ = ["../../../configs/mmdet/_base_/retinanet_1x.py", "../_base_/pvt_v2_b0.py"]
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

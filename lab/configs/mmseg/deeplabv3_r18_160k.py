@@ -1,0 +1,5 @@
+"""DeepLabv3, ResNet-18, ADE20K 512x512, dilated to stride 8, by the same recipe as our models."""
+
+_base_ = ["../../../configs/mmseg/_base_/deeplabv3_160k.py", "./_base_/resnet18.py"]
+
+model = _base_.segmentor
