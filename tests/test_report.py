@@ -15,7 +15,7 @@ from report_runs import LATE, NARROW, ROOT, narrow, train_log
 
 from lab.report import paper
 from lab.report.jobs import Options, make_jobs
-from lab.report.paper import TOP1, Budget, Delta, Row, Table
+from lab.report.paper import TOP1, Delta, Row, Table
 from mmdualtoken.export.measure import measure
 
 
@@ -100,8 +100,8 @@ def test_partial_runs_are_no_results(tool, pair):
 @pytest.mark.parametrize("figure, status", [("0.9", 1), (None, 0)])
 def test_exit_status_follows_the_budgets(figure, status, tool, monkeypatch):
     exact = measure(narrow()).params / 1e6
-    budget = Budget("params", figure or f"{exact:.6f}", "derived")
-    row = Row("narrow", NARROW["mmpretrain"], budgets=(budget,))
+    budgets = {"derived": {"params": figure or f"{exact:.6f}"}}
+    row = Row("narrow", NARROW["mmpretrain"], budgets=budgets)
     monkeypatch.setattr(paper, "TABLES", {2: Table(2, "t", "s", (TOP1,), (row,))})
     ended, printed = tool()
     assert ended == status
@@ -167,6 +167,12 @@ def test_bad_arguments(args, message, tool):
     status, printed = tool(*args)
     assert status == 2 and message in printed
     assert Path("mine.html").read_text() == "mine"
+
+
+def test_missing_pandas_is_named(tool, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    status, printed = tool("--help")
+    assert status == 2 and "pip install pandas" in printed
 
 
 class Started:

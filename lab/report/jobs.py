@@ -47,11 +47,6 @@ def shown_path(path: Path) -> str:
 
 
 @cache
-def _load(path: Path) -> Config:
-    with quiet():
-        return Config.fromfile(path)
-
-
 def read_config(name: str) -> tuple[Path, Config]:
     """Read a config by its name from the clone's root, once.
 
@@ -61,7 +56,8 @@ def read_config(name: str) -> tuple[Path, Config]:
     path = CLONE / name
     if not path.is_file():
         raise InputError(f"The config {name} is missing.")
-    return path, _load(path)
+    with quiet():
+        return path, Config.fromfile(path)
 
 
 def recipe_gpus(cfg: Config) -> int:

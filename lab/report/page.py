@@ -37,9 +37,9 @@ def _axes(*titles: tuple[str, str]) -> tuple[Figure, list]:
     return figure, axes
 
 
-def _picture(figure: Figure, entries: list[tuple[str, dict]]) -> str:
-    """Add a legend of labels and line styles to a figure; returns it as an SVG data URL."""
-    handles = [Line2D([], [], label=label, **style) for label, style in entries]
+def _picture(figure: Figure, styles: dict[str, dict]) -> str:
+    """Add a legend of line styles by label to a figure; returns it as an SVG data URL."""
+    handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     out = io.BytesIO()
     # Equal figures make equal text.
@@ -57,46 +57,36 @@ def accuracy_plot(report: TableReport, mini: bool = False) -> tuple[str, str]:
     Returns:
         the picture, and a sentence on what it shows.
     """
-    metric, entries, drawn = report.table.metrics[0], [], {"o": 0, "D": 0}
-    figure, (axis,) = _axes(("FLOPs, G", metric.label + metric.unit))
+    metric, points = report.table.metrics[0], []
     for row in drop_changed(report.rows, report.table.metrics).itertuples():
-        colour = COLOURS[row.Index % len(COLOURS)]
         stated = {} if mini else row.row.stated
+        points.append((row.Index, row.label, "o", row.macs, getattr(row, metric.name)))
         # Where the paper does not state the FLOPs, those counted stand for them.
-        points = {
-            "o": (row.macs, getattr(row, metric.name)),
-            "D": (float(stated.get("macs", row.macs)), float(stated.get(metric.name, "nan"))),
-        }
-        styles = []
-        for marker, (x, y) in points.items():
-            if pd.notna([x, y]).all():
-                fill = colour if marker == "o" else "none"
-                styles.append(dict(marker=marker, color=colour, markerfacecolor=fill, linestyle=""))
-                axis.plot([x], [y], markersize=8, **styles[-1])
-                drawn[marker] += 1
-        entries += [(row.label, style) for style in styles[:1]]
-    if not entries:
-        return _size_plot(report)
+        figures = stated.get("macs", row.macs), stated.get(metric.name)
+        points.append((row.Index, row.label, "D", *figures))
+    points = pd.DataFrame(points, columns=["index", "label", "marker", "x", "y"])
+    points = points.astype({"x": float, "y": float}).dropna()
+    label, measured = metric.label + metric.unit, sum(points.marker == "o")
+    caption = f"{metric.label} against FLOPs: {measured or 'none was'} measured here"
+    caption += " (dots)" if measured else ""
+    caption += ", on mini data." if mini else f", {len(points) - measured} stated (diamonds)."
+    if points.empty:
+        # Of rows with the same model, as 1x and 3x, one is enough.
+        models = report.rows.dropna(subset="macs").drop_duplicates(["params", "macs"])
+        points = models.rename(columns={"macs": "x", "params": "y"}).assign(marker="s")
+        points = points.reset_index()
+        label = "parameters, M"
+        caption = f"There is no {metric.label} to show: parameters against FLOPs."
+    figure, (axis,) = _axes(("FLOPs, G", label))
+    styles = {}
+    for point in points.to_dict("records"):
+        colour = COLOURS[point["index"] % len(COLOURS)]
+        fill = "none" if point["marker"] == "D" else colour
+        style = dict(marker=point["marker"], color=colour, markerfacecolor=fill, linestyle="")
+        axis.plot([point["x"]], [point["y"]], markersize=8, **style)
+        styles.setdefault(point["label"], style)
     axis.margins(0.15)
-    here = f"{drawn['o']} measured here (dots)" if drawn["o"] else "none was measured here"
-    caption = f"{metric.label} against FLOPs: {here}"
-    caption += ", on mini data." if mini else f", {drawn['D']} stated (diamonds)."
-    return _picture(figure, entries), caption
-
-
-def _size_plot(report: TableReport) -> tuple[str, str]:
-    """Plot parameters against FLOPs."""
-    figure, (axis,) = _axes(("FLOPs, G", "parameters, M"))
-    entries = []
-    # Of rows with the same model, as 1x and 3x, one is enough.
-    for row in report.rows.dropna(subset="macs").drop_duplicates(["params", "macs"]).itertuples():
-        style = dict(marker="s", color=COLOURS[row.Index % len(COLOURS)], linestyle="")
-        axis.plot([row.macs], [row.params], markersize=8, **style)
-        entries.append((row.label, style))
-    axis.margins(0.15)
-    label = report.table.metrics[0].label
-    caption = f"There is no {label} to show: parameters against FLOPs."
-    return _picture(figure, entries), caption
+    return _picture(figure, styles), caption
 
 
 def convergence_plot(report: TableReport) -> tuple[str, str] | None:
@@ -108,20 +98,20 @@ def convergence_plot(report: TableReport) -> tuple[str, str] | None:
     rows = [row for row in report.rows.itertuples() if row.run and len(row.run.losses)]
     if not rows:
         return None
-    metric, entries = report.table.metrics[0], []
+    metric, styles = report.table.metrics[0], {}
     x = "epoch" if rows[0].run.schedule.unit == "epoch" else "iteration"
     figure, (left, right) = _axes(("iteration", "training loss"), (x, metric.label + metric.unit))
     for row in rows:
         line = "-" if row.run.finished else ":"
         style = dict(color=COLOURS[row.Index % len(COLOURS)], linestyle=line)
+        styles[row.label] = style
         left.plot(row.run.losses, **style)
         if metric.key in row.run.validations:
             values = row.run.validations[metric.key].dropna()
             right.plot(values * metric.scale, marker=".", **style)
-        entries.append((row.label, style))
     if not right.lines:
         right.text(0.5, 0.5, "not validated", ha="center", transform=right.transAxes)
-    return _picture(figure, entries), "From the logs; dotted: runs that are not finished."
+    return _picture(figure, styles), "From the logs; dotted: runs that are not finished."
 
 
 def render_page(reports: list[TableReport], mini: bool = False) -> str:

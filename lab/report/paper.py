@@ -25,19 +25,6 @@ METRICS = {metric.name: metric for metric in (TOP1, BOX, MASK, MIOU)}
 
 
 @dataclass(frozen=True)
-class Budget:
-    """Parameters (`params`, in millions) or FLOPs (`macs`, in billions) that a model must meet.
-
-    `about` marks a figure known only rounded: the deviation counts from what rounds to it.
-    """
-
-    quantity: str
-    figure: str
-    source: str
-    about: bool = False
-
-
-@dataclass(frozen=True)
 class Row:
     """A row of a table.
 
@@ -45,7 +32,8 @@ class Row:
         label: the row's name in the table.
         config: the config, from the clone's root; None for a figure quoted for comparison.
         stated: figures from the paper, by metric name or 'params', 'macs'.
-        budgets: figures that the model's counts must meet.
+        budgets: by their source, parameters (`params`, in millions) and FLOPs (`macs`, in
+            billions) that the model's counts must meet; 'about' marks a figure known only rounded.
         source: where `stated` comes from.
         pretrained: the classifier whose checkpoint the paper's recipe starts from.
         remark: a sentence on the row.
@@ -54,7 +42,7 @@ class Row:
     label: str
     config: str | None
     stated: dict[str, str] = field(default_factory=dict)
-    budgets: tuple[Budget, ...] = ()
+    budgets: dict[str, dict[str, str]] = field(default_factory=dict)
     source: str = "stated in the text"
     pretrained: str | None = None
     remark: str = ""
@@ -98,13 +86,8 @@ def _make_rows(entry: dict, backbones: dict[str, str]) -> list[Row]:
                 filled = {k: v.format(stem=stem, name=name) for k, v in entry.items()}
                 rows += _make_rows({**filled, **known.get(stem, {})}, backbones)
         return rows
-    budgets = tuple(
-        Budget(quantity, text.removeprefix("about "), source, text.startswith("about "))
-        for source, figures in entry.get("budgets", {}).items()
-        for quantity, text in figures.items()
-    )
     paths = {k: f"configs/{v}" for k, v in entry.items() if k in ("config", "pretrained")}
-    return [Row(**{"config": None, **entry, **paths, "budgets": budgets})]
+    return [Row(**{"config": None, **entry, **paths})]
 
 
 def _read_tables() -> dict[int, Table]:

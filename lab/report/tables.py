@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 from rich import box
@@ -14,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from lab.report.jobs import Options, make_job, read_config
-from lab.report.paper import Budget, Metric, Row, Table
+from lab.report.paper import Metric, Row, Table
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.measure import Complexity, measure
 
@@ -64,10 +63,10 @@ class TableReport:
         errors = self.rows[self.rows.error.notna()]
         lines = [f"{place}{row.label}: {row.error}" for row in errors.itertuples()]
         for check in self.checks[~self.checks.ok].itertuples():
-            unit = UNITS[check.budget.quantity]
+            unit = UNITS[check.quantity]
             lines.append(
-                f"{place}{check.label}: {check.counted:.4g} {unit} instead of "
-                f"{check.budget.figure} {unit} ({check.budget.source}), {check.deviation:+.2%}"
+                f"{place}{check.label}: {check.counted:.4g} {unit} instead of {check.figure} "
+                f"{unit} ({check.source}), {check.deviation:+.2%}"
             )
         return lines
 
@@ -87,32 +86,36 @@ class TableReport:
 
 
 @cache
-def _count(path: Path) -> Complexity:
-    return measure(read_config(str(path))[1])
+def _count(config: str) -> Complexity:
+    return measure(read_config(config)[1])
 
 
 def _collect_row(row: Row, metrics: Iterable[Metric], options: Options) -> dict:
-    line = {"label": row.label, "config": row.config, "row": row}
+    line = dict(label=row.label, config=row.config, row=row, job=None, run=None, error=None)
     if row.config is None:
         return line
     try:
         job = make_job(row, options)
-        counted, run = _count(read_config(row.config)[0]), job.run()
+        counted, run = _count(row.config), job.run()
     except InputError as error:
         return {**line, "error": str(error)}
     except Exception as error:  # a config is code: one that is broken must not hide the others
         return {**line, "error": f"{type(error).__name__}: {error}"}
-    line |= {"job": job, "run": run, "params": counted.params / 1e6, "macs": counted.macs / 1e9}
+    line |= dict(job=job, run=run, params=counted.params / 1e6, macs=counted.macs / 1e9)
     if run and run.finished:
         line |= {m.name: run.metrics[m.key] * m.scale for m in metrics if m.key in run.metrics}
     return line
 
 
-def check_budget(budget: Budget, counted: float) -> tuple[float, bool]:
-    """Return the deviation from a budget's figure, and whether it is within 1 %."""
-    figure = float(budget.figure)
-    slack = 0.5 * 10 ** -len(budget.figure.partition(".")[2]) if budget.about else 0
-    return counted / figure - 1, abs(counted - figure) <= TOLERANCE * figure + slack
+def check_budget(figure: str, counted: float) -> tuple[float, bool]:
+    """Return the deviation from a budget's figure, and whether it is within 1 %.
+
+    Where the figure is 'about' a number, 1 % counts from the nearest one that rounds to it.
+    """
+    text = figure.removeprefix("about ")
+    slack = 0.5 * 10 ** -len(text.partition(".")[2]) if text != figure else 0
+    number = float(text)
+    return counted / number - 1, abs(counted - number) <= TOLERANCE * number + slack
 
 
 def agrees(stated: str, ours: float) -> bool | None:
@@ -134,23 +137,22 @@ def collect(
     table: Table, options: Options, progress: Callable[[str], None] = lambda name: None
 ) -> TableReport:
     """Count and read everything that is known of a table's rows; each model is counted once."""
-    figures, lines = ["params", "macs", *(m.name for m in table.metrics)], []
+    names, lines = ["params", "macs", *(m.name for m in table.metrics)], []
     for row in table.rows:
         progress(row.config or row.label)
         lines.append(_collect_row(row, table.metrics, options))
-    rows = pd.DataFrame(lines).reindex(
-        columns=["label", "config", "row", "job", "run", "error", *figures]
-    )
-    objects = rows[["config", "job", "run", "error"]].astype(object)
-    rows[objects.columns] = objects.where(objects.notna(), None)
+    rows = pd.DataFrame(lines)
+    rows = rows.reindex(columns=[*rows.columns.difference(names, sort=False), *names])
     checks = [
-        (row.label, budget, counted, *check_budget(budget, counted))
+        (row.label, source, quantity, figure, counted, *check_budget(figure, counted))
         for row in rows[rows.params.notna()].itertuples()
-        for budget in row.row.budgets
-        for counted in [getattr(row, budget.quantity)]
+        for source, figures in row.row.budgets.items()
+        for quantity, figure in figures.items()
+        for counted in [getattr(row, quantity)]
     ]
-    checks = pd.DataFrame(checks, columns=["label", "budget", "counted", "deviation", "ok"])
-    own = drop_changed(rows, table.metrics).set_index("label")[figures].astype(float)
+    columns = ["label", "source", "quantity", "figure", "counted", "deviation", "ok"]
+    checks = pd.DataFrame(checks, columns=columns).astype({"ok": bool})
+    own = drop_changed(rows, table.metrics).set_index("label")[names].astype(float)
     deltas = [
         (d.label, name, stated, ours, agrees(stated, ours), d.why)
         for d in table.deltas
@@ -158,7 +160,7 @@ def collect(
         for ours in [own.at[d.rows[0], name] - own.at[d.rows[1], name]]
     ]
     deltas = pd.DataFrame(deltas, columns=["label", "name", "stated", "ours", "agrees", "why"])
-    return TableReport(table, rows, checks.astype({"ok": bool}), deltas)
+    return TableReport(table, rows, checks, deltas)
 
 
 def summary(reports: list[TableReport]) -> str:
@@ -180,9 +182,8 @@ def _accuracy(value: float, metric: Metric, missing: str) -> str:
 
 
 def _budget(check: tuple) -> str:
-    budget, verdict = check.budget, "" if check.ok else " OFF"
-    figure = f"{'about ' * budget.about}{budget.figure} {UNITS[budget.quantity]}"
-    return f"{figure}, {budget.source} ({check.deviation:+.2%}){verdict}"
+    text = f"{check.figure} {UNITS[check.quantity]}, {check.source} ({check.deviation:+.2%})"
+    return text if check.ok else f"{text} OFF"
 
 
 def _stated(row: Row, metrics: Iterable[Metric]) -> list[str]:
@@ -246,7 +247,7 @@ def delta_grid(report: TableReport) -> pd.DataFrame:
             stated.append(f"{name} {figure.stated}{unit if figure.stated[0] in '+-' else ''}")
             text = NOT_RUN if pd.isna(figure.ours) else f"{figure.ours:+.{digits}f}{unit}"
             ours.append(f"{name} {text}")
-        why = [figures.why.iloc[0]] if (figures.agrees == False).any() else []  # noqa: E712
+        why = [figures.why.iloc[0]] if False in set(figures.agrees) else []
         grid.append([[label], stated, ours, why])
     return pd.DataFrame(grid, columns=["Difference", "Paper", "Ours", "Remark"])
 
