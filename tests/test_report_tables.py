@@ -2,11 +2,11 @@
 
 import pytest
 from mmengine.config import Config
-from report_runs import NARROW, ROOT, narrow
+from report_runs import LATE, NARROW, ROOT, narrow, write_log
 
 from lab.report.jobs import Options
-from lab.report.paper import TABLES
-from lab.report.tables import check_budget, collect
+from lab.report.paper import BOX, MASK, TABLES, Row, Table
+from lab.report.tables import check_budget, collect, row_grid
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.complexity import count_macs
 from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, forward_once, measure
@@ -103,6 +103,15 @@ def test_measure_refuses_other_toolboxes():
 )
 def test_tolerance_of_a_budget(figure, counted, ok):
     assert check_budget(figure, counted)[1] is ok
+
+
+def test_accuracies_that_coco_does_not_define(tmp_path):
+    """-1 where there is nothing to find, no figure where nothing was detected."""
+    lines = [dict(loss=1.0, iter=2, step=2), {"coco/bbox_mAP": -1, "step": 0}]
+    write_log(tmp_path / "maskrcnn_narrow" / LATE, narrow("mmdet"), lines)
+    table = Table(3, "t", "s", (BOX, MASK), (Row("narrow", NARROW["mmdet"]),))
+    grid = row_grid(collect(table, Options(tmp_path)))
+    assert grid["Measured here"][0] == ["box AP undefined", "mask AP without result"]
 
 
 @pytest.fixture(scope="module")
