@@ -99,7 +99,7 @@ class _DictCalls(ast.NodeTransformer):
 
 
 def read_dumped(path: Path) -> dict[str, Any] | None:
-    """Read the assignments of a config that MMEngine wrote beside its logs; None if unreadable.
+    """Read the assignments of a config that MMEngine wrote next to its logs; None if unreadable.
 
     Nothing is executed: work dirs may come from other people.
     """
