@@ -14,17 +14,20 @@ import torch
 from rich.console import Console
 
 from mmdualtoken.cli import run_tool
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, tell
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for lab
 
-from lab.report.collect import Collector, Options, TableReport, make_jobs, read_config  # noqa: E402
-from lab.report.commands import Job, pending, run_jobs  # noqa: E402
+try:
+    import pandas  # noqa: F401
+except ImportError as error:
+    tell(f"The report needs pandas, which is missing ({error}): python -m pip install pandas")
+    sys.exit(2)
 from lab.report.files import check_own, write_own  # noqa: E402
+from lab.report.jobs import Job, Options, make_jobs, pending, read_config, run_jobs  # noqa: E402
 from lab.report.mini import write_mini_config, write_mini_data  # noqa: E402
-from lab.report.render import markdown, print_reports  # noqa: E402
-from lab.report.schema import Table  # noqa: E402
-from lab.report.tables import TABLES  # noqa: E402
+from lab.report.paper import TABLES, Table  # noqa: E402
+from lab.report.tables import TableReport, collect, markdown, print_reports  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,7 +56,7 @@ def parse_args() -> argparse.Namespace:
         choices=["mini"],
         help="run the rows on a few generated scenes, in work_dirs/mini: minutes on a CPU",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with unfinished runs")
+    parser.add_argument("--resume", action="store_true", help="continue unfinished runs")
     parser.add_argument(
         "--gpus",
         type=int,
@@ -76,7 +79,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Check what can be wrong before anything is counted or run."""
     running = (args.run or args.data) and not args.dry_run
     if args.resume and not (running or args.dry_run):
-        raise InputError("--resume goes on with runs: give it with --run or --data mini.")
+        raise InputError("--resume continues runs: give it with --run or --data mini.")
     if args.dry_run and (args.markdown or args.html):
         raise InputError("--dry-run prints commands only; leave out --markdown and --html.")
     if args.gpus is not None and args.gpus < 1:
@@ -133,9 +136,9 @@ def write_files(reports: list[TableReport], args: argparse.Namespace) -> None:
         write_own(args.markdown, text, "<!-- {} -->", args.overwrite)
         print(f"Written: {args.markdown}")
     if args.html:
-        from lab.report.page import html
+        from lab.report.page import render_page
 
-        write_own(args.html, html(reports, bool(args.data)), "<!-- {} -->", args.overwrite)
+        write_own(args.html, render_page(reports, bool(args.data)), "<!-- {} -->", args.overwrite)
         print(f"Written: {args.html}")
 
 
@@ -152,8 +155,11 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
     status = Console(stderr=True)
     with status.status("Counting") as spinner:
-        collect = Collector(options, lambda name: spinner.update(f"Counting {name}"))
-        reports = [collect(table) for table in tables]
+
+        def progress(name: str) -> None:
+            spinner.update(f"Counting {name}")
+
+        reports = [collect(table, options, progress) for table in tables]
     print_reports(reports, console, options.mini)
     write_files(reports, args)
     for line in failed:

@@ -1,1 +1,1 @@
-"""The paper's tables beside this project's own figures; see tools/reproduce.py."""
+"""The paper's tables with this project's own figures; see tools/reproduce.py."""

@@ -12,28 +12,26 @@ def check_own(path: Path, overwrite: bool = False) -> None:
     """Check that a file may be written.
 
     Raises:
-        InputError: it is there, this tool did not write it, and `overwrite` is False; or it is a
-            folder.
+        InputError: it is a folder; or it is there, this tool did not write it, and `overwrite` is
+            False.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file to write.")
-    if not path.exists() or overwrite:
-        return
-    with path.open("rb") as file:
-        lines = file.read(4096)
-    if MARK.encode() not in lines:
-        raise InputError(
-            f"{path} exists and was not written by this tool. Name another file, or replace it "
-            "with --overwrite."
-        )
+    if path.exists() and not overwrite:
+        with path.open("rb") as file:
+            if MARK.encode() not in file.read(4096):
+                raise InputError(
+                    f"{path} exists and was not written by this tool. Name another file, or "
+                    "replace it with --overwrite."
+                )
 
 
 def write_own(path: Path, text: str, comment: str, overwrite: bool = False) -> None:
-    """Write a file with a comment by which it is known as this tool's own.
+    """Write a file, and its folder, with a comment that marks it as this tool's own.
 
     Args:
-        path: the file; its folder is made.
-        text: what to write.
+        path: the file.
+        text: its content.
         comment: how the file's language writes a comment, e.g. '# {}'.
         overwrite: also replace a file that others wrote.
 

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from lab.report.files import write_own
 from lab.scene_writers import write_scenes
 from lab.scenes import CLASSES
-from mmdualtoken.config_files import PROJECT_ROOT
 
+CLONE = Path(__file__).resolve().parents[2]
 SCENES = dict(num_train=8, num_val=4, size_range=(96, 128))
 LAYOUTS = {"mmdet": "coco", "mmseg": "ade20k", "mmpretrain": "imagenet"}
 SHRINK = {"mmdet": 10, "mmseg": 8, "mmpretrain": 3.5}  # 133x80, 64x64 and 64x64 pixels
@@ -23,8 +23,8 @@ SIZE_KEYS = ("scale", "scales", "crop_size")
 
 HEADER = '''"""{stem} on {images} generated scenes of the {layout} layout, for seconds on a CPU.
 
-It shows that everything works, not what the model can do. Sizes are the real ones divided by
-{shrink:g}. Made anew by `tools/reproduce.py --data mini`: copy it to change it.
+It shows that everything works, not how good the model is. Sizes are the real ones divided by
+{shrink:g}. `tools/reproduce.py --data mini` writes this file each time: copy it to change it.
 """
 
 _base_ = "{base}"
@@ -32,131 +32,115 @@ _base_ = "{base}"
 '''
 
 
-def _smaller(value: Any, factor: float) -> Any:
-    """A size in pixels, or a tuple or list of them, divided by a factor."""
+def _shrink(value: Any, factor: float) -> Any:
+    """Divide a size in pixels, or each of a tuple or list, by a factor."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_smaller(item, factor) for item in value)
+        return type(value)(_shrink(item, factor) for item in value)
     return round(value / factor)
 
 
-def _smaller_pipeline(pipeline: list[dict], factor: float) -> list[dict]:
-    return [
-        {k: _smaller(v, factor) if k in SIZE_KEYS else v for k, v in step.items()}
-        for step in pipeline
-    ]
+def _set_num_classes(node: dict, count: int) -> dict[str, Any]:
+    """Return the settings that give each head of a model its number of classes."""
+    nested = {k: _set_num_classes(v, count) for k, v in node.items() if isinstance(v, dict)}
+    settings = {k: v for k, v in nested.items() if v}
+    return dict(settings, num_classes=count) if node.get("num_classes") else settings
 
 
-def _classes(scope: str) -> dict[str, Any]:
-    """What the data sets of the scenes are called and contain."""
+def _model(cfg: Config, count: int) -> dict[str, Any]:
+    """Return the model's settings: numbers of classes, sizes and RoIs."""
+    settings = _set_num_classes(cfg.model, count)
+    if cfg.default_scope == "mmseg":
+        size = _shrink(cfg.model.data_preprocessor.size, SHRINK["mmseg"])
+        settings["data_preprocessor"] = dict(size=size)
+    if "roi_head" in cfg.model:
+        proposals = dict(nms_pre=200, max_per_img=100)
+        settings["train_cfg"] = dict(
+            rpn=dict(sampler=dict(num=64)),
+            rpn_proposal=proposals,
+            rcnn=dict(sampler=dict(num=ROIS)),
+        )
+        settings["test_cfg"] = dict(rpn=proposals)
+    return settings
+
+
+def _dataset(scope: str) -> dict[str, Any]:
+    """Return the settings of a data set of scenes that its classes need."""
     if scope == "mmseg":
         names = ("background", *CLASSES)
-        palette = [(40 * i, 0, 0) for i in range(len(names))]
-        # ADE20K's own data set knows no other classes than its own.
-        metainfo = dict(classes=names, palette=palette)
+        metainfo = dict(classes=names, palette=[(40 * i, 0, 0) for i in range(len(names))])
+        # ADE20K's own data set takes no other classes than its own.
         return dict(type="BaseSegDataset", reduce_zero_label=True, metainfo=metainfo)
     names = tuple(sorted(CLASSES)) if scope == "mmpretrain" else CLASSES  # by order of folders
     return dict(metainfo=dict(classes=names))
 
 
-def _model(cfg: Config) -> dict[str, Any]:
-    """The number of classes in every head, and what the model itself names of sizes and RoIs."""
-    if cfg.default_scope == "mmpretrain":
-        return dict(head=dict(num_classes=len(CLASSES)))
-    if cfg.default_scope == "mmseg":
-        count = dict(num_classes=1 + len(CLASSES))
-        size = _smaller(cfg.model.data_preprocessor.size, SHRINK["mmseg"])
-        heads = {k: count for k in ("decode_head", "auxiliary_head") if cfg.model.get(k)}
-        return dict(data_preprocessor=dict(size=size), **heads)
-    count = dict(num_classes=len(CLASSES))
-    parent = cfg.model.get("roi_head", cfg.model)
-    heads = {k: count for k in ("bbox_head", "mask_head") if parent.get(k)}
-    if "roi_head" not in cfg.model:
-        return heads
-    return dict(
-        roi_head=heads,
-        train_cfg=dict(
-            rpn=dict(sampler=dict(num=64)),
-            rpn_proposal=dict(nms_pre=200, max_per_img=100),
-            rcnn=dict(sampler=dict(num=ROIS)),
-        ),
-        test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
-    )
-
-
-def _loader(cfg: Config, name: str, data: str) -> dict[str, Any]:
-    pipeline = cfg[name].dataset.pipeline
-    factor = SHRINK[cfg.default_scope]
-    dataset = dict(
-        data_root=data, pipeline=_smaller_pipeline(pipeline, factor), **_classes(cfg.default_scope)
-    )
-    batch = dict(batch_size=BATCH_SIZE) if name == "train_dataloader" else {}
-    return dict(**batch, num_workers=0, persistent_workers=False, dataset=dataset)
+def _loader(loader: dict, scope: str, data: str) -> dict[str, Any]:
+    pipeline = [
+        {k: _shrink(v, SHRINK[scope]) if k in SIZE_KEYS else v for k, v in step.items()}
+        for step in loader["dataset"]["pipeline"]
+    ]
+    dataset = dict(data_root=data, pipeline=pipeline, **_dataset(scope))
+    return dict(num_workers=0, persistent_workers=False, dataset=dataset)
 
 
 def mini_settings(cfg: Config, data: str, work_dir: str) -> dict[str, Any]:
-    """What a config's small version sets otherwise.
+    """Return the settings that turn a config into its small version.
 
     Args:
         cfg: the real config.
         data: folder of the scenes in the layout of the config's toolbox.
         work_dir: where it trains.
     """
-    classification = cfg.default_scope == "mmpretrain"
+    scope = cfg.default_scope
     epochs = bool(cfg.train_cfg.get("max_epochs"))
-    evaluator = dict(topk=(1,)) if classification else {}
-    if cfg.default_scope == "mmdet":
-        evaluator = dict(ann_file=f"{data}annotations/instances_val2017.json")
+    interval = 1 if epochs else ITERATIONS // 2
+    length = dict(max_epochs=EPOCHS) if epochs else dict(max_iters=ITERATIONS)
+    checkpoint = dict(interval=interval, max_keep_ckpts=1, save_optimizer=False)
     settings = dict(
         work_dir=work_dir,
-        model=_model(cfg),
-        data_preprocessor=dict(num_classes=len(CLASSES)) if classification else {},
-        train_dataloader=_loader(cfg, "train_dataloader", data),
-        val_dataloader=_loader(cfg, "val_dataloader", data),
-        test_dataloader=_loader(cfg, "test_dataloader", data),
-        val_evaluator=evaluator,
-        test_evaluator=evaluator,
-        train_cfg=dict(max_epochs=EPOCHS, val_interval=1)
-        if epochs
-        else dict(max_iters=ITERATIONS, val_interval=ITERATIONS // 2),
-        param_scheduler=[],  # warm-ups and steps that begin after the end are refused
+        model=_model(cfg, len(CLASSES) + (scope == "mmseg")),
+        train_cfg=dict(length, val_interval=interval),
+        param_scheduler=[],  # MMEngine refuses warm-ups and steps that begin after the end
         auto_scale_lr=dict(base_batch_size=BATCH_SIZE),
-        default_hooks=dict(
-            logger=dict(interval=1),
-            checkpoint=dict(
-                interval=1 if epochs else ITERATIONS // 2, max_keep_ckpts=1, save_optimizer=False
-            ),
-        ),
+        default_hooks=dict(logger=dict(interval=1), checkpoint=checkpoint),
     )
-    return {key: value for key, value in settings.items() if value != {}}
+    evaluator = {}
+    if scope == "mmpretrain":
+        settings["data_preprocessor"] = dict(num_classes=len(CLASSES))
+        evaluator = dict(topk=(1,))
+    if scope == "mmdet":
+        evaluator = dict(ann_file=f"{data}annotations/instances_val2017.json")
+    for name in ("train", "val", "test"):
+        settings[f"{name}_dataloader"] = _loader(cfg[f"{name}_dataloader"], scope, data)
+        if name != "train" and evaluator:
+            settings[f"{name}_evaluator"] = evaluator
+    settings["train_dataloader"]["batch_size"] = BATCH_SIZE
+    return settings
 
 
 def mini_data(root: Path, scope: str) -> str:
-    """The folder of scenes for a toolbox, with a slash at its end."""
+    """Return the folder of scenes for a toolbox, with a slash at its end."""
     return f"{root / 'data' / LAYOUTS[scope]}/"
 
 
-def _base(config: Path, root: Path) -> str:
-    """How a config in `root` names its base: relative within the project."""
-    inside = root.resolve().is_relative_to(PROJECT_ROOT) and config.is_relative_to(PROJECT_ROOT)
-    return os.path.relpath(config, root.resolve()) if inside else str(config)
-
-
 def write_mini_config(config: Path, cfg: Config, root: Path) -> Path:
-    """Write the small version of a config to `root`, beside its data and work dirs.
+    """Write the small version of a config to `root`, next to its data and work dirs.
 
     Raises:
         InputError: a file of that name is there that was not written by this tool.
     """
-    scope, stem = cfg.default_scope, config.stem
-    settings = mini_settings(cfg, mini_data(root, scope), str(root / stem))
+    scope, folder = cfg.default_scope, root.resolve()
+    # Within the clone, which may move, configs name their bases by relative paths.
+    inside = folder.is_relative_to(CLONE) and config.is_relative_to(CLONE)
     header = HEADER.format(
-        stem=stem,
+        stem=config.stem,
         images=SCENES["num_train"],
         layout=LAYOUTS[scope],
         shrink=SHRINK[scope],
-        base=_base(config, root),
+        base=os.path.relpath(config, folder) if inside else config,
     )
-    path = root / f"{stem}.py"
+    settings = mini_settings(cfg, mini_data(root, scope), str(root / config.stem))
+    path = root / config.name
     write_own(path, header + Config(settings).pretty_text, comment="# {}")
     return path
 

@@ -1,127 +1,139 @@
-"""The report as one HTML page that needs nothing else."""
+"""The report as one HTML page that needs nothing else, with plots of accuracy and convergence."""
 
+import base64
+import io
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
 from jinja2 import Environment
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from lab.report.collect import TableReport
-from lab.report.plots import accuracy_plot, convergence_plot
-from lab.report.render import (
-    DELTA_COLUMNS,
+from lab.report.tables import (
+    DIFFERENCES,
     LEGEND,
     MINI,
-    cells,
-    columns,
-    command_lines,
-    delta_cells,
+    TableReport,
+    delta_grid,
+    drop_changed,
+    row_grid,
     summary,
 )
 from mmdualtoken.export.measure import quiet
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c2430; background: #fff;
-  max-width: 84rem; margin: 2rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin: 2.8rem 0 .3rem; }
-.setting, figcaption, .remark { color: #556070; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .8rem 0; font-size: .88rem; }
-th { text-align: left; border-bottom: 2px solid #1c2430; white-space: nowrap; }
-th, td { padding: .35rem .7rem; vertical-align: top; }
-td { border-bottom: 1px solid #dde2e8; }
-td span { display: block; } td span + span { color: #556070; font-size: .92em; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-tr.off td { background: #fdecea; }
-.notice { border-left: 4px solid #c77700; background: #fff6e5; padding: .7rem 1rem; }
-.bad { border-left: 4px solid #b3261e; background: #fdecea; padding: .7rem 1rem; }
-.bad ul { margin: 0; }
-nav a { margin-right: 1rem; } figure { margin: 1.2rem 0; } img { max-width: 100%; }
-pre { background: #f4f6f8; padding: .8rem; overflow-x: auto; font-size: .82rem; }
-summary { cursor: pointer; }
-</style>
-<h1>{{ title }}</h1>
-{% if mini %}<p class="notice"><strong>{{ mini }}</strong></p>{% endif %}
-<p>{{ summary }}</p>
-{% if failed %}<div class="bad"><ul>{% for line in failed %}<li>{{ line }}</li>{% endfor %}</ul>
-</div>{% endif %}
-<p class="remark">{{ legend }}</p>
-<nav>{% for t in tables %}<a href="#table{{ t.number }}">Table {{ t.number }}</a>{% endfor %}</nav>
-{% macro grid(columns, rows) %}
-<div class="scroll"><table>
-<tr>{% for c in columns %}<th{% if loop.index0 in (1, 2) and columns|length == 7 %} class="number"
-{%- endif %}>{{ c }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr{% if row.off %} class="off"{% endif %}>
-{%- for cell in row.cells %}<td
-{%- if loop.index0 in (1, 2) and columns|length == 7 %} class="number"{% endif %}>
-{%- for line in cell %}<span>{{ line }}</span>{% endfor %}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
-{% endmacro %}
-{% for t in tables %}
-<section id="table{{ t.number }}">
-<h2>Table {{ t.number }}. {{ t.title }}</h2>
-<p class="setting">{{ t.setting }}. {{ t.remark }}</p>
-{{ grid(columns, t.rows) }}
-{% if t.deltas %}<h3>Differences, not checked</h3>{{ grid(delta_columns, t.deltas) }}{% endif %}
-<figure><img alt="{{ t.accuracy.caption }}" src="{{ t.accuracy.source }}">
-<figcaption>{{ t.accuracy.caption }}</figcaption></figure>
-{% if t.convergence %}<figure><img alt="Convergence" src="{{ t.convergence.source }}">
-<figcaption>{{ t.convergence.caption }}</figcaption></figure>
-{% else %}<p class="remark">No convergence curves: no row of this table has been run.</p>{% endif %}
-<details><summary>Commands</summary>
-<pre>{% for label, train, test in t.commands %}# {{ label }}
-{{ train }}
-{{ test }}
-{% endfor %}</pre></details>
-</section>
-{% endfor %}
-</html>
-"""
+_PAIRS = matplotlib.colormaps["tab20"].colors
+COLOURS = _PAIRS[::2] + _PAIRS[1::2]  # neighbours of different hue
 
 
-def _table(report: TableReport, mini: bool) -> dict:
-    """What the template needs of a table."""
-    table = report.table
-    return dict(
-        number=table.number,
-        title=table.title,
-        setting=table.setting,
-        remark=table.remark,
-        rows=[
-            dict(
-                cells=cells(row, table.metrics),
-                off=bool(row.error) or not all(check.ok for check in row.checks),
-            )
-            for row in report.rows
-        ],
-        deltas=[dict(cells=delta_cells(d, table.metrics)) for d in report.deltas],
-        accuracy=accuracy_plot(report, mini),
-        convergence=convergence_plot(report),
-        commands=command_lines(report),
-    )
+def _axes(*titles: tuple[str, str]) -> tuple[Figure, list]:
+    """Make a figure with axes side by side, each with labels for x and y."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
+    for axis, (x, y) in zip(axes, titles, strict=True):
+        axis.set(xlabel=x, ylabel=y)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
-def html(reports: list[TableReport], mini: bool = False) -> str:
-    """The report as one HTML page, plots included.
+def _picture(figure: Figure, styles: dict[str, dict]) -> str:
+    """Add a legend of line styles by label to a figure; returns it as an SVG data URL."""
+    handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    out = io.BytesIO()
+    # Equal figures make equal text.
+    with matplotlib.rc_context({"svg.hashsalt": "mmdualtoken", "svg.fonttype": "path"}):
+        figure.savefig(out, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def accuracy_plot(report: TableReport, mini: bool = False) -> tuple[str, str]:
+    """Plot accuracy against FLOPs: measured here (dots) and stated (diamonds).
+
+    Without any accuracy, parameters against FLOPs. Runs with settings other than the config's are
+    left out, and on mini data the paper's figures.
+
+    Returns:
+        the picture, and a sentence on what it shows.
+    """
+    metric, points = report.table.metrics[0], []
+    for row in drop_changed(report.rows, report.table.metrics).itertuples():
+        stated = {} if mini else row.row.stated
+        points.append((row.Index, row.label, "o", row.macs, getattr(row, metric.name)))
+        # Where the paper does not state the FLOPs, those counted stand for them.
+        figures = stated.get("macs", row.macs), stated.get(metric.name)
+        points.append((row.Index, row.label, "D", *figures))
+    points = pd.DataFrame(points, columns=["index", "label", "marker", "x", "y"])
+    points = points.astype({"x": float, "y": float}).dropna()
+    label, measured = metric.label + metric.unit, sum(points.marker == "o")
+    caption = f"{metric.label} against FLOPs: {measured or 'none was'} measured here"
+    caption += " (dots)" if measured else ""
+    caption += ", on mini data." if mini else f", {len(points) - measured} stated (diamonds)."
+    if points.empty:
+        # Of rows with the same model, as 1x and 3x, one is enough.
+        models = report.rows.dropna(subset="macs").drop_duplicates(["params", "macs"])
+        points = models.rename(columns={"macs": "x", "params": "y"}).assign(marker="s")
+        points = points.reset_index()
+        label = "parameters, M"
+        caption = f"There is no {metric.label} to show: parameters against FLOPs."
+    figure, (axis,) = _axes(("FLOPs, G", label))
+    styles = {}
+    for point in points.to_dict("records"):
+        colour = COLOURS[point["index"] % len(COLOURS)]
+        fill = "none" if point["marker"] == "D" else colour
+        style = dict(marker=point["marker"], color=colour, markerfacecolor=fill, linestyle="")
+        axis.plot([point["x"]], [point["y"]], markersize=8, **style)
+        styles.setdefault(point["label"], style)
+    axis.margins(0.15)
+    return _picture(figure, styles), caption
+
+
+def convergence_plot(report: TableReport) -> tuple[str, str] | None:
+    """Plot loss and accuracy in the course of training, from the logs; None without any.
+
+    Returns:
+        the picture, and a sentence on what it shows.
+    """
+    rows = [row for row in report.rows.itertuples() if row.run and len(row.run.losses)]
+    if not rows:
+        return None
+    metric, styles = report.table.metrics[0], {}
+    x = "epoch" if rows[0].run.schedule.unit == "epoch" else "iteration"
+    figure, (left, right) = _axes(("iteration", "training loss"), (x, metric.label + metric.unit))
+    for row in rows:
+        line = "-" if row.run.finished else ":"
+        style = dict(color=COLOURS[row.Index % len(COLOURS)], linestyle=line)
+        styles[row.label] = style
+        left.plot(row.run.losses, **style)
+        if metric.key in row.run.validations:
+            values = row.run.validations[metric.key].dropna()
+            right.plot(values * metric.scale, marker=".", **style)
+    if not right.lines:
+        right.text(0.5, 0.5, "not validated", ha="center", transform=right.transAxes)
+    return _picture(figure, styles), "From the logs; dotted: runs that are not finished."
+
+
+def render_page(reports: list[TableReport], mini: bool = False) -> str:
+    """Return the report as one HTML page, plots included.
 
     Args:
         reports: the tables.
         mini: whether the runs were on mini data, which the page then says first.
     """
     with quiet():
-        tables = [_table(report, mini) for report in reports]
-    return (
-        Environment(autoescape=True, trim_blocks=True)
-        .from_string(PAGE)
-        .render(
-            title="Mini data: not the paper's figures" if mini else "The paper's tables, measured",
-            mini=MINI if mini else "",
-            summary=summary(reports),
-            failed=[line for report in reports for line in report.failed],
-            legend=LEGEND,
-            columns=columns(mini),
-            delta_columns=DELTA_COLUMNS,
-            tables=tables,
-        )
+        plots = [[accuracy_plot(report, mini), convergence_plot(report)] for report in reports]
+    template = Path(__file__).with_name("page.html").read_text()
+    page = Environment(autoescape=True, trim_blocks=True).from_string(template)
+    return page.render(
+        title="Mini data: not the paper's figures" if mini else "The paper's tables, measured",
+        notice=MINI if mini else "",
+        summary=summary(reports),
+        failed=[line for report in reports for line in report.failed],
+        legend=LEGEND,
+        reports=[(r, list(filter(None, p))) for r, p in zip(reports, plots, strict=True)],
+        mini=mini,
+        row_grid=row_grid,
+        delta_grid=delta_grid,
+        differences=DIFFERENCES,
     )

@@ -1,266 +1,307 @@
-"""Tables 2-5 of the paper, and all tables by number."""
+"""The paper's tables with this project's own figures: counting, comparing, and their text."""
 
-from lab.report.ablations import (
-    IMAGENET,
-    MIX_BUDGET,
-    MLP_BUDGET,
-    SMALL_MIX,
-    SMALL_MLP,
-    TABLE_6,
-    TABLE_7,
-    TABLE_8,
-    TABLE_9,
-)
-from lab.report.schema import (
-    BOX,
-    MASK,
-    MIOU,
-    PAPER,
-    TOP1,
-    Budget,
-    Delta,
-    Row,
-    Table,
-    classifier,
-    derived,
-)
+import html
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
 
-FROM_IMAGENET = (
-    "The paper's models start from ImageNet, and no weights are published: the commands train from "
-    "scratch; with --from-imagenet, DualToken-ViT starts from the checkpoint of its row in Table 2."
-)
-OUT_BN = (
-    "An alternative of this project: BatchNorm at the output, for few images from scratch "
-    "(docs/learning.md)."
-)
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
 
-TABLE_2 = Table(
-    2,
-    "Classification",
-    IMAGENET,
-    (TOP1,),
-    (
-        Row(
-            "DualToken-ViT-T (mix)",
-            classifier("dualtoken_t_mix"),
-            {"top1": "75.4", "macs": "0.5"},
-            budgets=derived("5.82", "0.522"),
-            remark="The text says 75.4 % of Tiny, not with which of the two token MLPs.",
-        ),
-        Row("DualToken-ViT-T (mlp)", classifier("dualtoken_t_mlp")),
-        Row(
-            "DualToken-ViT-S (mix)",
-            SMALL_MIX,
-            {"top1": "79.4", "macs": "1.0"},
-            budgets=MIX_BUDGET,
-        ),
-        Row("DualToken-ViT-S (mlp)", SMALL_MLP, {"top1": "79.5"}, budgets=MLP_BUDGET),
-        Row("DualToken-ViT-T (mix, BN)", classifier("dualtoken_t_mix_outbn"), remark=OUT_BN),
-        Row("DualToken-ViT-S (mix, BN)", classifier("dualtoken_s_mix_outbn"), remark=OUT_BN),
-        Row("LightViT-T", None, {"top1": "78.7"}, source=f"{PAPER}, as 0.7 below 79.4"),
-        Row("ResNet-18", classifier("resnet18")),
-        Row("ResNet-50", classifier("resnet50")),
-        Row("MobileNetV2", classifier("mobilenet_v2")),
-        Row("MobileViT-S", classifier("mobilevit_s")),
-        Row("EdgeNeXt-S", classifier("edgenext_s")),
-    ),
-    (
-        Delta(
-            "small: mlp minus mix",
-            SMALL_MLP,
-            SMALL_MIX,
-            {"top1": "+0.1", "params": "slightly more", "macs": "slightly more"},
-        ),
-    ),
-    "The rivals are trained by the same recipe as DualToken-ViT.",
+from lab.report.jobs import Options, make_job, read_config
+from lab.report.paper import Metric, Row, Table
+from mmdualtoken.errors import InputError
+from mmdualtoken.export.measure import Complexity, measure
+
+TOLERANCE = 0.01
+UNITS = {"params": "M", "macs": "G"}
+NAMES = {"params": "params", "macs": "FLOPs"}
+NOT_RUN, NOT_STATED = "not run", "not stated"
+DIFFERENCES = "Differences, not checked"
+TITLE = "The paper's tables, and what this project measures"
+MINI = (
+    "Mini data: every accuracy and curve below comes from a few iterations on a few generated "
+    "scenes. They show that the rows train and test; they are not the paper's figures, nor "
+    "comparable with them."
+)
+LEGEND = (
+    "FLOPs are multiply-accumulates, attention included; parameters and FLOPs were counted for "
+    "this report. Of the paper's figures only those are given that its text states. A budget is "
+    "stated there, derived from what is stated, or chosen by this project; it is met within 1 % "
+    "('about': 1 % of what rounds to it). 'not run': nobody measured it here. Differences are "
+    "compared only between finished runs with the configs' own settings."
 )
 
-RIVALS_DET = {
-    "r18": "ResNet-18",
-    "r50": "ResNet-50",
-    "mobilenet_v2": "MobileNetV2",
-    "pvt_v2_b0": "PVTv2-b0",
-    "mobilevit_s": "MobileViT-S",
-    "edgenext_s": "EdgeNeXt-S",
-}
-RIVALS_SEG = {
-    "r18": "ResNet-18",
-    "r50": "ResNet-50",
-    "mobilenet_v2": "MobileNetV2",
-    "pvt_v2_b0": "PVTv2-b0",
-    "mobilevit_s": "MobileViT-S",
-    "edgenext_s": "EdgeNeXt-S",
-}
-OURS = {"dualtoken_s": "DualToken-ViT-S", "dualtoken_t": "DualToken-ViT-T"}
+
+@dataclass(frozen=True)
+class TableReport:
+    """A table of the paper with this project's own figures.
+
+    Args:
+        table: the table.
+        rows: a line for each of its rows: the `row`; its `job`, newest `run` and `error`, None
+            without any; params in millions, macs in billions and accuracies, NaN where unknown.
+            Only finished runs have accuracies.
+        checks: a line for each budget of a row: counted, deviation, ok.
+        deltas: a line for each figure of a difference: stated, ours, agrees (None where there is
+            nothing to compare).
+    """
+
+    table: Table
+    rows: pd.DataFrame
+    checks: pd.DataFrame
+    deltas: pd.DataFrame
+
+    @property
+    def failed(self) -> list[str]:
+        """Rows without a config, and budgets that are missed."""
+        place = f"Table {self.table.number}, "
+        errors = self.rows[self.rows.error.notna()]
+        lines = [f"{place}{row.label}: {row.error}" for row in errors.itertuples()]
+        for check in self.checks[~self.checks.ok].itertuples():
+            unit = UNITS[check.quantity]
+            lines.append(
+                f"{place}{check.label}: {check.counted:.4g} {unit} instead of {check.figure} "
+                f"{unit} ({check.source}), {check.deviation:+.2%}"
+            )
+        return lines
+
+    @property
+    def wrong(self) -> list[bool]:
+        """Whether each row has an error or misses a budget."""
+        missed = self.checks.label[~self.checks.ok]
+        return list(self.rows.error.notna() | self.rows.label.isin(missed))
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of each row that has a job, after a comment with the row's name."""
+        return [
+            f"# {row.label}\n{shlex.join(row.job.train())}\n{shlex.join(row.job.test())}"
+            for row in self.rows[self.rows.job.notna()].itertuples()
+        ]
 
 
-def _dense_rows(
-    toolbox: str,
-    head: str,
-    schedule: str,
-    label: str,
-    rivals: dict[str, str],
-    special: dict[str, dict],
-) -> tuple[Row, ...]:
-    """A row per backbone for one head and schedule; `special` holds what is known of some."""
-    return tuple(
-        Row(
-            label.format(name),
-            f"configs/{toolbox}/{head}_{stem}_{schedule}.py",
-            pretrained=classifier(f"{stem}_mix") if stem in OURS else None,
-            **special.get(stem, {}),
-        )
-        for stem, name in {**OURS, **rivals}.items()
+@cache
+def _count(config: str) -> Complexity:
+    return measure(read_config(config)[1])
+
+
+def _collect_row(row: Row, metrics: Iterable[Metric], options: Options) -> dict:
+    line = dict(label=row.label, config=row.config, row=row, job=None, run=None, error=None)
+    if row.config is None:
+        return line
+    try:
+        job = make_job(row, options)
+        counted, run = _count(row.config), job.run()
+    except InputError as error:
+        return {**line, "error": str(error)}
+    except Exception as error:  # a config is code: one that is broken must not hide the others
+        return {**line, "error": f"{type(error).__name__}: {error}"}
+    line |= dict(job=job, run=run, params=counted.params / 1e6, macs=counted.macs / 1e9)
+    if run and run.finished:
+        line |= {m.name: run.metrics[m.key] * m.scale for m in metrics if m.key in run.metrics}
+    return line
+
+
+def check_budget(figure: str, counted: float) -> tuple[float, bool]:
+    """Return the deviation from a budget's figure, and whether it is within 1 %.
+
+    Where the figure is 'about' a number, 1 % counts from the nearest one that rounds to it.
+    """
+    text = figure.removeprefix("about ")
+    slack = 0.5 * 10 ** -len(text.partition(".")[2]) if text != figure else 0
+    number = float(text)
+    return counted / number - 1, abs(counted - number) <= TOLERANCE * number + slack
+
+
+def agrees(stated: str, ours: float) -> bool | None:
+    """Return whether ours rounds to a stated difference, None where nothing can be compared."""
+    if pd.isna(ours) or stated[0] not in "+-":
+        return None
+    return round(ours, len(stated.partition(".")[2])) == float(stated)
+
+
+def drop_changed(rows: pd.DataFrame, metrics: Iterable[Metric]) -> pd.DataFrame:
+    """Return rows without the accuracies of runs whose settings were not the config's."""
+    changed = [bool(run and run.differs) for run in rows.run]
+    rows = rows.copy()
+    rows.loc[changed, [m.name for m in metrics]] = float("nan")
+    return rows
+
+
+def collect(
+    table: Table, options: Options, progress: Callable[[str], None] = lambda name: None
+) -> TableReport:
+    """Count and read everything that is known of a table's rows; each model is counted once."""
+    names, lines = ["params", "macs", *(m.name for m in table.metrics)], []
+    for row in table.rows:
+        progress(row.config or row.label)
+        lines.append(_collect_row(row, table.metrics, options))
+    rows = pd.DataFrame(lines)
+    rows = rows.reindex(columns=[*rows.columns.difference(names, sort=False), *names])
+    checks = [
+        (row.label, source, quantity, figure, counted, *check_budget(figure, counted))
+        for row in rows[rows.params.notna()].itertuples()
+        for source, figures in row.row.budgets.items()
+        for quantity, figure in figures.items()
+        for counted in [getattr(row, quantity)]
+    ]
+    columns = ["label", "source", "quantity", "figure", "counted", "deviation", "ok"]
+    checks = pd.DataFrame(checks, columns=columns).astype({"ok": bool})
+    own = drop_changed(rows, table.metrics).set_index("label")[names].astype(float)
+    deltas = [
+        (d.label, name, stated, ours, agrees(stated, ours), d.why)
+        for d in table.deltas
+        for name, stated in d.stated.items()
+        for ours in [own.at[d.rows[0], name] - own.at[d.rows[1], name]]
+    ]
+    deltas = pd.DataFrame(deltas, columns=["label", "name", "stated", "ours", "agrees", "why"])
+    return TableReport(table, rows, checks, deltas)
+
+
+def summary(reports: list[TableReport]) -> str:
+    """Return one line: how many budgets are met, how many rows were run."""
+    checks = pd.concat([report.checks.ok for report in reports])
+    jobs = [row for report in reports for row in report.rows.itertuples() if row.config]
+    finished = sum(bool(row.run and row.run.finished) for row in jobs)
+    return (
+        f"{checks.sum()} of {len(checks)} budgets met within 1 %; {finished} of {len(jobs)} rows "
+        "have a finished run."
     )
 
 
-MASK_RCNN_S = (
-    Budget("params", "30.06", "derived"),
-    Budget("macs", "189.8", "derived"),
-    Budget("macs", "191", "stated"),
-)
-R50_CHECK = {
-    "budgets": (
-        Budget("params", "44.4", "known of this model"),
-        Budget("macs", "259", "known of this model"),
-    ),
-    "remark": "A check on the counter.",
-}
-
-TABLE_3 = Table(
-    3,
-    "Mask R-CNN on COCO",
-    "1x: 12 epochs; 3x: 36 epochs, multi-scale; FLOPs at 800x1280, 1000 box and 100 mask RoIs",
-    (BOX, MASK),
-    (
-        *_dense_rows(
-            "mmdet",
-            "maskrcnn",
-            "1x",
-            "{}, 1x",
-            RIVALS_DET,
-            {
-                "dualtoken_s": {
-                    "stated": {"box_ap": "41.1", "mask_ap": "38.1", "macs": "191"},
-                    "budgets": MASK_RCNN_S,
-                },
-                "r50": R50_CHECK,
-            },
-        ),
-        Row(
-            "LightViT-T, 1x",
-            None,
-            {"box_ap": "37.8", "mask_ap": "35.9", "macs": "187"},
-            source="stated in LightViT's repository",
-        ),
-        *_dense_rows(
-            "mmdet",
-            "maskrcnn",
-            "3x",
-            "{}, 3x",
-            RIVALS_DET,
-            {"dualtoken_s": {"budgets": MASK_RCNN_S[:2]}, "r50": R50_CHECK},
-        ),
-        *(
-            Row(
-                f"{name}, contrast, 1x",
-                f"configs/mmdet/maskrcnn_{stem}_contrast_1x.py",
-                remark="An alternative of this project, from scratch: init_cfg StemContrast.",
-            )
-            for stem, name in OURS.items()
-        ),
-        *(
-            Row(
-                f"{name}, stride 4, 1x",
-                f"configs/mmdet/maskrcnn_{stem}_stride4_1x.py",
-                pretrained=classifier(f"{stem}_mix"),
-                remark="An alternative of this project: DualTokenViTStride4.",
-            )
-            for stem, name in OURS.items()
-        ),
-    ),
-    remark=FROM_IMAGENET,
-)
-
-RETINANET_S = {"budgets": (Budget("params", "19.3", "chosen"), Budget("macs", "168", "chosen"))}
-
-TABLE_4 = Table(
-    4,
-    "RetinaNet on COCO",
-    "1x: 12 epochs; 3x: 36 epochs, multi-scale; FLOPs at 800x1280",
-    (BOX,),
-    tuple(
-        row
-        for schedule in ("1x", "3x")
-        for row in _dense_rows(
-            "mmdet",
-            "retinanet",
-            schedule,
-            "{}, " + schedule,
-            RIVALS_DET,
-            {"dualtoken_s": RETINANET_S},
-        )
-    ),
-    remark=FROM_IMAGENET,
-)
+def _accuracy(value: float, metric: Metric, missing: str) -> str:
+    if pd.isna(value):
+        return f"{metric.label} {missing}"
+    # COCO evaluation gives -1 where there is nothing to find.
+    return f"{metric.label} " + ("undefined" if value < 0 else f"{value:.1f}{metric.unit}")
 
 
-def _rounded(macs: str) -> dict:
-    return {"budgets": (Budget("macs", macs, "chosen", about=True),)}
+def _budget(check: tuple) -> str:
+    text = f"{check.figure} {UNITS[check.quantity]}, {check.source} ({check.deviation:+.2%})"
+    return text if check.ok else f"{text} OFF"
 
 
-TABLE_5 = Table(
-    5,
-    "DeepLabv3 and PSPNet on ADE20K",
-    "512x512, 160k iterations; FLOPs at 512x512 without the auxiliary head, which only trains",
-    (MIOU,),
-    (
-        *_dense_rows(
-            "mmseg",
-            "deeplabv3",
-            "160k",
-            "DeepLabv3, {}",
-            RIVALS_SEG,
-            {"dualtoken_s": _rounded("69")},
-        ),
-        Row(
-            "DeepLabv3, DualToken-ViT-S, three maps",
-            "configs/mmseg/deeplabv3_dualtoken_s_concat_160k.py",
-            pretrained=SMALL_MIX,
-            remark="An alternative of this project: all stages resized and concatenated.",
-        ),
-        Row(
-            "DeepLabv3, DualToken-ViT-S, four maps",
-            "configs/mmseg/deeplabv3_dualtoken_s_concat_stride4_160k.py",
-            pretrained=SMALL_MIX,
-            remark="An alternative of this project: all stages and a map at stride 4.",
-        ),
-        Row(
-            "DeepLabv3, DualToken-ViT-S, stride 32",
-            "configs/mmseg/deeplabv3_dualtoken_s_stride32_160k.py",
-            pretrained=SMALL_MIX,
-            remark="An alternative of this project: the head at stride 32.",
-        ),
-        *_dense_rows(
-            "mmseg", "pspnet", "160k", "PSPNet, {}", RIVALS_SEG, {"dualtoken_s": _rounded("49")}
-        ),
-        Row(
-            "PSPNet, DualToken-ViT-S, three maps",
-            "configs/mmseg/pspnet_dualtoken_s_concat_160k.py",
-            pretrained=SMALL_MIX,
-            remark="An alternative of this project: all stages resized and concatenated.",
-        ),
-        Row(
-            "PSPNet, DualToken-ViT-S, four maps",
-            "configs/mmseg/pspnet_dualtoken_s_concat_stride4_160k.py",
-            pretrained=SMALL_MIX,
-            remark="An alternative of this project: all stages and a map at stride 4.",
-        ),
-    ),
-    remark=FROM_IMAGENET,
-)
+def _stated(row: Row, metrics: Iterable[Metric]) -> list[str]:
+    """List the paper's figures of a row, with the source where there are any."""
+    lines = [
+        f"{m.label} " + (f"{row.stated[m.name]}{m.unit}" if m.name in row.stated else NOT_STATED)
+        for m in metrics
+    ]
+    lines += [f"{NAMES[q]} {row.stated[q]} {UNITS[q]}" for q in NAMES if q in row.stated]
+    return lines + ([f"({row.source})"] if row.stated else [])
 
-TABLES = {
-    table.number: table
-    for table in (TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6, TABLE_7, TABLE_8, TABLE_9)
-}
+
+def _run_state(row: tuple, metrics: Iterable[Metric]) -> list[str]:
+    """Say how far a run came, by what it was measured, and which settings were changed."""
+    if row.error or not row.config:
+        return [f"ERROR: {row.error}" if row.error else "quoted for comparison"]
+    if not (run := row.run):
+        return [NOT_RUN]
+    lines = [f"finished ({run.measured_by or 'not evaluated'}), {run.start}"]
+    if not run.finished:
+        schedule = run.schedule
+        lines = [f"partial, {schedule.unit} {run.step} of {schedule.total}, {run.start}"]
+        if run.measured_by:
+            found = [m for m in metrics if m.key in run.metrics]
+            figures = [_accuracy(run.metrics[m.key] * m.scale, m, "") for m in found]
+            lines.append(f"{run.measured_by}: {', '.join(figures)}")
+    if run.differs:
+        more = f" and {len(run.differs) - 2} more" if len(run.differs) > 2 else ""
+        lines.append(f"not the config's settings: {', '.join(run.differs[:2])}{more}")
+    return lines
+
+
+def row_grid(report: TableReport, mini: bool = False) -> pd.DataFrame:
+    """Return the text of a table's rows; a cell is a list of lines."""
+    metrics, grid = report.table.metrics, []
+    for row in report.rows.itertuples():
+        # COCO evaluation gives nothing where nothing was detected.
+        evaluated = row.run and row.run.finished and row.run.measured_by
+        missing = "without result" if evaluated else NOT_RUN
+        counts = [] if pd.isna(row.params) else [f"{row.params:.2f}"]
+        macs = [] if pd.isna(row.macs) else [f"{row.macs:.{3 if row.macs < 10 else 1}f}"]
+        checks = report.checks[report.checks.label == row.label].itertuples()
+        measured = [_accuracy(getattr(row, m.name), m, missing) for m in metrics if row.config]
+        name = [text for text in (row.label, row.config, row.row.remark) if text]
+        budgets, stated = [_budget(check) for check in checks], _stated(row.row, metrics)
+        grid.append([name, counts, macs, budgets, stated, measured, _run_state(row, metrics)])
+    measured = "On mini data" if mini else "Measured here"
+    columns = ["Model and config", "Params, M", "FLOPs, G", "Budget", "Paper", measured, "Run"]
+    return pd.DataFrame(grid, columns=columns)
+
+
+def delta_grid(report: TableReport) -> pd.DataFrame:
+    """Return the text of a table's differences; a cell is a list of lines."""
+    labels = {m.name: (m.label, m.unit, 1) for m in report.table.metrics}
+    labels |= {"params": ("params", " M", 2), "macs": ("FLOPs", " G", 3)}
+    grid = []
+    for label, figures in report.deltas.groupby("label", sort=False):
+        stated, ours = [], []
+        for figure in figures.itertuples():
+            name, unit, digits = labels[figure.name]
+            stated.append(f"{name} {figure.stated}{unit if figure.stated[0] in '+-' else ''}")
+            text = NOT_RUN if pd.isna(figure.ours) else f"{figure.ours:+.{digits}f}{unit}"
+            ours.append(f"{name} {text}")
+        why = [figures.why.iloc[0]] if False in set(figures.agrees) else []
+        grid.append([[label], stated, ours, why])
+    return pd.DataFrame(grid, columns=["Difference", "Paper", "Ours", "Remark"])
+
+
+def _rich_table(title: str, grid: pd.DataFrame, wrong: list[bool]) -> RichTable:
+    table = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for name in grid.columns:
+        right = name.startswith(("Params", "FLOPs"))
+        table.add_column(name, overflow="fold", justify="right" if right else "left")
+    for cells, off in zip(grid.to_numpy(), wrong, strict=True):
+        table.add_row(*(escape("\n".join(cell)) for cell in cells), style="red" if off else None)
+    return table
+
+
+def print_reports(reports: list[TableReport], console: Console, mini: bool = False) -> None:
+    """Print the tables, their differences and their commands."""
+    for report in reports:
+        table = report.table
+        console.print()
+        if mini:
+            console.print(MINI, style="bold yellow")
+        title = f"Table {table.number}. {table.title} ({table.setting})"
+        console.print(_rich_table(title, row_grid(report, mini), report.wrong))
+        if table.remark:
+            console.print(escape(table.remark))
+        if len(deltas := delta_grid(report)):
+            console.print(_rich_table(DIFFERENCES, deltas, [False] * len(deltas)))
+        console.print("Commands:")
+        for lines in report.commands:
+            console.print(lines, markup=False, soft_wrap=True)
+    console.print(f"\n{LEGEND}\n")
+    for line in (line for report in reports for line in report.failed):
+        console.print(line, style="bold red", markup=False)
+    console.print(summary(reports), style="bold")
+
+
+def _markdown_table(grid: pd.DataFrame) -> list[str]:
+    texts = grid.map(lambda lines: "<br>".join(html.escape(x, quote=False) for x in lines))
+    rows = [grid.columns, *texts.replace(r"\|", r"\\|", regex=True).to_numpy()]
+    head, *lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [head, "|" + "---|" * len(grid.columns), *lines, ""]
+
+
+def markdown(reports: list[TableReport], mini: bool = False) -> str:
+    """Return the report as Markdown."""
+    lines = [f"# {TITLE}", "", summary(reports), ""]
+    if mini:
+        lines += [f"> **{MINI}**", ""]
+    lines += [*(f"- **{line}**" for report in reports for line in report.failed), "", LEGEND, ""]
+    for report in reports:
+        table = report.table
+        lines += [f"## Table {table.number}. {table.title}", ""]
+        lines += [f"{table.setting}. {table.remark}", "", *_markdown_table(row_grid(report, mini))]
+        if len(deltas := delta_grid(report)):
+            lines += [f"{DIFFERENCES}:", "", *_markdown_table(deltas)]
+        lines += ["```bash", *report.commands, "```", ""]
+    return "\n".join(lines)
