@@ -242,7 +242,7 @@ def test_other_classes():
     expect(cfg, WARNING, ANNOTATIONS, words, False)
     cfg.train_dataloader.dataset.metainfo = dict(classes=("cat", "dog"))
     found = check(cfg)
-    assert any("No class of the config occurs" in f[2] for f in found if f[0] == ERROR)
+    assert any("has no class of the config" in f[2] for f in found if f[0] == ERROR)
 
 
 def test_annotations_that_mmdet_cannot_read_leave_the_images_checked():

@@ -159,9 +159,9 @@ def test_other_suffix():
 def test_folder_is_empty_or_missing():
     for path in Path(IMAGES).iterdir():
         path.unlink()
-    expect(config("segmentation"), ERROR, IMAGES, "Data folder is empty", True)
+    expect(config("segmentation"), ERROR, IMAGES, "is empty (data folder)", True)
     Path(IMAGES).rmdir()
-    expect(config("segmentation"), ERROR, IMAGES, "Data folder does not exist", True)
+    expect(config("segmentation"), ERROR, IMAGES, "does not exist (data folder)", True)
 
 
 def test_list_of_names():

@@ -21,9 +21,8 @@ def project(tmp_path, monkeypatch):
 def official(task):
     """The config of a task as the published data set: stock class, own classes, usual folder."""
     cfg = Config(config(task).to_dict())
-    kind, root = {s.kind.partition(".")[0]: (s.kind.partition(".")[2], s.root) for s in SETS}[
-        cfg.default_scope
-    ]
+    (name,) = [name for name in SETS if name.startswith(f"{cfg.default_scope}.")]
+    kind, root = name.partition(".")[2], SETS[name][1]
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.update(type=kind, data_root=f"data/{root}/")
         loader.dataset.pop("metainfo", None)
@@ -91,8 +90,7 @@ def test_imagenet_is_incomplete():
 
 def test_official_counts_that_are_complete(monkeypatch):
     write_data("segmentation")
-    ade = next(s for s in SETS if s.root == "ADEChallengeData2016")
-    monkeypatch.setitem(ade.images, "train", 4)
+    monkeypatch.setitem(SETS["mmseg.ADE20KDataset"][2], "train", (4, "images/training"))
     cfg = official("segmentation")
     cfg.model.decode_head.num_classes = 150
     (train,) = check_config(cfg, ["train"])

@@ -69,7 +69,7 @@ CAUSES = {
         "train_dataloader.dataset.data_root=gone/",
     ],
     "has boxes only": boxes_only,
-    "No class of the config occurs": lambda: own_classes("cat", "dog", "owl", "cow"),
+    "has no class of the config": lambda: own_classes("cat", "dog", "owl", "cow"),
     "the model's bbox_head has num_classes": lambda: own_classes("disc", "square"),
     "does not fit the config's backbone": other_variant,
     "was refused": hostile,

@@ -1,27 +1,43 @@
-"""Check of the data of a config: every file, every annotation, before training.
+"""Check of the data of a config, before training.
 
-`mmdualtoken.data.preflight` looks at a few things before each training; this reads all.
+`check_data` takes a quick look, as tools/train.py does each time. `check_config` begins with the
+same look and then reads every file and every annotation, for tools/check_data.py.
 """
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
-from mmdualtoken.data import preflight
-
 from mmdualtoken.data.check import official, pool
-from mmdualtoken.data.check.base import DatasetCheck, build
-from mmdualtoken.data.check.classification import ClassificationCheck
-from mmdualtoken.data.check.coco import CocoCheck, name_list
-from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Inspection, Report
+from mmdualtoken.data.check.classification import ClassificationCheck, compare_folders
+from mmdualtoken.data.check.coco import CocoCheck
+from mmdualtoken.data.check.dataset import DatasetCheck, build
+from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Report
 from mmdualtoken.data.check.segmentation import SegmentationCheck
+from mmdualtoken.data.layout import (
+    evaluator_problems,
+    layout_advice,
+    layout_problems,
+    locate_data,
+)
+from mmdualtoken.errors import InputError
 
-__all__ = ["ERROR", "SPLITS", "WARNING", "Finding", "Inspection", "Report", "check_config"]
+__all__ = [
+    "ERROR",
+    "SPLITS",
+    "WARNING",
+    "Finding",
+    "Report",
+    "check_config",
+    "check_data",
+]
 
 SPLITS = ("train", "val", "test")
-# Toolbox and class that a check is for; whoever reads annotations otherwise gets the general one.
+#: The check for a class of a toolbox; one that reads annotations otherwise gets the general check.
 KINDS = {
     ("mmdet", "CocoDataset"): CocoCheck,
     ("mmseg", "BaseSegDataset"): SegmentationCheck,
@@ -33,47 +49,58 @@ Watch = Callable[[Iterable, int, str], Iterable]
 
 
 def kind_of(dataset: object) -> type[DatasetCheck]:
-    """The check for a data set: that of the class whose way of reading annotations it has."""
-    for parent in type(dataset).__mro__:
+    """Return the check for a data set: that of the class whose way of reading it inherits."""
+    own = type(dataset)
+    for parent in own.__mro__:
         check = KINDS.get((parent.__module__.partition(".")[0], parent.__name__))
         if check:
-            same = all(
-                getattr(type(dataset), name, None) is getattr(parent, name, None)
-                for name in READERS
-            )
+            same = all(getattr(own, r, None) is getattr(parent, r, None) for r in READERS)
             return check if same else DatasetCheck
     return DatasetCheck
 
 
-def check_dataset(
-    cfg: Config, config: ConfigDict, split: str, workers: int, timeout: float, watch: Watch
-) -> DatasetCheck:
-    """Check one data set; see `check_config`."""
+def _begin(cfg: Config, config: ConfigDict, split: str, quick: bool = False) -> DatasetCheck:
+    """Take the quick look at one data set."""
     # Without their files some data sets cannot even be built.
-    dataset = None if any(preflight.layout_problems(config)) else build(config)
+    missing = any(layout_problems(config))
+    dataset = None if missing else build(config, quick)
     check = kind_of(dataset)(cfg, config, dataset, split)
-    check.prepare()
-    official.compare(check)
-    count = len(check.samples)
-    inspections = pool.run(check.inspect, count, workers, timeout, check.lost)
-    for inspection in watch(inspections, count, check.report.name):
-        check.merge(inspection)
-    check.finish()
+    check.check_layout()
+    if dataset is not None:
+        check.look(quick)
     return check
 
 
-def _compare_classes(checks: list[DatasetCheck]) -> None:
-    """Folders of classes number the labels of each split for itself: they must be the same."""
-    with_folders = [c for c in checks if getattr(c, "folders", None)]
-    for check in with_folders[1:]:
-        first = with_folders[0]
-        if check.folders != first.folders:
-            differing = sorted(set(check.folders) ^ set(first.folders))
-            kind = (
-                f"has other class folders than {first.report.split}, so labels mean other classes"
-            )
-            remedy = f"make the folders those of {first.main_file}; one may be empty"
-            check.add(ERROR, kind, name_list(differing), remedy)
+def _check_evaluators(cfg: Config, loader: str, check: DatasetCheck) -> None:
+    for path, problem in evaluator_problems(cfg, loader):
+        check.add(ERROR, problem, "", layout_advice(cfg, check.config), path)
+
+
+def check_data(cfg: Config, *dataloaders: str) -> None:
+    """Check that the data of dataloaders is there and fits the config, without reading it all.
+
+    A relative data_root that the working directory lacks is looked for in the project, too.
+
+    Args:
+        cfg: a complete config of mmdet, mmseg or mmpretrain; data paths may be changed in place.
+        dataloaders: names such as 'train_dataloader'.
+
+    Raises:
+        InputError: something is missing or broken; the message names the path and the remedy.
+    """
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    checks = []
+    for loader in dataloaders:
+        for config in locate_data(cfg, loader):
+            checks.append(_begin(cfg, config, loader.partition("_")[0], quick=True))
+            _check_evaluators(cfg, loader, checks[-1])
+    compare_folders(checks)
+    found = [finding for check in checks for finding in check.report.findings]
+    for finding in found:
+        if finding.severity == ERROR:
+            raise InputError(finding.sentence())
+    for finding in found:
+        print_log(finding.sentence(), logger="current", level=logging.WARNING)
 
 
 def check_config(
@@ -87,11 +114,11 @@ def check_config(
 
     Args:
         cfg: a complete config of mmdet, mmseg or mmpretrain; not changed.
-        splits: those to check; what the config does not have is passed over.
+        splits: those to check; a split that the config lacks is passed over.
         workers: number of processes that read images; 0 reads here, without a limit of time.
         timeout: seconds that one sample may take.
-        watch: called with the results as they come, their number and the name of the data set,
-            and hands them on; for showing progress.
+        watch: called with the results as they come, their number and the name of the data set;
+            yields them again, for showing progress.
 
     Returns:
         One report for each data set, in the order of `splits`.
@@ -101,21 +128,33 @@ def check_config(
     """
     cfg = copy.deepcopy(cfg)
     init_default_scope(cfg.get("default_scope") or "mmengine")
-    reports, seen = [], []
+    reports, checks = [], []
     for split in splits:
         loader = f"{split}_dataloader"
-        for _, config in preflight.locate_data(cfg, loader):
-            check = next((c for c, other in seen if other == config), None)
+        for config in locate_data(cfg, loader):
+            check = next((c for c in checks if c.config == config), None)
             if check:
                 known = check.report
                 reports.append(Report(split, known.name, known.images, same_as=known.split))
             else:
-                check = check_dataset(cfg, config, split, workers, timeout, watch)
-                seen.append((check, config))
+                check = _begin(cfg, config, split)
+                checks.append(check)
                 reports.append(check.report)
-            for path, what in preflight.evaluator_problems(cfg, loader):
-                check.add(ERROR, what.replace(f" {path}", ""), file=str(path))
-    _compare_classes([check for check, _ in seen])
+                if check.dataset is not None:
+                    _read_all(check, workers, timeout, watch)
+            _check_evaluators(cfg, loader, check)
+    compare_folders(checks)
     for report in reports:
         report.sort()
     return reports
+
+
+def _read_all(check: DatasetCheck, workers: int, timeout: float, watch: Watch) -> None:
+    """Check the annotations and every sample of a data set."""
+    check.read()
+    count = check.report.images = len(check.samples)
+    official.compare(check)
+    inspections = pool.run(check.inspect, count, workers, timeout, check.lost)
+    for inspection in watch(inspections, count, check.report.name):
+        check.merge(inspection)
+    check.finish()

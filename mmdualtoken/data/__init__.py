@@ -1,0 +1,1 @@
+"""Data: loading of images, and the check of all files before training."""
