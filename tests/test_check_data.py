@@ -16,7 +16,8 @@ from data_faults import (
 )
 from PIL import Image
 
-from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config
+from mmdualtoken.data import layout
+from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, check_data
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -180,6 +181,18 @@ def test_missing_data(tool):
     for folder in ("images/training", "annotations/training", "images/validation"):
         assert f"data/ade/{folder}: does not exist (data folder)" in out
     assert "make_scenes.py" in out
+
+
+def test_data_below_the_project(project, monkeypatch):
+    """Where the working directory has none of that name; all paths of the config move."""
+    write_data("detection")
+    monkeypatch.setattr(layout, "PROJECT_ROOT", project)
+    (project / "elsewhere").mkdir()
+    monkeypatch.chdir(project / "elsewhere")
+    cfg = config("detection")
+    check_data(cfg, "train_dataloader", "val_dataloader")
+    assert cfg.train_dataloader.dataset.data_root == f"{project}/data/scenes/"
+    assert cfg.val_evaluator.ann_file.startswith(f"{project}/data/scenes/annotations/")
 
 
 def test_evaluator_file(tool):

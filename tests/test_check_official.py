@@ -9,7 +9,8 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
 from mmdualtoken.data.check import ERROR, check_config
-from mmdualtoken.data.check.official import SETS
+from mmdualtoken.data.check import official as official_sets
+from mmdualtoken.data.check.official import ADE, SETS
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +22,7 @@ def project(tmp_path, monkeypatch):
 def official(task):
     """The config of a task as the published data set: stock class, own classes, usual folder."""
     cfg = Config(config(task).to_dict())
-    (name,) = [name for name in SETS if name.startswith(f"{cfg.default_scope}.")]
-    kind, root = name.partition(".")[2], SETS[name][1]
+    kind, _, root, *_ = next(row for row in SETS if row[0].startswith(f"{cfg.default_scope}."))
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.update(type=kind, data_root=f"data/{root}/")
         loader.dataset.pop("metainfo", None)
@@ -90,7 +90,7 @@ def test_imagenet_is_incomplete():
 
 def test_official_counts_that_are_complete(monkeypatch):
     write_data("segmentation")
-    monkeypatch.setitem(SETS["mmseg.ADE20KDataset"][2], "train", (4, "images/training"))
+    monkeypatch.setattr(official_sets, "SETS", [(*ADE, "train", 4, "images/training")])
     cfg = official("segmentation")
     cfg.model.decode_head.num_classes = 150
     (train,) = check_config(cfg, ["train"])

@@ -7,8 +7,9 @@ same look and then reads every file and every annotation, for tools/check_data.p
 import copy
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
@@ -45,8 +46,6 @@ KINDS = {
 }
 READERS = ("load_data_list", "parse_data_info")
 
-Watch = Callable[[Iterable, int, str], Iterable]
-
 
 def kind_of(dataset: object) -> type[DatasetCheck]:
     """Return the check for a data set: that of the class whose way of reading it inherits."""
@@ -59,21 +58,31 @@ def kind_of(dataset: object) -> type[DatasetCheck]:
     return DatasetCheck
 
 
-def _begin(cfg: Config, config: ConfigDict, split: str, quick: bool = False) -> DatasetCheck:
-    """Take the quick look at one data set."""
-    # Without their files some data sets cannot even be built.
-    missing = any(layout_problems(config))
-    dataset = None if missing else build(config, quick)
-    check = kind_of(dataset)(cfg, config, dataset, split)
-    check.check_layout()
-    if dataset is not None:
-        check.look(quick)
-    return check
+def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[DatasetCheck], list]:
+    """Look at files, folders and classes; return a check and a report for each data set.
 
-
-def _check_evaluators(cfg: Config, loader: str, check: DatasetCheck) -> None:
-    for path, problem in evaluator_problems(cfg, loader):
-        check.add(ERROR, problem, "", layout_advice(cfg, check.config), path)
+    A data set that several splits share has one check.
+    """
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    checks, reports = [], []
+    for split in splits:
+        loader = f"{split}_dataloader"
+        for config in locate_data(cfg, loader):
+            check = next((c for c in checks if c.config == config), None)
+            if check:
+                reports.append(Report(split, check.report.name, same_as=check.report.split))
+            else:
+                # Without their files some data sets cannot even be built.
+                dataset = None if any(layout_problems(config)) else build(config, quick)
+                check = kind_of(dataset)(cfg, config, dataset, split)
+                checks.append(check)
+                reports.append(check.report)
+                check.look(quick)
+            advice = layout_advice(cfg, config)
+            for path, problem in evaluator_problems(cfg, loader):
+                check.add(ERROR, problem, f"working directory {Path.cwd()}", advice, path)
+    compare_folders(checks)
+    return checks, reports
 
 
 def check_data(cfg: Config, *dataloaders: str) -> None:
@@ -88,14 +97,8 @@ def check_data(cfg: Config, *dataloaders: str) -> None:
     Raises:
         InputError: something is missing or broken; the message names the path and the remedy.
     """
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    checks = []
-    for loader in dataloaders:
-        for config in locate_data(cfg, loader):
-            checks.append(_begin(cfg, config, loader.partition("_")[0], quick=True))
-            _check_evaluators(cfg, loader, checks[-1])
-    compare_folders(checks)
-    found = [finding for check in checks for finding in check.report.findings]
+    _, reports = _look(cfg, [loader.removesuffix("_dataloader") for loader in dataloaders], True)
+    found = [finding for report in reports for finding in report.findings]
     for finding in found:
         if finding.severity == ERROR:
             raise InputError(finding.sentence())
@@ -108,7 +111,7 @@ def check_config(
     splits: Iterable[str] = SPLITS,
     workers: int = 0,
     timeout: float = 60.0,
-    watch: Watch = lambda inspections, count, name: inspections,
+    watch: Callable[[Iterable, int, str], Iterable] = lambda inspections, count, name: inspections,
 ) -> list[Report]:
     """Check every file and annotation of the data sets of a config.
 
@@ -126,35 +129,19 @@ def check_config(
     Raises:
         InputError: a data set cannot be built from the config at all.
     """
-    cfg = copy.deepcopy(cfg)
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    reports, checks = [], []
-    for split in splits:
-        loader = f"{split}_dataloader"
-        for config in locate_data(cfg, loader):
-            check = next((c for c in checks if c.config == config), None)
-            if check:
-                known = check.report
-                reports.append(Report(split, known.name, known.images, same_as=known.split))
-            else:
-                check = _begin(cfg, config, split)
-                checks.append(check)
-                reports.append(check.report)
-                if check.dataset is not None:
-                    _read_all(check, workers, timeout, watch)
-            _check_evaluators(cfg, loader, check)
-    compare_folders(checks)
+    checks, reports = _look(copy.deepcopy(cfg), splits, False)
+    for check in checks:
+        if check.dataset is None:
+            continue
+        check.read()
+        count = check.report.images = len(check.samples)
+        official.compare(check)
+        inspections = pool.run(check.inspect, count, workers, timeout, check.lost)
+        for inspection in watch(inspections, count, check.report.name):
+            check.merge(inspection)
+        check.finish()
     for report in reports:
         report.sort()
+        if report.same_as:
+            report.images = next(c.report.images for c in checks if c.report.name == report.name)
     return reports
-
-
-def _read_all(check: DatasetCheck, workers: int, timeout: float, watch: Watch) -> None:
-    """Check the annotations and every sample of a data set."""
-    check.read()
-    count = check.report.images = len(check.samples)
-    official.compare(check)
-    inspections = pool.run(check.inspect, count, workers, timeout, check.lost)
-    for inspection in watch(inspections, count, check.report.name):
-        check.merge(inspection)
-    check.finish()

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from itertools import zip_longest
 from pathlib import Path
 
-from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck
+from mmdualtoken.data.check.dataset import DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 
 FLAT = (
@@ -127,7 +127,7 @@ class ClassificationCheck(DatasetCheck):
                 remedy = f"labels go from 0 to {limit - 1}, num_classes of the head is {limit}"
                 self.add(ERROR, "label is out of range", detail, remedy)
         if self.dataset.ann_file:  # of folders, each has a line of its own
-            self.warn_of_empty_classes("image", NO_USE)
+            self.warn_of_empty_classes("image")
         if num_classes and len(names) < num_classes:
             detail = f"{len(names)} classes, num_classes={num_classes}"
             remedy = "set num_classes of the head to the number of classes"

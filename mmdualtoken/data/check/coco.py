@@ -27,45 +27,38 @@ class CocoCheck(DatasetCheck):
     unit = "objects"
 
     def look(self, quick: bool) -> None:
-        """Check that the annotation file is whole, and that its classes and masks fit.
-
-        The quick look asks for the first image only, and parses no large file.
-        """
+        """Check annotation file, classes and first image; no large file is parsed."""
         path = Path(self.dataset.ann_file)
-        if quick and path.stat().st_size > QUICK_BYTES:
+        if not quick:  # `read` does the same and more
+            return
+        if path.stat().st_size > QUICK_BYTES:
             with path.open("rb") as file:
                 start = file.read(1)
                 file.seek(-16, os.SEEK_END)
                 if start != b"{" or not file.read().rstrip().endswith(b"}"):
                     self.add(ERROR, "is cut off", "annotation file", NEW_COPY)
             return
-        content = self._load(path)
-        if not content:
-            return
-        self._check_classes(content)
-        first = content["images"][0]
-        if not quick:
-            self.content = content
-        elif isinstance(first, dict) and isinstance(first.get("file_name"), str):
-            image = self._path(first["file_name"])
-            if not os.path.isfile(image):
-                detail = f"named in {path}, working directory {Path.cwd()}"
-                remedy = layout_advice(self.cfg, self.config)
-                self.add(ERROR, "does not exist", detail, remedy, image)
+        first = next(iter(self._load(path)["images"]), None)
+        image = isinstance(first, dict) and self._path(str(first.get("file_name", "")))
+        if image and not os.path.isfile(image):
+            detail = f"named in {path}, working directory {Path.cwd()}"
+            remedy = layout_advice(self.cfg, self.config)
+            self.add(ERROR, "does not exist", detail, remedy, image)
 
-    def _load(self, path: Path) -> dict[str, list] | None:
-        """Return the content of the annotation file if it has all lists."""
+    def _load(self, path: Path) -> dict[str, list]:
+        """Return the annotation file's lists, with no images if broken; check its classes."""
         try:
             content = json.loads(path.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             self.add(ERROR, "is not valid JSON, perhaps cut off", str(error), NEW_COPY)
-            return None
+            return dict(images=[])
         keys = ["images", "categories"] + ["annotations"] * (not self.config.get("test_mode"))
         lists = content if isinstance(content, dict) else {}
         if missing := [k for k in keys if not lists.get(k) or not isinstance(lists[k], list)]:
             remedy = f"a COCO annotation file has the lists {keys}"
             self.add(ERROR, f"lacks or has empty {missing}", "", remedy)
-            return None
+            return dict(images=[])
+        self._check_classes(content)
         return content
 
     def _check_classes(self, content: dict[str, list]) -> None:
@@ -77,21 +70,18 @@ class CocoCheck(DatasetCheck):
             self.add(ERROR, f"{kind} (LoadAnnotations with_mask=True)", "", remedy)
         names = [c.get("name") for c in content["categories"] if isinstance(c, dict)]
         classes, own = self.class_names(), (self.config.get("metainfo") or {}).get("classes")
-        head = self.model.get("roi_head", self.model).get("bbox_head") or {}
+        head = (self.model.get("roi_head") or self.model).get("bbox_head") or {}
         count = head.get("num_classes") if isinstance(head, dict) else None
         if own and count and count != len(classes):
             kind = f"has {len(classes)} classes by metainfo.classes {name_list(classes)}"
             remedy = f"set num_classes of every head (bbox_head, mask_head) to {len(classes)}"
-            self.add(
-                ERROR, f"{kind}, but the model's bbox_head has num_classes={count}", "", remedy
-            )
+            kind += f", but the model's bbox_head has num_classes={count}"
+            self.add(ERROR, kind, "", remedy)
         missing = [c for c in classes if c not in names]
         known = f"the config has {list(classes)[:8]}, the file has {names[:8]}"
         if classes and len(missing) == len(classes):
-            remedy = (
-                "set metainfo=dict(classes=(...)) of the data sets, and num_classes of the heads"
-            )
-            self.add(ERROR, "has no class of the config", known, f"{remedy}, to your own classes")
+            remedy = "set metainfo.classes of the data sets and num_classes of the heads to yours"
+            self.add(ERROR, "has no class of the config", known, remedy)
         elif missing and own:
             kind = f"has no category {' nor '.join(map(repr, missing[:3]))}, a class of the config"
             remedy = (
@@ -104,7 +94,7 @@ class CocoCheck(DatasetCheck):
             detail = f"{len(missing)} of {len(classes)}, {missing[:3]}..."
             remedy = (
                 "classes after a missing one get other labels than in the config: set "
-                "metainfo=dict(classes=(...)) to those of the file"
+                "metainfo.classes to those of the file"
             )
             self.add(WARNING, "lacks classes of the config", detail, remedy)
 
@@ -113,8 +103,8 @@ class CocoCheck(DatasetCheck):
         return any(getattr(t, "with_mask", False) for t in self.annotation_loaders)
 
     def read(self) -> None:
-        content = self.__dict__.pop("content", None)
-        if content is None:  # the look found why
+        content = self._load(Path(self.dataset.ann_file))
+        if not content["images"]:  # it is broken
             return
         sizes = self._check(content)
         del content  # several GB of COCO; mmdet reads the file itself

@@ -16,7 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
 from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Report, name_list
-from mmdualtoken.data.check.images import check_image, is_unusual
+from mmdualtoken.data.check.images import UNUSUAL, check_image
 from mmdualtoken.data.layout import layout_advice, layout_problems, type_name
 from mmdualtoken.data.loading import CheckedLoadImageFromFile
 from mmdualtoken.errors import InputError
@@ -90,15 +90,16 @@ class DatasetCheck:
         """Add a finding, about the data set as a whole unless `file` is given."""
         self.found.append(Finding(severity, str(file or self.main_file), kind, detail, remedy))
 
-    def check_layout(self) -> None:
-        """Check that files and folders are there."""
+    def look(self, quick: bool) -> None:
+        """Check that files and folders are there, and what needs no reading of all annotations.
+
+        Args:
+            quick: whether this is all, so that a part of the annotations is to be read.
+        """
         remedy = layout_advice(self.cfg, self.config)
         for path, problem in layout_problems(self.config):
             self.add(ERROR, problem, f"working directory {Path.cwd()}", remedy, path)
             remedy = ""  # the same for all
-
-    def look(self, quick: bool) -> None:
-        """Check the data set as a whole, before its annotations; takes seconds if `quick`."""
 
     def read(self) -> None:
         """Check all annotations and fill `samples`."""
@@ -123,7 +124,8 @@ class DatasetCheck:
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes in the order of the labels; may be empty."""
-        return tuple((getattr(self.dataset, "metainfo", None) or {}).get("classes") or ())
+        names = (getattr(self.dataset, "metainfo", None) or {}).get("classes") or ()
+        return (names,) if isinstance(names, str) else tuple(names)
 
     def warn_of_empty_classes(self, thing: str, remedy: str = NO_USE) -> None:
         """Warn of classes without any `thing` in a data set that has some."""
@@ -171,7 +173,8 @@ class DatasetCheck:
         for transform in self.annotation_loaders:
             results = transform(results)
         self.inspect_annotations(sample, results)
-        if is_unusual(image) and self.is_used(sample):
+        unusual = any(finding.kind in UNUSUAL for finding in self.found)
+        if unusual and self.is_used(sample):
             self._run_pipeline(sample, "its shape breaks the pipeline")
 
     def inspect_files(self, sample: dict, image: np.ndarray, turned: str) -> None:

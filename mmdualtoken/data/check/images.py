@@ -19,6 +19,8 @@ UPRIGHT = (
     "save the pixels upright without the EXIF tag, for instance with PIL.ImageOps.exif_transpose, "
     "or load with color_type='color_ignore_orientation'"
 )
+#: Shapes that may break transforms that work on others.
+UNUSUAL = ("is tiny", "is extremely long")
 #: add(severity, kind, detail, remedy)
 Add = Callable[..., None]
 
@@ -45,12 +47,6 @@ def bits_per_channel(content: bytes, image: Image.Image) -> int:
     return {"I;16": 16, "I;16B": 16, "I": 32, "F": 32}.get(image.mode, 8)
 
 
-def is_unusual(image: np.ndarray) -> bool:
-    """Return whether the shape of an image may break transforms that work on others."""
-    short, long = sorted(image.shape[:2])
-    return short < TINY or long > EXTREME_ASPECT * short
-
-
 def check_image(
     path: str, loader: LoadImageFromFile, channels: int, add: Add
 ) -> tuple[np.ndarray | None, str]:
@@ -70,21 +66,6 @@ def check_image(
         return None, ""
     content, image = found
     name = f"{type(loader).__name__}({loader.color_type!r}, {loader.imdecode_backend!r})"
-    _check_shape(image, name, channels, add)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            header = Image.open(io.BytesIO(content))
-            _check_header(content, header, image, loader.imdecode_backend, add)
-            turned = _orientation(content, header, image, loader, name)
-        except Exception:  # a format that mmcv's decoder knows and Pillow does not
-            turned = ""
-    if turned:
-        add(WARNING, "has an EXIF orientation", turned, UPRIGHT)
-    return image, turned
-
-
-def _check_shape(image: np.ndarray, name: str, channels: int, add: Add) -> None:
     height, width = image.shape[:2]
     own = image.shape[2] if image.ndim == 3 else 1
     if own != channels:
@@ -96,9 +77,20 @@ def _check_shape(image: np.ndarray, name: str, channels: int, add: Add) -> None:
         remedy = "mean and std of the data_preprocessor must fit such values"
         add(WARNING, "is loaded with other values than 0 to 255", detail, remedy)
     if min(height, width) < TINY:
-        add(WARNING, "is tiny", f"{width}x{height} px")
+        add(WARNING, UNUSUAL[0], f"{width}x{height} px")
     if max(height, width) > EXTREME_ASPECT * min(height, width):
-        add(WARNING, "is extremely long", f"{width}x{height} px")
+        add(WARNING, UNUSUAL[1], f"{width}x{height} px")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            header = Image.open(io.BytesIO(content))
+            _check_header(content, header, image, loader.imdecode_backend, add)
+            turned = _orientation(content, header, image, loader, name)
+        except Exception:  # a format that mmcv's decoder knows and Pillow does not
+            turned = ""
+    if turned:
+        add(WARNING, "has an EXIF orientation", turned, UPRIGHT)
+    return image, turned
 
 
 def _check_header(

@@ -7,28 +7,19 @@ from pathlib import Path
 from mmdualtoken.data.check.dataset import DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, name_list
 
-#: Class in the toolbox: title, usual folder, and for each split its number of images and by what
-#: the path of its annotations or images ends.
-SETS = {
-    "mmdet.CocoDataset": (
-        "COCO 2017",
-        "coco",
-        {
-            "train": (118287, "instances_train2017.json"),
-            "val": (5000, "instances_val2017.json"),
-        },
-    ),
-    "mmseg.ADE20KDataset": (
-        "ADE20K (SceneParse150)",
-        "ADEChallengeData2016",
-        {"train": (20210, "images/training"), "val": (2000, "images/validation")},
-    ),
-    "mmpretrain.ImageNet": (
-        "ImageNet-1k",
-        "imagenet",
-        {"train": (1281167, "train"), "val": (50000, "val")},
-    ),
-}
+COCO = ("mmdet.CocoDataset", "COCO 2017", "coco")
+ADE = ("mmseg.ADE20KDataset", "ADE20K (SceneParse150)", "ADEChallengeData2016")
+IMAGENET = ("mmpretrain.ImageNet", "ImageNet-1k", "imagenet")
+#: Class in the toolbox, title, usual folder, split, number of images, and the end of the path of
+#: its annotations or images.
+SETS = [
+    (*COCO, "train", 118287, "instances_train2017.json"),
+    (*COCO, "val", 5000, "instances_val2017.json"),
+    (*ADE, "train", 20210, "images/training"),
+    (*ADE, "val", 2000, "images/validation"),
+    (*IMAGENET, "train", 1281167, "train"),
+    (*IMAGENET, "val", 50000, "val"),
+]
 VAL_IMAGES_PER_CLASS = 50  # ImageNet
 ADE_NAME = re.compile(r"ADE_(?:train|val)_(\d{8})")
 
@@ -39,19 +30,14 @@ def compare(check: DatasetCheck) -> None:
     Only the stock class with its own classes is compared. Under the usual folder name a missing
     image is an error, elsewhere a note: there it may be meant so.
     """
-    kind, path = type(check.dataset), Path(check.main_file)
-    name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-    own = tuple(getattr(kind, "METAINFO", {}).get("classes", ()))
+    cls, path = type(check.dataset), Path(check.main_file)
+    name = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+    own = tuple(getattr(cls, "METAINFO", {}).get("classes", ()))
+    rows = [row for row in SETS if row[0] == name and _lies_at(path, row[3], row[5])]
     partial = not check.samples or check.config.get("indices") is not None
-    if partial or name not in SETS or check.class_names() != own:
+    if not rows or partial or check.class_names() != own:
         return
-    title, root, splits = SETS[name]
-    for split, (_, ending) in splits.items():
-        if f"/{path.as_posix()}".endswith(f"/{ending}") or path.match(f"meta/{split}.txt"):
-            break
-    else:
-        return
-    expected = splits[split][0]
+    _, title, root, split, expected, _ = rows[0]
     images, notes = len(check.samples), check.report.notes
     if images == expected:
         notes.append(f"all {expected} images of {title}, {split}")
@@ -64,6 +50,10 @@ def compare(check: DatasetCheck) -> None:
             f"name than {root!r}"
         )
         check.add(ERROR, f"differs from {title}, {split}", detail, remedy)
+
+
+def _lies_at(path: Path, split: str, end: str) -> bool:
+    return f"/{path.as_posix()}".endswith(f"/{end}") or path.match(f"meta/{split}.txt")
 
 
 def _missing(check: DatasetCheck, split: str, expected: int) -> str:

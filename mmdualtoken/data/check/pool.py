@@ -50,19 +50,6 @@ class _Worker:
         with suppress(OSError):  # it died meanwhile; its silence will show that
             self.connection.send(item)
 
-    def is_done(self) -> bool:
-        return self.connection.poll() or time.monotonic() >= self.deadline
-
-    def result(self, timeout: float) -> tuple[Any, str]:
-        """Return the result, or why there is none; the process is then of no more use."""
-        if not self.connection.poll():
-            return None, f"reading it took more than {timeout:g} s"
-        try:
-            return self.connection.recv(), ""
-        except (EOFError, OSError):
-            self.process.join(1)
-            return None, f"the process that read it died (exit code {self.process.exitcode})"
-
     def stop(self) -> None:
         self.process.kill()
         self.process.join(1)  # a process stuck in the kernel would not end
@@ -96,19 +83,30 @@ def run(
             crew[-1].start(item, timeout)
         while crew:
             soonest = min(worker.deadline for worker in crew)
-            wait([worker.connection for worker in crew], max(0, soonest - time.monotonic()))
-            for worker in filter(_Worker.is_done, list(crew)):
-                result, reason = worker.result(timeout)
-                done, item = worker.item, next(items, None)
-                if reason or item is None:
+            ready = wait([w.connection for w in crew], max(0, soonest - time.monotonic()))
+            for worker in list(crew):
+                reason, item = "", worker.item
+                if worker.connection in ready:
+                    try:
+                        result = worker.connection.recv()
+                    except (EOFError, OSError):
+                        worker.process.join(1)
+                        code = worker.process.exitcode
+                        reason = f"the process that read it died (exit code {code})"
+                elif time.monotonic() < worker.deadline:
+                    continue
+                else:
+                    reason = f"reading it took more than {timeout:g} s"
+                upcoming = next(items, None)
+                if reason or upcoming is None:
                     crew.remove(worker)
                     worker.stop()
-                if item is not None:
+                if upcoming is not None:
                     if reason:
                         worker = _Worker(function)
                         crew.append(worker)
-                    worker.start(item, timeout)
-                yield lost(done, reason) if reason else result
+                    worker.start(upcoming, timeout)
+                yield lost(item, reason) if reason else result
     finally:
         for worker in crew:
             worker.stop()
