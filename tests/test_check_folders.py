@@ -64,7 +64,7 @@ FOLDERS = {
         dict(metainfo=dict(classes=tuple("abcde"))),
         ERROR,
         str(CLASSES),
-        "number of folders and classes differ: 4 folders, 5 classes",
+        "another number of folders than of classes: 4 folders, 5 classes",
         True,
     ),
     "order": (

@@ -80,7 +80,7 @@ def test_imagenet_is_incomplete():
     cfg.model.head.num_classes = 1000
     train, val = check_config(cfg, ["train", "val"])
     kinds = [f.kind for f in train.findings if f.severity == ERROR]
-    assert "number of folders and classes differ" in kinds
+    assert "has another number of folders than of classes" in kinds
     reasons = [f.reason for f in val.findings if f.severity == ERROR]
     assert reasons == [
         "differs from ImageNet-1k, val: 4 of 50000 images; folders without 50 images: "

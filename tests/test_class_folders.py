@@ -52,7 +52,7 @@ def test_last_classes_missing_is_a_warning():
     error, (line,), findings = looks(config("classification"))
     finding = next(f for f in findings if f.kind.startswith("has no folders"))
     assert error == "" and finding.severity == WARNING
-    assert line == finding.sentence() and finding.file == "data/imagenet/val"
+    assert line == finding.line() and finding.file == "data/imagenet/val"
     assert "last classes of data/imagenet/train: star, triangle" in line
 
 

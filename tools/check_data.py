@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def watch(inspections: Iterable, count: int, name: str) -> Iterator:
+def show_progress(inspections: Iterable, count: int, name: str) -> Iterator:
     """Yield the results again, with a progress bar in a terminal."""
     console = Console(stderr=True)
     # Without its thread: new worker processes are forked while this runs.
@@ -99,7 +99,7 @@ def main() -> None:
     splits = [args.split] if args.split else check.SPLITS
     with contextlib.redirect_stdout(sys.stderr):  # for what imported packages print
         cfg = load_config(args)
-        reports = check.check_config(cfg, splits, args.workers, args.timeout, watch)
+        reports = check.check_config(cfg, splits, args.workers, args.timeout, show_progress)
     if not reports:
         wanted = " and ".join(f"{split}_dataloader" for split in splits)
         raise InputError(f"Config {args.config} has no {wanted}: nothing to check.")

@@ -7,7 +7,6 @@ same look and then reads every file and every annotation, for tools/check_data.p
 import copy
 import logging
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -19,23 +18,10 @@ from mmdualtoken.data.check.coco import CocoCheck
 from mmdualtoken.data.check.dataset import DatasetCheck, build
 from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Report
 from mmdualtoken.data.check.segmentation import SegmentationCheck
-from mmdualtoken.data.layout import (
-    evaluator_problems,
-    layout_advice,
-    layout_problems,
-    locate_data,
-)
+from mmdualtoken.data.layout import evaluator_problems, layout_problems, locate_data
 from mmdualtoken.errors import InputError
 
-__all__ = [
-    "ERROR",
-    "SPLITS",
-    "WARNING",
-    "Finding",
-    "Report",
-    "check_config",
-    "check_data",
-]
+__all__ = ["ERROR", "SPLITS", "WARNING", "Finding", "Report", "check_config", "check_data"]
 
 SPLITS = ("train", "val", "test")
 #: The check for a class of a toolbox; one that reads annotations otherwise gets the general check.
@@ -44,6 +30,7 @@ KINDS = {
     ("mmseg", "BaseSegDataset"): SegmentationCheck,
     ("mmpretrain", "CustomDataset"): ClassificationCheck,
 }
+LOGGED = 3  # warnings of a kind that the quick look shows
 READERS = ("load_data_list", "parse_data_info")
 
 
@@ -78,9 +65,8 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
                 checks.append(check)
                 reports.append(check.report)
                 check.look(quick)
-            advice = layout_advice(cfg, config)
             for path, problem in evaluator_problems(cfg, loader):
-                check.add(ERROR, problem, f"working directory {Path.cwd()}", advice, path)
+                check.add_missing(path, problem)
     compare_folders(checks)
     return checks, reports
 
@@ -98,12 +84,11 @@ def check_data(cfg: Config, *dataloaders: str) -> None:
         InputError: something is missing or broken; the message names the path and the remedy.
     """
     _, reports = _look(cfg, [loader.removesuffix("_dataloader") for loader in dataloaders], True)
-    found = [finding for report in reports for finding in report.findings]
-    for finding in found:
+    for finding in (finding for report in reports for finding in report.findings):
         if finding.severity == ERROR:
             raise InputError(finding.sentence())
-    for finding in found:
-        print_log(finding.sentence(), logger="current", level=logging.WARNING)
+    for line in (line for report in reports for line in report.lines(WARNING, LOGGED)):
+        print_log(line, logger="current", level=logging.WARNING)
 
 
 def check_config(
@@ -111,7 +96,9 @@ def check_config(
     splits: Iterable[str] = SPLITS,
     workers: int = 0,
     timeout: float = 60.0,
-    watch: Callable[[Iterable, int, str], Iterable] = lambda inspections, count, name: inspections,
+    show_progress: Callable[[Iterable, int, str], Iterable] = lambda inspections, count, name: (
+        inspections
+    ),
 ) -> list[Report]:
     """Check every file and annotation of the data sets of a config.
 
@@ -120,8 +107,8 @@ def check_config(
         splits: those to check; a split that the config lacks is passed over.
         workers: number of processes that read images; 0 reads here, without a limit of time.
         timeout: seconds that one sample may take.
-        watch: called with the results as they come, their number and the name of the data set;
-            yields them again, for showing progress.
+        show_progress: called with the results as they come, their number and the name of the data
+            set; yields them again.
 
     Returns:
         One report for each data set, in the order of `splits`.
@@ -137,7 +124,7 @@ def check_config(
         count = check.report.images = len(check.samples)
         official.compare(check)
         inspections = pool.run(check.inspect, count, workers, timeout, check.lost)
-        for inspection in watch(inspections, count, check.report.name):
+        for inspection in show_progress(inspections, count, check.report.name):
             check.merge(inspection)
         check.finish()
     for report in reports:

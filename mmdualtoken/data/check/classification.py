@@ -34,18 +34,18 @@ class ClassificationCheck(DatasetCheck):
             self.add(WARNING, "lies in no class folder and is left out", "", FLAT, path)
         for name in folders:
             if name.startswith("."):
-                remedy = "mmpretrain numbers it as a class, before the others; remove it"
+                remedy = "remove it: mmpretrain numbers it as a class, before the others"
                 path = os.path.join(self.dataset.img_prefix, name)
                 self.add(ERROR, "is a hidden folder among the classes", "", remedy, path)
         names = self.dataset.CLASSES
         if names and len(names) != len(folders):
             detail = f"{len(folders)} folders, {len(names)} classes"
-            remedy = "mmpretrain refuses them; complete the folders, or set metainfo.classes"
-            self.add(ERROR, "number of folders and classes differ", detail, remedy)
+            remedy = "complete the folders, or set metainfo.classes: mmpretrain refuses them"
+            self.add(ERROR, "has another number of folders than of classes", detail, remedy)
         elif names and sorted(names) == folders != list(names):
-            remedy = "labels follow the sorted folders: sort metainfo.classes, too"
+            remedy = "sort metainfo.classes, too: labels follow the sorted folders"
             detail = f"classes {name_list(names)}, folders {name_list(folders)}"
-            self.add(ERROR, "classes are named in another order than their folders", detail, remedy)
+            self.add(ERROR, "has classes in another order than their folders", detail, remedy)
 
     def read(self) -> None:
         root, file = self.dataset.img_prefix, self.dataset.ann_file
@@ -152,8 +152,8 @@ def compare_folders(checks: list[DatasetCheck]) -> None:
             detail = f"{len(names)} and {len(expected)} class folders, of which only one has "
             detail += name_list(sorted(set(names) ^ set(expected)))
             remedy = (
-                "labels are the numbers of the class folders in alphabetical order: give both the "
-                "same folders; one without images may be empty"
+                "give both the same folders, empty where a class has no image: labels are the "
+                "numbers of the class folders in alphabetical order"
             )
             check.add(ERROR, kind, detail, remedy)
         elif len(names) < len(expected):

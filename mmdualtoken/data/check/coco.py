@@ -14,7 +14,6 @@ from mmdualtoken.data.check import coco_rules as rules
 from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 from mmdualtoken.data.check.images import UPRIGHT
-from mmdualtoken.data.layout import layout_advice
 
 SHOWN = 3  # annotations of an image that a finding describes
 QUICK_BYTES = 64 * 2**20  # COCO's own 450 MB would be parsed twice otherwise
@@ -41,9 +40,7 @@ class CocoCheck(DatasetCheck):
         first = next(iter(self._load(path)["images"]), None)
         image = isinstance(first, dict) and self._path(str(first.get("file_name", "")))
         if image and not os.path.isfile(image):
-            detail = f"named in {path}, working directory {Path.cwd()}"
-            remedy = layout_advice(self.cfg, self.config)
-            self.add(ERROR, "does not exist", detail, remedy, image)
+            self.add_missing(image, "does not exist", f"named in {path}, ")
 
     def _load(self, path: Path) -> dict[str, list]:
         """Return the annotation file's lists, with no images if broken; check its classes."""
@@ -85,16 +82,16 @@ class CocoCheck(DatasetCheck):
         elif missing and own:
             kind = f"has no category {' nor '.join(map(repr, missing[:3]))}, a class of the config"
             remedy = (
-                "mmdet would number the other classes without it, and its evaluation would stop: "
                 "name the classes as the file does, or add the category to the file's 'categories' "
-                "(objects it needs none)"
+                "(objects it needs none): mmdet would number the other classes without it, and its "
+                "evaluation would stop"
             )
             self.add(ERROR, kind, known, remedy)
         elif missing:  # mmdet numbers the classes that it finds
             detail = f"{len(missing)} of {len(classes)}, {missing[:3]}..."
             remedy = (
-                "classes after a missing one get other labels than in the config: set "
-                "metainfo.classes to those of the file"
+                "set metainfo.classes to those of the file: classes after a missing one get other "
+                "labels than in the config"
             )
             self.add(WARNING, "lacks classes of the config", detail, remedy)
 

@@ -60,6 +60,7 @@ class DatasetCheck:
 
     def __init__(self, cfg: Config, config: ConfigDict, dataset: Any, split: str) -> None:
         self.cfg, self.config, self.dataset = cfg, config, dataset
+        self.advice = layout_advice(cfg, config)
         where, name = config.get("data_root") or "", type_name(config)
         if dataset is not None:
             prefixes = getattr(dataset, "data_prefix", None) or {}
@@ -90,16 +91,20 @@ class DatasetCheck:
         """Add a finding, about the data set as a whole unless `file` is given."""
         self.found.append(Finding(severity, str(file or self.main_file), kind, detail, remedy))
 
+    def add_missing(self, path: str, problem: str, detail: str = "") -> None:
+        """Add an error about a file that is not there, with advice on the first of them."""
+        known = any(finding.remedy == self.advice for finding in self.found)
+        detail = f"{detail}working directory {Path.cwd()}"
+        self.add(ERROR, problem, detail, "" if known else self.advice, path)
+
     def look(self, quick: bool) -> None:
         """Check that files and folders are there, and what needs no reading of all annotations.
 
         Args:
             quick: whether this is all, so that a part of the annotations is to be read.
         """
-        remedy = layout_advice(self.cfg, self.config)
         for path, problem in layout_problems(self.config):
-            self.add(ERROR, problem, f"working directory {Path.cwd()}", remedy, path)
-            remedy = ""  # the same for all
+            self.add_missing(path, problem)
 
     def read(self) -> None:
         """Check all annotations and fill `samples`."""

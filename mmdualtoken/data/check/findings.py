@@ -54,7 +54,7 @@ class Finding:
         return printable(f"{self.file}: {self.reason}{remedy}")
 
     def sentence(self) -> str:
-        """Return the finding as a paragraph, for an error or a log."""
+        """Return the finding as a paragraph, for an error."""
         remedy = f" {self.remedy[0].upper()}{self.remedy[1:]}." if self.remedy else ""
         return printable(f"{self.file} {self.reason}.{remedy}")
 
