@@ -96,9 +96,7 @@ def check_config(
     splits: Iterable[str] = SPLITS,
     workers: int = 0,
     timeout: float = 60.0,
-    show_progress: Callable[[Iterable, int, str], Iterable] = lambda inspections, count, name: (
-        inspections
-    ),
+    show_progress: Callable[[Iterable, int, str], Iterable] | None = None,
 ) -> list[Report]:
     """Check every file and annotation of the data sets of a config.
 
@@ -124,7 +122,9 @@ def check_config(
         count = check.report.images = len(check.samples)
         official.compare(check)
         inspections = pool.run(check.inspect, count, workers, timeout, check.lost)
-        for inspection in show_progress(inspections, count, check.report.name):
+        if show_progress:
+            inspections = show_progress(inspections, count, check.report.name)
+        for inspection in inspections:
             check.merge(inspection)
         check.finish()
     for report in reports:

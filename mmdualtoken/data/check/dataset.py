@@ -120,7 +120,7 @@ class DatasetCheck:
         MMLogger.get_current_instance()  # else it would be made in, and bound to, the redirection
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-                return self.dataset.load_data_list()
+                return self.dataset.load_data_list() or []
         except Exception as error:  # of any kind, as the annotations are
             toolbox = type(self.dataset).__module__.split(".")[0]
             kind = f"{toolbox} cannot read it, and training cannot start"
