@@ -116,7 +116,11 @@ def test_broken_image_is_named(project, tool):
         ),
         (
             ["--out", "seen", "--cfg-options", "train_dataloader.dataset.classes=['a','b']"],
-            "train_dataloader cannot be built (AssertionError: The number of subfolders",
+            "data/imagenet/train has another number of folders than of classes: 4 folders, 2 cl",
+        ),
+        (
+            ["--out", "seen", "--cfg-options", "train_dataloader.dataset.indices=x"],
+            "train_dataloader cannot be built (TypeError: ",
         ),
     ],
 )

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 from data_faults import DETECTION_IMAGE, check, config, expect, expect_clean, write_data
+from mmdet.datasets import CocoDataset
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmdualtoken.data.check import ERROR, WARNING
+from mmdualtoken.data.check import ERROR, WARNING, check_data, coco
+from mmdualtoken.errors import InputError
 
 ANNOTATIONS = "data/scenes/annotations/instances_train2017.json"
 
@@ -242,7 +244,7 @@ def test_other_classes():
     expect(cfg, WARNING, ANNOTATIONS, words, False)
     cfg.train_dataloader.dataset.metainfo = dict(classes=("cat", "dog"))
     found = check(cfg)
-    assert any("No class of the config occurs" in f[2] for f in found if f[0] == ERROR)
+    assert any("has no class of the config" in f[2] for f in found if f[0] == ERROR)
 
 
 def test_annotations_that_mmdet_cannot_read_leave_the_images_checked():
@@ -256,3 +258,48 @@ def test_annotations_that_mmdet_cannot_read_leave_the_images_checked():
 def test_cut_off_annotations():
     Path(ANNOTATIONS).write_text(Path(ANNOTATIONS).read_text()[:200])
     expect(config("detection"), ERROR, ANNOTATIONS, "is not valid JSON", True)
+
+
+def test_stock_classes_that_the_file_lacks():
+    """mmdet numbers the classes that it finds, so that later ones move up."""
+    names = CocoDataset.METAINFO["classes"][2:6]
+    edit(
+        lambda content: [
+            c.update(name=n) for c, n in zip(content["categories"], names, strict=True)
+        ]
+    )
+    cfg = config("detection")
+    cfg.train_dataloader.dataset.pop("metainfo")
+    expect(cfg, WARNING, ANNOTATIONS, "lacks classes of the config: 76 of 80, ['person'", False)
+
+
+# The quick look of tools/train.py, which is the first part of the check.
+
+
+def quick_error(cfg):
+    with pytest.raises(InputError) as caught:
+        check_data(cfg, "train_dataloader", "val_dataloader")
+    return str(caught.value)
+
+
+def test_quick_look_is_the_first_part():
+    """What it refuses is an error of the whole check; single annotations are left to that."""
+    edit(change(bbox=[900, 900, 9, 9]))
+    check_data(config("detection"), "train_dataloader", "val_dataloader")
+    cfg = config("detection", metainfo=dict(classes=("cat", "dog")))
+    cfg.model.roi_head.bbox_head.num_classes = 2
+    error = quick_error(cfg)
+    assert error.startswith(f"{ANNOTATIONS} has no class of the config: ") and "cat" in error
+    reasons = [reason for _, _, reason in check(cfg)]
+    assert any(reason in error for reason in reasons if "has no class" in reason)
+    Path(DETECTION_IMAGE).unlink()
+    assert quick_error(config("detection")).startswith(f"{DETECTION_IMAGE} does not exist")
+
+
+def test_quick_look_does_not_parse_a_large_file(monkeypatch):
+    monkeypatch.setattr(coco, "QUICK_BYTES", 1000)
+    content = Path(ANNOTATIONS).read_text()
+    Path(ANNOTATIONS).write_text(content.replace('"images"', '"pictures"'))
+    check_data(config("detection"), "train_dataloader")
+    Path(ANNOTATIONS).write_text(content[:-3])
+    assert quick_error(config("detection")).startswith(f"{ANNOTATIONS} is cut off")

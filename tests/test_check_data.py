@@ -16,7 +16,8 @@ from data_faults import (
 )
 from PIL import Image
 
-from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, text
+from mmdualtoken.data import layout
+from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, check_data
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,7 +47,7 @@ def test_clean_then_broken(task, tool):
     Path(file).write_bytes(b"")
     status, out = tool(config_file(task), "--workers", 2)
     assert status == 1 and "Traceback" not in out
-    remedy = "(mend or replace the file, or take it out of the data set)"
+    remedy = "(repair or replace the file, or take it out of the data set)"
     assert f"\n{file}: is empty: 0 bytes {remedy}\n" in out
     assert tool(config_file(task), "--split", "val")[0] == 0
 
@@ -99,12 +100,12 @@ def test_json(tool):
 
 @pytest.mark.parametrize("number", [9, 10])
 def test_one_line_for_what_all_of_many_images_share(number):
-    findings = [Finding(WARNING, f"{i}.jpg", "is grey", remedy="mend") for i in range(number)]
-    lines = list(text.lines(Report("train", "Set data", number, findings=findings), WARNING))
+    findings = [Finding(WARNING, f"{i}.jpg", "is grey", remedy="convert") for i in range(number)]
+    lines = list(Report("train", "Set data", number, findings=findings).lines(WARNING))
     if number < 10:
-        assert lines == [f"{i}.jpg: is grey (mend)" for i in range(number)]
+        assert lines == [f"{i}.jpg: is grey (convert)" for i in range(number)]
     else:
-        assert lines == ["Set data, each of 10 images: is grey (mend)"]
+        assert lines == ["Set data, each of 10 images: is grey (convert)"]
 
 
 def test_any_name_can_be_printed(tool):
@@ -133,6 +134,14 @@ def test_wrapped_data_sets(tool):
     first, second = check_config(cfg, ["train"])
     assert (first.name, first.findings) == ("CustomDataset data/imagenet/train", [])
     assert [f.file for f in second.findings] == [broken]
+
+
+def test_many_classes_are_shown_by_the_ends_of_their_range():
+    report = Report("train", "Set data", 25, "objects", {f"c{i}": i + 1 for i in range(25)})
+    cells = report.cells()
+    assert cells["objects"] == "325" and cells["  classes"] == "25"
+    ends = [cells[f"  {end}"] for end in ("fewest", "median", "most")]
+    assert ends == ["1 (c0)", "13 (c12)", "25 (c24)"]
 
 
 def test_warnings_of_a_kind_are_counted_beyond_the_limit(tool):
@@ -170,12 +179,24 @@ def test_missing_data(tool):
     status, out = tool(config_file("segmentation"))
     assert status == 1
     for folder in ("images/training", "annotations/training", "images/validation"):
-        assert f"data/ade/{folder}: Data folder does not exist" in out
+        assert f"data/ade/{folder}: does not exist (data folder)" in out
     assert "make_scenes.py" in out
+
+
+def test_data_below_the_project(project, monkeypatch):
+    """Where the working directory has none of that name; all paths of the config move."""
+    write_data("detection")
+    monkeypatch.setattr(layout, "PROJECT_ROOT", project)
+    (project / "elsewhere").mkdir()
+    monkeypatch.chdir(project / "elsewhere")
+    cfg = config("detection")
+    check_data(cfg, "train_dataloader", "val_dataloader")
+    assert cfg.train_dataloader.dataset.data_root == f"{project}/data/scenes/"
+    assert cfg.val_evaluator.ann_file.startswith(f"{project}/data/scenes/annotations/")
 
 
 def test_evaluator_file(tool):
     write_data("detection")
     options = ["--cfg-options", "val_evaluator.ann_file=nowhere.json"]
     status, out = tool(config_file("detection"), "--split", "val", *options)
-    assert status == 1 and "nowhere.json: The evaluator's ann_file does not exist" in out
+    assert status == 1 and "nowhere.json: does not exist (ann_file of val_evaluator)" in out

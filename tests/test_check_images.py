@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from data_faults import (
     CLASSIFICATION_IMAGE,
-    DETECTION_IMAGE,
-    SEGMENTATION_IMAGE,
     TASKS,
     check,
     config,
@@ -84,21 +82,6 @@ def test_image(name):
         expect_clean(config("classification"))
     else:
         expect(config("classification"), severity, CLASSIFICATION_IMAGE, words, stops)
-
-
-@pytest.mark.parametrize(
-    "task, file",
-    [
-        ("detection", DETECTION_IMAGE),
-        ("segmentation", SEGMENTATION_IMAGE),
-        ("classification", CLASSIFICATION_IMAGE),
-    ],
-)
-def test_truncated_image_of_each_task(task, file):
-    write_data(task)
-    content = Path(file).read_bytes()
-    Path(file).write_bytes(content[: len(content) // 2])
-    expect(config(task), ERROR, file, "is cut off or damaged", True)
 
 
 def test_decoder_of_the_pipeline_decides():

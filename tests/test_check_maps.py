@@ -112,19 +112,20 @@ def test_jpeg_map():
 
 
 @pytest.mark.parametrize(
-    "content, words",
-    [(None, "does not exist"), (b"", "is empty"), (b"\x89PNG\r\n\x1a\n", "is no image")],
+    "change, words",
+    [
+        (lambda content: None, "does not exist"),
+        (lambda content: b"", "is empty"),
+        (lambda content: content[:8], "is no image"),
+        (lambda content: content[:-40], "is cut off or damaged"),
+    ],
 )
-def test_broken_map(content, words):
+def test_broken_map(change, words):
+    content = change(Path(MAP).read_bytes())
     Path(MAP).unlink()
     if content is not None:
         Path(MAP).write_bytes(content)
     expect(config("segmentation"), ERROR, MAP, words, True)
-
-
-def test_cut_off_map():
-    Path(MAP).write_bytes(Path(MAP).read_bytes()[:-40])
-    expect(config("segmentation"), ERROR, MAP, "is cut off or damaged", True)
 
 
 def test_map_of_a_turned_image():
@@ -159,9 +160,9 @@ def test_other_suffix():
 def test_folder_is_empty_or_missing():
     for path in Path(IMAGES).iterdir():
         path.unlink()
-    expect(config("segmentation"), ERROR, IMAGES, "Data folder is empty", True)
+    expect(config("segmentation"), ERROR, IMAGES, "is empty (data folder)", True)
     Path(IMAGES).rmdir()
-    expect(config("segmentation"), ERROR, IMAGES, "Data folder does not exist", True)
+    expect(config("segmentation"), ERROR, IMAGES, "does not exist (data folder)", True)
 
 
 def test_list_of_names():

@@ -3,73 +3,113 @@
 import shutil
 
 import pytest
+from data_faults import config, config_file, write_data
 from helpers import log_lines
-from mmengine.config import ConfigDict
-from tasks import TASKS
 
-from mmdualtoken.data.class_folders import check_class_folders, class_folders
+from mmdualtoken.data.check import ERROR, WARNING, check_config, check_data
 from mmdualtoken.errors import InputError
 
-CONFIG = TASKS["classification"][0]
+
+def rename(old, new):
+    shutil.move(f"data/imagenet/val/{old}", f"data/imagenet/val/{new}")
 
 
-def folders(root, *names):
-    for name in names:
-        (root / name).mkdir(parents=True)
-    return ConfigDict(type="CustomDataset", data_root=str(root.parent), data_prefix=root.name)
+def remove(name):
+    shutil.rmtree(f"data/imagenet/val/{name}")
 
 
-def test_the_same_folders(tmp_path):
-    sets = [folders(tmp_path / split, "a", "b") for split in ("train", "val")]
+def add(name):
+    shutil.copytree("data/imagenet/val/disc", f"data/imagenet/val/{name}")
+
+
+def looks(cfg):
+    """The quick look's error and log, and the whole check's findings about validation."""
     with log_lines() as lines:
-        check_class_folders(sets)
-    assert lines == []
+        try:
+            check_data(cfg, "train_dataloader", "val_dataloader")
+            error = ""
+        except InputError as caught:
+            error = str(caught)
+    logged = [line for line in lines if "data/imagenet" in line]
+    return error, logged, check_config(cfg, ["train", "val"])[1].findings
 
 
-def test_last_classes_missing_is_a_warning(tmp_path):
-    sets = [folders(tmp_path / "train", "a", "b", "c"), folders(tmp_path / "val", "a")]
-    with log_lines() as lines:
-        check_class_folders(sets)
-    (line,) = lines
-    assert line.startswith(f"{tmp_path}/val has no folders for the last classes")
-    assert line.endswith(": b, c")
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """A working directory with the classes disc, square, star, triangle in both splits."""
+    monkeypatch.chdir(tmp_path)
+    write_data("classification")
+
+
+def test_the_same_folders():
+    assert looks(config("classification")) == ("", [], [])
+
+
+def test_last_classes_missing_is_a_warning():
+    """All labels agree; the validation lacks some."""
+    for name in ("star", "triangle"):
+        remove(name)
+    error, (line,), findings = looks(config("classification"))
+    finding = next(f for f in findings if f.kind.startswith("has no folders"))
+    assert error == "" and finding.severity == WARNING
+    assert line == finding.line() and finding.file == "data/imagenet/val"
+    assert "last classes of data/imagenet/train: star, triangle" in line
 
 
 @pytest.mark.parametrize(
-    "names, label, there",
+    "change, label, there",
     [
-        (["b", "c"], "Label 0 is 'b'", "but 'a' in"),
-        (["a", "c"], "Label 1 is 'c'", "but 'b' in"),
-        (["a", "b", "c", "d"], "Label 3 is 'd'", "but no class in"),
+        (lambda: remove("disc"), "label 0 to 'square'", "'disc'"),
+        (lambda: remove("square"), "label 1 to 'star'", "'square'"),
+        (lambda: rename("triangle", "zebra"), "label 3 to 'zebra'", "'triangle'"),
+        (
+            lambda: add("z"),
+            "4 to 'z'",
+            "no",
+        ),
     ],
 )
-def test_other_labels_are_refused(names, label, there, tmp_path):
-    sets = [folders(tmp_path / "train", "a", "b", "c"), folders(tmp_path / "val", *names)]
-    with pytest.raises(InputError) as caught:
-        check_class_folders(sets)
-    assert label in str(caught.value) and there in str(caught.value)
+def test_other_labels_are_refused(change, label, there):
+    """Otherwise training would measure the accuracy of other classes."""
+    change()
+    error, _, findings = looks(config("classification"))
+    finding = next(f for f in findings if f.kind.startswith("gives label"))
+    assert (
+        finding.severity == ERROR
+        and error == finding.sentence()
+        and finding.file == "data/imagenet/val"
+    )
+    assert label in error and f"but data/imagenet/train to {there}" in error
 
 
-def test_which_data_sets_have_folders(tmp_path):
-    own = folders(tmp_path / "train", "b", "a")
-    assert class_folders(own) == (tmp_path / "train", ["a", "b"])
-    imagenet = ConfigDict(type="mmpretrain.ImageNet", data_root=str(tmp_path), split="train")
-    assert class_folders(imagenet) == (tmp_path / "train", ["a", "b"])
-    nested = ConfigDict(own, data_prefix=dict(img_path="train"))
-    assert class_folders(nested) == (tmp_path / "train", ["a", "b"])
-    for change in (dict(ann_file="x.txt"), dict(with_label=False), dict(type="CIFAR10")):
-        assert class_folders(ConfigDict(own, **change)) is None
-    assert class_folders(ConfigDict(own, data_prefix="nowhere")) is None
-    check_class_folders([])
-    check_class_folders([own])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(type="mmpretrain.CustomDataset"),
+        dict(type="ImageNet", split="val", data_prefix="", metainfo=dict(classes=("a", "b", "c"))),
+        dict(data_prefix=dict(img_path="val")),
+    ],
+    ids=str,
+)
+def test_folders_of_each_kind_of_config(settings):
+    remove("disc")
+    cfg = config("classification")
+    cfg.val_dataloader.dataset.update(settings)
+    assert "label 0 to 'square'" in looks(cfg)[0]
 
 
-def test_by_the_tool(project, tool):
-    """Without the check, training would go on and measure the accuracy of other classes."""
-    source = (project / "data").resolve()
-    (project / "data").unlink()
-    shutil.copytree(source / "imagenet", project / "data" / "imagenet")
-    shutil.rmtree("data/imagenet/val/disc")
-    status, printed = tool("train", CONFIG)
+@pytest.mark.parametrize("settings", [dict(ann_file="list.txt"), dict(with_label=False)], ids=str)
+def test_labels_that_do_not_come_from_folders(settings):
+    remove("disc")
+    with open("data/imagenet/list.txt", "w") as file:
+        file.write("square/square_00000002.jpg 1\n")
+    cfg = config("classification")
+    cfg.val_dataloader.dataset.update(settings)
+    assert looks(cfg)[0] == ""
+
+
+def test_by_the_tool(tool):
+    remove("disc")
+    status, printed = tool("train", config_file("classification"))
     assert status == 2 and "Traceback" not in printed
-    assert "Label 0 is 'square' in data/imagenet/val, but 'disc' in data/imagenet/train" in printed
+    assert "data/imagenet/val gives label 0 to 'square'" in printed

@@ -3,8 +3,8 @@
 import pytest
 from mmengine.config import Config
 
-from mmdualtoken.data.preflight import check_schedule
 from mmdualtoken.errors import InputError
+from mmdualtoken.training.schedule import check_schedule
 
 EPOCHS = [dict(type="LinearLR", end=20), dict(type="CosineAnnealingLR", begin=20)]
 ITERATIONS = [dict(type="PolyLR", by_epoch=False, begin=1500)]

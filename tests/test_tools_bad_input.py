@@ -32,7 +32,7 @@ def test_missing_data(tmp_path, monkeypatch, tool):
     options = ["--cfg-options", "train_dataloader.dataset.data_root=nowhere/"]
     status, printed = tool("train", DETECTOR, *options)
     assert status == 2
-    assert "nowhere/annotations/instances_train2017.json does not exist" in printed
+    assert "nowhere/annotations/instances_train2017.json does not exist (annotation" in printed
     assert "nowhere/train2017/*.jpg" in printed and "ln -s" in printed
 
 

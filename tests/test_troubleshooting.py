@@ -12,6 +12,7 @@ from tasks import DETECTOR
 from test_predict import write_checkpoint
 
 from mmdualtoken.environment import versions
+from mmdualtoken.ops.extension.missing import missing_operator
 
 TEXTS = [b.text for b in BLOCKS if b.page == "docs/troubleshooting.md" and b.language == "text"]
 
@@ -69,7 +70,7 @@ CAUSES = {
         "train_dataloader.dataset.data_root=gone/",
     ],
     "has boxes only": boxes_only,
-    "No class of the config occurs": lambda: own_classes("cat", "dog", "owl", "cow"),
+    "has no class of the config": lambda: own_classes("cat", "dog", "owl", "cow"),
     "the model's bbox_head has num_classes": lambda: own_classes("disc", "square"),
     "does not fit the config's backbone": other_variant,
     "was refused": hostile,
@@ -78,6 +79,7 @@ CAUSES = {
     "--launcher pytorch": lambda: [DETECTOR, "--launcher", "pytorch"],
 }
 AT_IMPORT = "mmdualtoken cannot be imported"
+IN_THE_MODEL = "mmdualtoken has no replacement"
 
 
 def pattern(text):
@@ -87,8 +89,9 @@ def pattern(text):
 
 
 def test_every_message_has_a_cause():
-    assert len(TEXTS) == len(CAUSES) + 1
-    for piece in (*CAUSES, AT_IMPORT):
+    pieces = (*CAUSES, AT_IMPORT, IN_THE_MODEL)
+    assert len(TEXTS) == len(pieces)
+    for piece in pieces:
         assert len([t for t in TEXTS if piece in t]) == 1, piece
 
 
@@ -108,3 +111,10 @@ def test_message_at_import(monkeypatch):
         versions.check_stack()
     (text,) = [t for t in TEXTS if AT_IMPORT in t]
     assert str(caught.value).startswith(text.strip())
+
+
+def test_message_of_a_missing_operator():
+    with pytest.raises(NotImplementedError) as caught:
+        missing_operator("nms_quadri")()
+    (text,) = [t for t in TEXTS if IN_THE_MODEL in t]
+    assert text.strip() in str(caught.value)

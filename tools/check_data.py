@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from mmdualtoken.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.data import check
-from mmdualtoken.data.check import text
+from mmdualtoken.data.check.findings import as_json, summary
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_new_file
 
@@ -63,8 +63,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def watch(inspections: Iterable, count: int, name: str) -> Iterator:
-    """Hand on the results, with a progress bar where somebody sees it."""
+def show_progress(inspections: Iterable, count: int, name: str) -> Iterator:
+    """Yield the results again, with a progress bar in a terminal."""
     console = Console(stderr=True)
     # Without its thread: new worker processes are forked while this runs.
     with Progress(
@@ -85,10 +85,10 @@ def show(reports: list[check.Report], max_warnings: int) -> None:
         for severity, limit in ((check.ERROR, None), (check.WARNING, max_warnings)):
             if number := report.count(severity):
                 print(f"\n{report.split}: {number} {severity}{'s' * (number > 1)}")
-                for line in text.lines(report, severity, limit):
+                for line in report.lines(severity, limit):
                     print(line)
-    print("", *text.headings(reports), sep="\n")
-    Console().print(text.summary(reports))
+    print("", *(report.heading() for report in reports), sep="\n")
+    Console().print(summary(reports))
 
 
 def main() -> None:
@@ -97,16 +97,16 @@ def main() -> None:
     if args.json is not None:
         check_new_file(args.json, "--json")
     splits = [args.split] if args.split else check.SPLITS
-    with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
+    with contextlib.redirect_stdout(sys.stderr):  # for what imported packages print
         cfg = load_config(args)
-        reports = check.check_config(cfg, splits, args.workers, args.timeout, watch)
+        reports = check.check_config(cfg, splits, args.workers, args.timeout, show_progress)
     if not reports:
         wanted = " and ".join(f"{split}_dataloader" for split in splits)
         raise InputError(f"Config {args.config} has no {wanted}: nothing to check.")
     show(reports, args.max_warnings)
     if args.json:
         with open(args.json, "x", encoding="utf-8") as file:
-            json.dump(text.as_json(args.config, reports), file, indent=1)
+            json.dump(as_json(args.config, reports), file, indent=1)
         print(f"All findings: {args.json}")
     if any(report.count(check.ERROR) for report in reports):
         sys.exit(1)

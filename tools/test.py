@@ -10,7 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
-from mmdualtoken.data.preflight import check_data
+from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_new_file
 from mmdualtoken.training.distributed import explain_sync_bn

@@ -12,7 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
-from mmdualtoken.data.preflight import check_data, check_schedule
+from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import one_training
 from mmdualtoken.training.clear_end import clear_end
@@ -20,6 +20,7 @@ from mmdualtoken.training.distributed import explain_sync_bn, is_first
 from mmdualtoken.training.finetuning import fine_tune
 from mmdualtoken.training.nan_loss import ACTIONS
 from mmdualtoken.training.reliability import add_reliability
+from mmdualtoken.training.schedule import check_schedule
 from mmdualtoken.training.watch import watch
 from mmdualtoken.weights.pretrained import start_from_checkpoint
 from mmdualtoken.weights.resume import moved_checkpoint

@@ -1,1 +1,1 @@
-"""Data: loading it, and checking it before training."""
+"""Data: loading of images, and the check of all files before training."""

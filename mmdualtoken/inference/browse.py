@@ -10,7 +10,8 @@ from matplotlib.font_manager import findfont
 from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
-from mmdualtoken.data.preflight import check_data, innermost_datasets
+from mmdualtoken.data.check import check_data
+from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference.canvas import Canvas, as_rgb
 from mmdualtoken.inference.model import complete_meta, registry, type_of

@@ -12,7 +12,7 @@ from mmengine.registry import Registry, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmdualtoken.data.preflight import innermost_datasets
+from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.checkpoints import load_file
 from mmdualtoken.weights.fitting import match_tensors

@@ -1,79 +1,94 @@
-"""Check of the data of a config: every file, every annotation, before training.
+"""Check of the data of a config, before training.
 
-`mmdualtoken.data.preflight` looks at a few things before each training; this reads all.
+`check_data` takes a quick look, as tools/train.py does each time. `check_config` begins with the
+same look and then reads every file and every annotation, for tools/check_data.py.
 """
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
-from mmdualtoken.data import preflight
-
 from mmdualtoken.data.check import official, pool
-from mmdualtoken.data.check.base import DatasetCheck, build
-from mmdualtoken.data.check.classification import ClassificationCheck
-from mmdualtoken.data.check.coco import CocoCheck, name_list
-from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Inspection, Report
+from mmdualtoken.data.check.classification import ClassificationCheck, compare_folders
+from mmdualtoken.data.check.coco import CocoCheck
+from mmdualtoken.data.check.dataset import DatasetCheck, build
+from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Report
 from mmdualtoken.data.check.segmentation import SegmentationCheck
+from mmdualtoken.data.layout import evaluator_problems, layout_problems, locate_data
+from mmdualtoken.errors import InputError
 
-__all__ = ["ERROR", "SPLITS", "WARNING", "Finding", "Inspection", "Report", "check_config"]
+__all__ = ["ERROR", "SPLITS", "WARNING", "Finding", "Report", "check_config", "check_data"]
 
 SPLITS = ("train", "val", "test")
-# Toolbox and class that a check is for; whoever reads annotations otherwise gets the general one.
+#: The check for a class of a toolbox; one that reads annotations otherwise gets the general check.
 KINDS = {
     ("mmdet", "CocoDataset"): CocoCheck,
     ("mmseg", "BaseSegDataset"): SegmentationCheck,
     ("mmpretrain", "CustomDataset"): ClassificationCheck,
 }
+LOGGED = 3  # warnings of a kind that the quick look shows
 READERS = ("load_data_list", "parse_data_info")
-
-Watch = Callable[[Iterable, int, str], Iterable]
 
 
 def kind_of(dataset: object) -> type[DatasetCheck]:
-    """The check for a data set: that of the class whose way of reading annotations it has."""
-    for parent in type(dataset).__mro__:
+    """Return the check for a data set: that of the class whose way of reading it inherits."""
+    own = type(dataset)
+    for parent in own.__mro__:
         check = KINDS.get((parent.__module__.partition(".")[0], parent.__name__))
         if check:
-            same = all(
-                getattr(type(dataset), name, None) is getattr(parent, name, None)
-                for name in READERS
-            )
+            same = all(getattr(own, r, None) is getattr(parent, r, None) for r in READERS)
             return check if same else DatasetCheck
     return DatasetCheck
 
 
-def check_dataset(
-    cfg: Config, config: ConfigDict, split: str, workers: int, timeout: float, watch: Watch
-) -> DatasetCheck:
-    """Check one data set; see `check_config`."""
-    # Without their files some data sets cannot even be built.
-    dataset = None if any(preflight.layout_problems(config)) else build(config)
-    check = kind_of(dataset)(cfg, config, dataset, split)
-    check.prepare()
-    official.compare(check)
-    count = len(check.samples)
-    inspections = pool.run(check.inspect, count, workers, timeout, check.lost)
-    for inspection in watch(inspections, count, check.report.name):
-        check.merge(inspection)
-    check.finish()
-    return check
+def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[DatasetCheck], list]:
+    """Look at files, folders and classes; return a check and a report for each data set.
+
+    A data set that several splits share has one check.
+    """
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    checks, reports = [], []
+    for split in splits:
+        loader = f"{split}_dataloader"
+        for config in locate_data(cfg, loader):
+            check = next((c for c in checks if c.config == config), None)
+            if check:
+                reports.append(Report(split, check.report.name, same_as=check.report.split))
+            else:
+                # Without their files some data sets cannot even be built.
+                dataset = None if any(layout_problems(config)) else build(config, quick)
+                check = kind_of(dataset)(cfg, config, dataset, split)
+                checks.append(check)
+                reports.append(check.report)
+                check.look(quick)
+            for path, problem in evaluator_problems(cfg, loader):
+                check.add_missing(path, problem)
+    compare_folders(checks)
+    return checks, reports
 
 
-def _compare_classes(checks: list[DatasetCheck]) -> None:
-    """Folders of classes number the labels of each split for itself: they must be the same."""
-    with_folders = [c for c in checks if getattr(c, "folders", None)]
-    for check in with_folders[1:]:
-        first = with_folders[0]
-        if check.folders != first.folders:
-            differing = sorted(set(check.folders) ^ set(first.folders))
-            kind = (
-                f"has other class folders than {first.report.split}, so labels mean other classes"
-            )
-            remedy = f"make the folders those of {first.main_file}; one may be empty"
-            check.add(ERROR, kind, name_list(differing), remedy)
+def check_data(cfg: Config, *dataloaders: str) -> None:
+    """Check that the data of dataloaders is there and fits the config, without reading it all.
+
+    A relative data_root that the working directory lacks is looked for in the project, too.
+
+    Args:
+        cfg: a complete config of mmdet, mmseg or mmpretrain; data paths may be changed in place.
+        dataloaders: names such as 'train_dataloader'.
+
+    Raises:
+        InputError: something is missing or broken; the message names the path and the remedy.
+    """
+    _, reports = _look(cfg, [loader.removesuffix("_dataloader") for loader in dataloaders], True)
+    for finding in (finding for report in reports for finding in report.findings):
+        if finding.severity == ERROR:
+            raise InputError(finding.sentence())
+    for line in (line for report in reports for line in report.lines(WARNING, LOGGED)):
+        print_log(line, logger="current", level=logging.WARNING)
 
 
 def check_config(
@@ -81,17 +96,17 @@ def check_config(
     splits: Iterable[str] = SPLITS,
     workers: int = 0,
     timeout: float = 60.0,
-    watch: Watch = lambda inspections, count, name: inspections,
+    show_progress: Callable[[Iterable, int, str], Iterable] | None = None,
 ) -> list[Report]:
     """Check every file and annotation of the data sets of a config.
 
     Args:
         cfg: a complete config of mmdet, mmseg or mmpretrain; not changed.
-        splits: those to check; what the config does not have is passed over.
+        splits: those to check; a split that the config lacks is passed over.
         workers: number of processes that read images; 0 reads here, without a limit of time.
         timeout: seconds that one sample may take.
-        watch: called with the results as they come, their number and the name of the data set,
-            and hands them on; for showing progress.
+        show_progress: called with the results as they come, their number and the name of the data
+            set; yields them again.
 
     Returns:
         One report for each data set, in the order of `splits`.
@@ -99,23 +114,21 @@ def check_config(
     Raises:
         InputError: a data set cannot be built from the config at all.
     """
-    cfg = copy.deepcopy(cfg)
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    reports, seen = [], []
-    for split in splits:
-        loader = f"{split}_dataloader"
-        for _, config in preflight.locate_data(cfg, loader):
-            check = next((c for c, other in seen if other == config), None)
-            if check:
-                known = check.report
-                reports.append(Report(split, known.name, known.images, same_as=known.split))
-            else:
-                check = check_dataset(cfg, config, split, workers, timeout, watch)
-                seen.append((check, config))
-                reports.append(check.report)
-            for path, what in preflight.evaluator_problems(cfg, loader):
-                check.add(ERROR, what.replace(f" {path}", ""), file=str(path))
-    _compare_classes([check for check, _ in seen])
+    checks, reports = _look(copy.deepcopy(cfg), splits, False)
+    for check in checks:
+        if check.dataset is None:
+            continue
+        check.read()
+        count = check.report.images = len(check.samples)
+        official.compare(check)
+        inspections = pool.run(check.inspect, count, workers, timeout, check.lost)
+        if show_progress:
+            inspections = show_progress(inspections, count, check.report.name)
+        for inspection in inspections:
+            check.merge(inspection)
+        check.finish()
     for report in reports:
         report.sort()
+        if report.same_as:
+            report.images = next(c.report.images for c in checks if c.report.name == report.name)
     return reports

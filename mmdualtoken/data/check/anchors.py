@@ -1,4 +1,4 @@
-"""Whether a detector's anchors can match the objects, at the size at which the model sees them."""
+"""Comparison of a detector's anchors with its objects, at the size that the model sees."""
 
 import copy
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from mmengine.config import Config, ConfigDict
 
 #: In the names of transforms that change how large objects are.
 GEOMETRY = ("Resize", "Crop", "Affine", "Mosaic", "Expand")
-#: Share of objects without an anchor from which on it is worth a word.
-WORTH_A_WORD = 0.1
+#: Share of objects without an anchor from which on there is a warning.
+MANY = 0.1
 
 
 def scales_of(pipeline: Iterable[dict]) -> list[tuple[int, int]] | None:
-    """Sizes (long side, short side) within which the pipeline fits images; None if it does else.
+    """Return the sizes (long side, short side) within which the pipeline fits images.
 
-    One of mmdet's Resize that keeps the ratio of sides, or several of RandomChoiceResize.
+    None unless one Resize that keeps the ratio of sides, or RandomChoiceResize, decides alone.
     """
     steps = [step for step in pipeline if any(word in str(step) for word in GEOMETRY)]
     if len(steps) != 1:
@@ -31,7 +31,7 @@ def scales_of(pipeline: Iterable[dict]) -> list[tuple[int, int]] | None:
 
 
 def anchors_of(model: ConfigDict) -> tuple[np.ndarray, float] | None:
-    """Sizes (n, 2) of the anchors that see the whole image, and the least overlap that counts.
+    """Return the sizes (n, 2) of the anchors that see the whole image, and the overlap needed.
 
     None where the head has no anchors, or matches them otherwise than by MaxIoUAssigner.
     """
@@ -52,7 +52,7 @@ def anchors_of(model: ConfigDict) -> tuple[np.ndarray, float] | None:
 
 
 def best_overlaps(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """The largest IoU of boxes of `sizes` (m, 2) with one of `anchors` (n, 2) in the same place."""
+    """Return the largest IoU of each box of `sizes` (m, 2) with `anchors` (n, 2) around it."""
     from mmdet.structures.bbox import bbox_overlaps
 
     first, second = (torch.from_numpy(np.hstack([-s, s]) / 2) for s in (sizes, anchors))
@@ -62,19 +62,16 @@ def best_overlaps(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 def unmatched(
     cfg: Config, pipeline: Iterable[dict], images: np.ndarray, boxes: np.ndarray
 ) -> tuple[str, str] | None:
-    """What to say where many objects have no anchor that could ever match them.
+    """Return detail and remedy of a warning if many objects have no anchor; None otherwise.
 
-    Two boxes overlap most where they have one middle, so that what is counted here has no anchor
-    wherever it lies. Where an image is resized in several ways, the best of them counts.
+    Two boxes overlap most around one centre, so an object counted here has no anchor wherever it
+    lies. Where an image is resized in several ways, the best of them counts.
 
     Args:
         cfg: the complete config.
         pipeline: of the data set.
         images: (m, 2) width and height of each object's image.
         boxes: (m, 2) width and height of each object.
-
-    Returns:
-        detail and remedy of a finding; None where all is well or nothing can be said.
     """
     scales = scales_of(pipeline)
     found = anchors_of(cfg.get("model") or {}) if scales and len(boxes) else None
@@ -89,7 +86,7 @@ def unmatched(
         seen = np.where((here > overlaps)[:, None], sizes, seen)
         overlaps = np.maximum(overlaps, here)
     lost = overlaps < needed
-    if lost.mean() < WORTH_A_WORD:
+    if lost.mean() < MANY:
         return None
     width, height = np.median(seen[lost], axis=0)
     areas = anchors.prod(-1) ** 0.5

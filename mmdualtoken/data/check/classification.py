@@ -2,16 +2,15 @@
 
 import os
 from collections import Counter, defaultdict
-from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
-from mmdualtoken.data.check.base import DatasetCheck
-from mmdualtoken.data.check.coco import name_list
-from mmdualtoken.data.check.findings import ERROR, WARNING
+from mmdualtoken.data.check.dataset import DatasetCheck
+from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 
 FLAT = (
     "sort the images into one folder per class, or list them as lines 'FILE LABEL' in an ann_file "
-    "(ImageNet: meta/train.txt, meta/val.txt); docs/data.md tells how for ImageNet"
+    "(ImageNet: meta/train.txt, meta/val.txt); docs/data.md describes it for ImageNet"
 )
 
 
@@ -20,89 +19,74 @@ class ClassificationCheck(DatasetCheck):
 
     unit = "images"
 
-    @cached_property
-    def num_classes(self) -> int | None:
-        """Number of labels that the head can learn, if it says so."""
-        return (self.cfg.get("model", {}).get("head") or {}).get("num_classes")
-
-    def read(self) -> None:
-        if not self.dataset.ann_file:
-            self._check_folders()
-            self.samples = self.toolbox(lambda: self.dataset.load_data_list()) or self._all_images()
-        else:
-            lines = self._check_lines()
-            self.samples = self.toolbox(lambda: self.dataset.load_data_list()) or lines
-        self._check_labels()
-
-    # Folders of classes
-
-    def _check_folders(self) -> None:
-        root = Path(self.dataset.img_prefix)
-        entries = sorted(root.iterdir())
-        if not self.dataset.with_label:
+    def look(self, quick: bool) -> None:
+        """Check the folders of the classes, not the files in them."""
+        if self.dataset.ann_file or not self.dataset.with_label:
             return
-        self.folders = [entry.name for entry in entries if entry.is_dir()]
-        valid = self.dataset.is_valid_file
-        flat = [e for e in entries if not e.is_dir() and valid(e.name)]
-        if flat and not self.folders:
+        entries = sorted(Path(self.dataset.img_prefix).iterdir())
+        folders = self.folders = [entry.name for entry in entries if entry.is_dir()]
+        is_image = self.dataset.is_valid_file
+        flat = [e for e in entries if is_image(e.name) and not e.is_dir()]
+        if flat and not folders:
             detail = f"{len(flat)} images lie in it, the first is {flat[0].name}"
             self.add(ERROR, "has no class folders", detail, FLAT)
-        for path in flat if self.folders else ():
-            self.add(WARNING, "lies in no class folder and is left out", "", FLAT, str(path))
-        for name in self.folders:
-            self._check_folder(root / name)
+        for path in flat if folders else ():
+            self.add(WARNING, "lies in no class folder and is left out", "", FLAT, path)
+        for name in folders:
+            if name.startswith("."):
+                remedy = "remove it: mmpretrain numbers it as a class, before the others"
+                path = os.path.join(self.dataset.img_prefix, name)
+                self.add(ERROR, "is a hidden folder among the classes", "", remedy, path)
         names = self.dataset.CLASSES
-        if names and len(names) != len(self.folders):
-            detail = f"{len(self.folders)} folders, {len(names)} classes"
-            remedy = "mmpretrain refuses them; complete the folders, or set metainfo.classes"
-            self.add(ERROR, "number of folders and classes differ", detail, remedy)
-        elif names and sorted(names) == self.folders != list(names):
-            remedy = "labels follow the sorted folders: sort metainfo.classes, too"
-            detail = f"classes {name_list(list(names))}, folders {name_list(self.folders)}"
-            self.add(ERROR, "classes are named in another order than their folders", detail, remedy)
+        if names and len(names) != len(folders):
+            detail = f"{len(folders)} folders, {len(names)} classes"
+            remedy = "complete the folders, or set metainfo.classes: mmpretrain refuses them"
+            self.add(ERROR, "has another number of folders than of classes", detail, remedy)
+        elif names and sorted(names) == folders != list(names):
+            remedy = "sort metainfo.classes, too: labels follow the sorted folders"
+            detail = f"classes {name_list(names)}, folders {name_list(folders)}"
+            self.add(ERROR, "has classes in another order than their folders", detail, remedy)
 
-    def _check_folder(self, folder: Path) -> None:
-        if folder.name.startswith("."):
-            remedy = (
-                "mmpretrain takes it for a class, which moves the labels of the others; remove it"
-            )
-            self.add(ERROR, "is a hidden folder among the classes", "", remedy, str(folder))
-        count = 0
-        for parent, _, names in os.walk(folder, followlinks=True):
-            for name in sorted(names):
-                path = Path(parent, name)
-                count += self._check_file(path)
-        if not count:
+    def read(self) -> None:
+        root, file = self.dataset.img_prefix, self.dataset.ann_file
+        for name in self.folders:
+            self._check_folder(os.path.join(root, name))
+        lines = self._check_lines(file, root) if file else []
+        self.samples = self.toolbox_samples() or lines
+        if not self.samples and not file:  # mmpretrain cannot read the folders: images are checked
+            paths = [Path(parent, name) for parent, _, names in os.walk(root) for name in names]
+            valid = [p for p in sorted(paths) if self.dataset.is_valid_file(p.name) and p.is_file()]
+            self.samples = [dict(img_path=str(path)) for path in valid]
+        self._check_labels()
+
+    def _check_folder(self, folder: str) -> None:
+        paths = [
+            Path(parent, name)
+            for parent, _, names in os.walk(folder, followlinks=True)
+            for name in sorted(names)
+        ]
+        if not sum(map(self._check_file, paths)):
             remedy = "it still takes a label; fill or remove it"
-            self.add(WARNING, "class folder holds no image", "", remedy, str(folder))
+            self.add(WARNING, "class folder holds no image", "", remedy, folder)
 
     def _check_file(self, path: Path) -> bool:
         """Check a file in a class folder; True if mmpretrain takes it for an image."""
         if not self.dataset.is_valid_file(path.name):
             kinds = " ".join(sorted(self.dataset.extensions))
             remedy = f"images end in {kinds}; rename, remove or ignore it"
-            self.add(WARNING, "is left out, being no image by its name", "", remedy, str(path))
+            self.add(WARNING, "is left out, being no image by its name", "", remedy, path)
         elif path.name.startswith("."):
-            self.add(WARNING, "is left out, being hidden", "", "rename or remove it", str(path))
+            self.add(WARNING, "is left out, being hidden", "", "rename or remove it", path)
         elif not path.is_file():
             link = "a link that leads nowhere" if path.is_symlink() else "no regular file"
             remedy = "mmpretrain leaves it out silently; replace or remove it"
-            self.add(ERROR, f"is {link}", "", remedy, str(path))
+            self.add(ERROR, f"is {link}", "", remedy, path)
         else:
             return True
         return False
 
-    def _all_images(self) -> list[dict]:
-        """Samples without labels, where mmpretrain cannot read the folders."""
-        root, valid = self.dataset.img_prefix, self.dataset.is_valid_file
-        paths = [Path(parent, name) for parent, _, names in os.walk(root) for name in names]
-        return [dict(img_path=str(p)) for p in sorted(paths) if valid(p.name) and p.is_file()]
-
-    # A list of files with labels
-
-    def _check_lines(self) -> list[dict]:
+    def _check_lines(self, file: str, root: str) -> list[dict]:
         """Check the lines of the ann_file, and return samples of those that can be read."""
-        file, root = self.dataset.ann_file, self.dataset.img_prefix
         samples, labels = [], defaultdict(list)
         for number, line in enumerate(Path(file).read_text().splitlines(), 1):
             name, _, label = line.strip().rpartition(" ")
@@ -110,25 +94,22 @@ class ClassificationCheck(DatasetCheck):
                 name, label = line, "0"
             elif not name or not label.lstrip("-").isdigit():
                 remedy = "write 'FILE LABEL', the label being the number of the class from 0"
-                what = "line is no file name and label"
-                self.add(ERROR, what, f"line {number}: {line[:60]!r}", remedy)
+                detail = f"line {number}: {line[:60]!r}"
+                self.add(ERROR, "line is no file name and label", detail, remedy)
                 continue
             path = os.path.join(root, name)
             labels[path].append(int(label))
             samples.append(dict(img_path=path, gt_label=int(label)))
+        remedy = f"keep one of the lines in {file}"
         for path, found in labels.items():
             if len(set(found)) > 1:
-                remedy = f"keep one of the lines in {file}"
-                detail = name_list(found)
-                self.add(ERROR, "is listed with different labels", detail, remedy, path)
+                kind = "is listed with different labels"
+                self.add(ERROR, kind, name_list(found), remedy, path)
             elif len(found) > 1:
-                remedy = f"keep one of the lines in {file}"
                 self.add(WARNING, "is listed more than once", f"{len(found)} times", remedy, path)
         if not samples:
             self.add(ERROR, "lists no image")
         return samples
-
-    # Labels
 
     def _check_labels(self) -> None:
         counts = Counter(s["gt_label"] for s in self.samples if isinstance(s.get("gt_label"), int))
@@ -136,7 +117,8 @@ class ClassificationCheck(DatasetCheck):
             return
         names = self.class_names() or tuple(str(label) for label in range(len(counts)))
         self.report.classes = {name: counts[label] for label, name in enumerate(names)}
-        limit = self.num_classes or len(names)
+        num_classes = (self.model.get("head") or {}).get("num_classes")
+        limit = num_classes or len(names)
         for label in sorted(counts):
             if not 0 <= label < limit:
                 name = f", class {names[label]}" if 0 <= label < len(names) else ""
@@ -144,11 +126,37 @@ class ClassificationCheck(DatasetCheck):
                 detail = f"label {label}{name}: {counts[label]} images, the first is {first}"
                 remedy = f"labels go from 0 to {limit - 1}, num_classes of the head is {limit}"
                 self.add(ERROR, "label is out of range", detail, remedy)
-        empty = [name for name, count in self.report.classes.items() if not count]
-        if empty and self.dataset.ann_file:  # of folders, each has a line of its own
-            remedy = "nothing can be learnt or measured for them"
-            self.add(WARNING, "classes have no image", name_list(empty), remedy)
-        if self.num_classes and len(names) < self.num_classes:
-            detail = f"{len(names)} classes, num_classes={self.num_classes}"
+        if self.dataset.ann_file:  # of folders, each has a line of its own
+            self.warn_of_empty_classes("image")
+        if num_classes and len(names) < num_classes:
+            detail = f"{len(names)} classes, num_classes={num_classes}"
             remedy = "set num_classes of the head to the number of classes"
             self.add(WARNING, "has fewer classes than the head", detail, remedy)
+
+
+def compare_folders(checks: list[DatasetCheck]) -> None:
+    """Check that class folders number the classes of all data sets in the same way.
+
+    mmpretrain numbers the folders of each set by themselves: where one lacks a class, those after
+    it get other labels, and the accuracy is that of other classes.
+    """
+    first, *others = [check for check in checks if check.folders] or [None]
+    for check in others:
+        names, expected = check.folders, first.folders
+        pairs = enumerate(zip_longest(expected, names))
+        differing = [(i, want, own) for i, (want, own) in pairs if own and want != own]
+        if differing:
+            label, want, own = differing[0]
+            there = repr(want) if want else "no class"
+            kind = f"gives label {label} to {own!r}, but {first.main_file} to {there}"
+            detail = f"{len(names)} and {len(expected)} class folders, of which only one has "
+            detail += name_list(sorted(set(names) ^ set(expected)))
+            remedy = (
+                "give both the same folders, empty where a class has no image: labels are the "
+                "numbers of the class folders in alphabetical order"
+            )
+            check.add(ERROR, kind, detail, remedy)
+        elif len(names) < len(expected):
+            kind = f"has no folders for the last classes of {first.main_file}"
+            detail = name_list(expected[len(names) :])
+            check.add(WARNING, kind, detail, "add them, empty if need be")

@@ -1,4 +1,4 @@
-"""Work on many items in several processes, none of which can hold up or end the whole."""
+"""Work on many items in several processes; one that hangs or dies costs only its item."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ PARENT_CHECK_S = 5
 def _work(function: Callable[[int], Any], connection: Connection, parent: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # What decoders print about broken files would only disturb: the findings say it.
+    # Decoders print about broken files; the findings say it already.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     while True:
         while not connection.poll(PARENT_CHECK_S):
@@ -29,47 +29,31 @@ def _work(function: Callable[[int], Any], connection: Connection, parent: int) -
 
 
 class _Worker:
-    """A process, its connection, and the item that it is at."""
+    """A process, its connection, its item, and the time by which the item must be done."""
 
     def __init__(self, function: Callable[[int], Any]) -> None:
-        # Forked, it has the data set without reading or copying it again.
+        # A forked process has the data set without reading or copying it again.
         context = get_context("fork")
         self.connection, theirs = context.Pipe()
         arguments = (function, theirs, os.getpid())
         self.process = context.Process(target=_work, args=arguments, daemon=True)
-        # Ctrl-C is for the parent, who ends us. The child inherits the mask, and keeps it.
+        # Ctrl-C is for the parent, which stops us. The child inherits and keeps the mask.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
-        self.item: int | None = None
-        self.deadline = float("inf")
 
     def start(self, item: int, timeout: float) -> None:
         self.item, self.deadline = item, time.monotonic() + timeout
-        with suppress(OSError):  # it died meanwhile, which its silence will show
+        with suppress(OSError):  # it died meanwhile; its silence will show that
             self.connection.send(item)
 
     def stop(self) -> None:
         self.process.kill()
         self.process.join(1)  # a process stuck in the kernel would not end
         self.connection.close()
-
-
-def _outcome(worker: _Worker, ready: bool, timeout: float, lost: Callable) -> tuple[Any, bool]:
-    """What became of the worker's item, and whether the worker can go on."""
-    if ready:
-        try:
-            return worker.connection.recv(), True
-        except (EOFError, OSError):
-            worker.process.join(1)
-            code = worker.process.exitcode
-            reason = f"the process that read it died (exit code {code})"
-    else:
-        reason = f"reading it took more than {timeout:g} s"
-    return lost(worker.item, reason), False
 
 
 def run(
@@ -86,35 +70,43 @@ def run(
         count: number of items.
         workers: number of processes; 0 calls the function here, without a limit of time.
         timeout: seconds that one item may take.
-        lost: lost(item, reason) gives the result of an item that took too long, or whose process
-            died; a new process takes the place of the old one.
+        lost: lost(item, reason) returns the result of an item that took too long or whose process
+            died; a new process takes over.
     """
     if not workers:
         yield from map(function, range(count))
         return
     items, crew = iter(range(count)), []
     try:
-        for item in islice(items, min(workers, count)):
+        for item in islice(items, workers):
             crew.append(_Worker(function))
             crew[-1].start(item, timeout)
         while crew:
             soonest = min(worker.deadline for worker in crew)
-            wait([worker.connection for worker in crew], max(0, soonest - time.monotonic()))
+            ready = wait([w.connection for w in crew], max(0, soonest - time.monotonic()))
             for worker in list(crew):
-                ready = worker.connection.poll()
-                if not ready and time.monotonic() < worker.deadline:
+                reason, item = "", worker.item
+                if worker.connection in ready:
+                    try:
+                        result = worker.connection.recv()
+                    except (EOFError, OSError):
+                        worker.process.join(1)
+                        code = worker.process.exitcode
+                        reason = f"the process that read it died (exit code {code})"
+                elif time.monotonic() < worker.deadline:
                     continue
-                result, alive = _outcome(worker, ready, timeout, lost)
-                item = next(items, None)
-                if item is None or not alive:
+                else:
+                    reason = f"reading it took more than {timeout:g} s"
+                upcoming = next(items, None)
+                if reason or upcoming is None:
                     crew.remove(worker)
                     worker.stop()
-                if item is not None:
-                    if not alive:
+                if upcoming is not None:
+                    if reason:
                         worker = _Worker(function)
                         crew.append(worker)
-                    worker.start(item, timeout)
-                yield result
+                    worker.start(upcoming, timeout)
+                yield lost(item, reason) if reason else result
     finally:
         for worker in crew:
             worker.stop()

@@ -1,0 +1,109 @@
+"""Where the data of a config lies: its files and folders, before any is read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmdualtoken.config_files import PROJECT_ROOT
+
+#: By scope: files below {root}, and arguments of tools/make_scenes.py for a small set like it.
+LAYOUTS = {
+    "mmdet": (
+        "{root}annotations/instances_train2017.json, {root}annotations/instances_val2017.json, "
+        "{root}train2017/*.jpg, {root}val2017/*.jpg",
+        "data/scenes",
+    ),
+    "mmseg": (
+        "{root}images/training/*.jpg, {root}images/validation/*.jpg, "
+        "{root}annotations/training/*.png, {root}annotations/validation/*.png",
+        "data/scenes-ade20k --layout ade20k",
+    ),
+    "mmpretrain": (
+        "{root}train/CLASS/*.jpg, {root}val/CLASS/*.jpg",
+        "data/scenes-imagenet --layout imagenet",
+    ),
+}
+
+
+def innermost_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """Yield the data set configs inside of wrappers such as RepeatDataset or ConcatDataset."""
+    inner = dataset.get("datasets") or [d for d in [dataset.get("dataset")] if d]
+    if not inner:
+        yield dataset
+    for child in inner:
+        yield from innermost_datasets(child)
+
+
+def locate_data(cfg: Config, loader: str) -> list[ConfigDict]:
+    """Return the innermost data sets of a dataloader.
+
+    Where the working directory lacks a relative data_root and the project has it, the paths in the
+    config are changed to the project's.
+    """
+    found = list(innermost_datasets(cfg[loader]["dataset"])) if cfg.get(loader) else []
+    for dataset in found:
+        root = dataset.get("data_root") or ""
+        if root and not Path(root).exists() and (PROJECT_ROOT / root).exists():
+            for key in list(cfg):
+                if key.endswith(("_dataloader", "_evaluator")):
+                    _move_paths(cfg[key], root)
+    return found
+
+
+def _move_paths(node: object, root: str) -> object:
+    """Put the project's folder before all paths below `root`, in place."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            node[key] = _move_paths(value, root)
+    elif isinstance(node, list):
+        node[:] = [_move_paths(value, root) for value in node]
+    elif isinstance(node, str) and node.startswith(root):
+        return str(PROJECT_ROOT / node) + ("/" if node.endswith("/") else "")
+    return node
+
+
+def layout_advice(cfg: Config, dataset: ConfigDict) -> str:
+    """Say where the data of a config usually lies, and how to name other places."""
+    root = str(Path(dataset.get("data_root") or ".")) + "/"
+    layout, scenes = LAYOUTS.get(cfg.get("default_scope"), ("{root}...", "data/scenes"))
+    return (
+        f"the usual layout is {layout.format(root=root)}. Put the data "
+        f"there, link to it (ln -s /path/to/data {root[:-1]}), or name your "
+        "own paths with --cfg-options: train_dataloader.dataset.data_root=/path/ , likewise for "
+        "val_dataloader and test_dataloader, and val_evaluator.ann_file. "
+        f"For a small set to try things out: python tools/make_scenes.py {scenes}"
+    )
+
+
+def layout_problems(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Yield (path, problem) for annotation file and folders that are missing or empty."""
+    root = Path(dataset.get("data_root") or "")
+    file = dataset.get("ann_file")
+    if file and not (root / file).is_file():
+        yield str(root / file), "does not exist (annotation file)"
+    prefix = dataset.get("data_prefix") or ""
+    folders = [prefix] if isinstance(prefix, str) else list(prefix.values())
+    if dataset.get("split") and not any(folders):
+        # mmpretrain's ImageNet finds its folder by the split; others download or know their own.
+        folders = [dataset["split"]] if type_name(dataset).endswith("ImageNet") else []
+    for folder in (root / folder for folder in folders if isinstance(folder, str)):
+        if not folder.is_dir():
+            yield str(folder), "does not exist (data folder)"
+        elif not any(folder.iterdir()):
+            yield str(folder), "is empty (data folder)"
+
+
+def evaluator_problems(cfg: Config, loader: str) -> Iterator[tuple[str, str]]:
+    """Yield (path, problem) for annotation files of a dataloader's evaluators that are missing."""
+    evaluators = cfg.get(loader.replace("_dataloader", "_evaluator")) or []
+    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+        file = evaluator.get("ann_file")
+        if file and not Path(file).is_file():
+            yield str(file), f"does not exist (ann_file of {loader.partition('_')[0]}_evaluator)"
+
+
+def type_name(dataset: ConfigDict) -> str:
+    """Return the type of a data set config, by name or by class, as a name."""
+    kind = dataset.get("type")
+    return getattr(kind, "__name__", str(kind))
