@@ -1,9 +1,7 @@
 """A real Chromium without a window, driven by Selenium, and the inspector that it looks at."""
 
-import contextlib
 import json
 import os
-import queue
 import re
 import shutil
 import subprocess
@@ -49,7 +47,7 @@ def new_browser(folder: Path, width: int = 1280, height: int = 1600) -> webdrive
 
 
 class Inspector:
-    """tools/inspector.py in a process of its own, on a port that the system chooses."""
+    """tools/inspector.py in a separate process, on a port that the system chooses."""
 
     def __init__(self, *arguments):
         command = ["env", "--default-signal=INT", sys.executable]  # a parent may ignore it
@@ -94,28 +92,8 @@ class Inspector:
             self.reader.join(PATIENCE)
 
 
-@contextlib.contextmanager
-def inspector(*subjects):
-    """The page of some subjects, served by a thread of this process; its address."""
-    from mmdualtoken.inference.inspector.server import check_gradio, serve
-
-    check_gradio()
-    said = queue.Queue()
-    thread = threading.Thread(
-        target=serve, args=(list(subjects), "127.0.0.1", 0, lambda *told: said.put(told))
-    )
-    thread.start()
-    url, end = said.get(timeout=PATIENCE)
-    try:
-        yield url
-    finally:
-        end()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-
-
 class Visitor:
-    """What a person does on the page, each step waiting until its effect is seen."""
+    """Act on the page as a person does, and wait for the effect of each step."""
 
     def __init__(self, browser: webdriver.Chrome, url: str):
         self.browser = browser
@@ -142,12 +120,27 @@ class Visitor:
             "return document.querySelector(`#${arguments[0]} img`)?.src ?? ''", name
         )
 
-    def drop(self, file, expect="Shown: "):
-        """Upload a file; the message then begins with `expect`, and is returned."""
+    def upload(self, file):
         self.element("#upload input[type=file]").send_keys(str(file))
-        name = Path(file).name
-        self.until(lambda: self.text("message").startswith(expect) and name in self.text("message"))
+
+    def drop(self, file):
+        """Upload a file, and return the message once it names the file."""
+        self.upload(file)
+        self.until(lambda: self.text("message").startswith(f"Shown: {file.name}"))
         return self.text("message")
+
+    def refused(self, act):
+        """Do something that the page refuses, and return the reason that it shows."""
+        act()
+        reason = self.until(lambda: self.element(".toast-body").text)  # it fades in
+        self.element(".toast-close").click()
+        self.until(lambda: not self.browser.find_elements(By.CSS_SELECTOR, ".toast-body"))
+        return reason
+
+    def options(self, name):
+        """The options of the open list with a name."""
+        found = self.browser.find_elements(By.CSS_SELECTOR, 'ul[role="listbox"] [role="option"]')
+        return [o for o in found if o.text.replace("✓", "").strip() == name]
 
     def click(self, name, across, down):
         """Click a picture at shares of its width and height, once it is the one to stay."""

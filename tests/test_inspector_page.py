@@ -1,6 +1,8 @@
 """The inspector's page in a real Chromium: load, upload, click, see the change, compare, export."""
 
+import os
 import signal
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,11 +12,11 @@ import pytest
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 from tasks import TASKS
-from test_inspector import subject
+from test_inspector import inspected_model, server
 from test_inspector_upload import file_of, picture, png_header
 from test_predict import here, write_checkpoint  # noqa: F401
 
-pytest.importorskip("gradio", reason="needs Gradio: requirements/inspector.txt")
+from mmdualtoken.inference.inspector.photo import MAX_BYTES, check_photo
 
 
 @pytest.fixture(scope="module")
@@ -41,55 +43,52 @@ def most(weights):
 
 
 def test_upload_click_and_see_the_change(here, chromium):  # noqa: F811
-    """Words and pictures change with each click, and the words are the model's numbers; nobody
-    but this machine is asked for anything."""
-    seen = subject()
+    """Words and pictures change with each click, and the words are the model's numbers; no other
+    machine is asked for anything; the upload is deleted; another visitor has another page."""
+    model = inspected_model()
     file = write("photo.png", file_of(picture(96, 64), "PNG"))
-    with browser.inspector(seen) as url:
+    with server.serve_page([model]) as url:
         page = browser.Visitor(chromium, url)
         assert "7×7 position-aware tokens" in page.text("models")
         assert page.drop(file) == "Shown: photo.png, stages.2.blocks.0, mean of heads."
-        from mmdualtoken.inference.inspector.upload import check_photo
-
-        view = seen.look(check_photo("photo.png", file.read_bytes()))
-        assert page.text("prediction-A-text") == view.said
+        seen = model.inspect(check_photo("photo.png", file.read_bytes()))
+        assert page.text("prediction-A-text") == seen.summary
         before = page.source("tokens-A")
+        page.click("photo-A", 0.5, 0.99)  # the colour bar: neither a change nor an error
         said = page.changes("tokens-A-text", lambda: page.click("photo-A", 0.2, 0.2))
         assert "image token row 0, column 0 of 2×2" in said
-        assert most(view.broadcast[2, 0].mean(0)[0, 0]) in said
+        assert most(seen.broadcast[2, 0].mean(0)[0, 0]) in said
         assert page.source("tokens-A") != before
+        assert not page.browser.find_elements("css selector", ".toast-body")
         before = page.source("photo-A")
         said = page.changes("photo-A-text", lambda: page.click("tokens-A", 6.5 / 7, 0.06))
         assert "Where token row 0, column 6 is broadcast" in said
-        weights = view.broadcast[2, 0].mean(0)[..., 6] * 49
+        weights = seen.broadcast[2, 0].mean(0)[..., 6] * 49
         assert f"Here {weights.min():#.3g} to {weights.max():#.3g} times" in said
         assert page.source("photo-A") != before
         asked = page.asked()
+        assert not list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob(file.name))  # gone once read
+        another = browser.Visitor(chromium, url)  # who begins without a photo
+        assert "no photo yet" in another.refused(another.element("#export").click)
     assert len(asked) > 10 and {urlsplit(u).hostname for u in asked} == {"127.0.0.1"}
 
 
 @pytest.mark.slow
 def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F811
-    """Stage and head by the lists, the place by the keyboard; what is refused leaves what was
-    shown; the exported picture arrives."""
-    seen = subject()
+    """Stage and head by the lists, the place by the keyboard; a refused photo leaves the
+    pictures; the exported picture arrives."""
+    model = inspected_model()
     file = write("photo.png", file_of(picture(96, 64), "PNG"))
-    with browser.inspector(seen) as url:
+    with server.serve_page([model]) as url:
         page = browser.Visitor(chromium, url)
-        page.element("#export").click()
-        page.until(lambda: "There is no photo yet" in page.text("message"))
+        assert "no photo yet" in page.refused(page.element("#export").click)
         page.drop(file)
         for box, option, name in (
             ("stage", "0", "stages.0.blocks.0, mean"),
             ("head", "1", "head 1"),
         ):
             page.element(f"#{box} input").click()
-            choices = 'ul[role="listbox"] [role="option"]'
-            page.until(lambda c=choices: page.browser.find_elements("css selector", c))
-            (chosen,) = [
-                o for o in page.browser.find_elements("css selector", choices)
-                if o.text.replace("✓", "").strip() == option
-            ]  # fmt: skip
+            (chosen,) = page.until(partial(page.options, option))
             said = page.changes("photo-A-text", chosen.click)
             assert name in said
         page.element("#keyboard button").click()
@@ -107,9 +106,8 @@ def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F81
             "cut.jpg": (file_of(picture(99, 99), "JPEG")[:-700], "is cut off or damaged"),
         }
         for name, (content, words) in bad.items():
-            message = page.drop(write(name, content), "Not shown. ")
-            assert any(w in message for w in words.split("|")), message
-            assert "Traceback" not in page.text("message")
+            reason = page.refused(partial(page.upload, write(name, content)))
+            assert name in reason and any(w in reason for w in words.split("|")), reason
         assert (page.source("photo-A"), page.text("photo-A-text")) == before
         noted = page.drop(write("alpha.png", file_of(picture(mode="RGBA"), "PNG")))
         assert noted.endswith("Its transparency is ignored.")
@@ -123,13 +121,10 @@ def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F81
 @pytest.mark.slow
 def test_too_many_bytes(here, chromium):  # noqa: F811
     """The server stops reading, and the page says so."""
-    from mmdualtoken.inference.inspector.upload import MAX_BYTES
-
     file = write("large.png", bytes(MAX_BYTES + 1))
-    with browser.inspector(subject()) as url:
+    with server.serve_page([inspected_model()]) as url:
         page = browser.Visitor(chromium, url)
-        page.element("#upload input[type=file]").send_keys(str(file))
-        page.until(lambda: "exceed" in page.element("body").text.lower())
+        assert "exceed" in page.refused(partial(page.upload, file)).lower()
         page.drop(write("photo.png", file_of(picture(96, 64), "PNG")))
 
 
@@ -137,9 +132,9 @@ def test_too_many_bytes(here, chromium):  # noqa: F811
 def test_two_models(here, chromium):  # noqa: F811
     """A click in one's pictures changes the other's; of a model without a grid, or without tokens,
     a statement says so."""
-    first, second = subject("detection"), subject(letter="B", token_size=(3, 5))
+    first, second = inspected_model("detection"), inspected_model(letter="B", token_size=(3, 5))
     file = write("photo.png", file_of(picture(96, 64), "PNG"))
-    with browser.inspector(first, second) as url:
+    with server.serve_page([first, second]) as url:
         page = browser.Visitor(chromium, url)
         page.drop(file)
         said = page.changes("tokens-B-text", lambda: page.click("photo-A", 0.2, 0.2))
@@ -149,15 +144,15 @@ def test_two_models(here, chromium):  # noqa: F811
         assert "token row 0, column 2" in page.text("photo-B-text")
         tops = [page.element(f"#photo-{x}").rect["y"] for x in "AB"]
         assert tops[0] == tops[1]
-    other = subject(letter="B", token_module="none")
-    with browser.inspector(first, other) as url:
+    other = inspected_model(letter="B", token_module="none")
+    with server.serve_page([first, other]) as url:
         page = browser.Visitor(chromium, url)
         page.drop(file)
         assert "no global tokens (token_module NoTokens)" in page.text("photo-B-text")
         assert page.source("photo-A") and not page.source("photo-B") + page.source("tokens-B")
         assert page.text("prediction-B-text").startswith("Prediction: the classes")
-    other = subject(letter="B", token_module="normal", token_size=8)
-    with browser.inspector(first, other) as url:
+    other = inspected_model(letter="B", token_module="normal", token_size=8)
+    with server.serve_page([first, other]) as url:
         page = browser.Visitor(chromium, url)
         page.drop(file)
         assert "form no grid" in page.text("tokens-B-text")
@@ -168,7 +163,7 @@ def test_two_models(here, chromium):  # noqa: F811
 @pytest.mark.slow
 def test_narrow_screen(here, chromium):  # noqa: F811
     """At 400 pixels nothing is wider than the screen, and the pictures are below each other."""
-    with browser.inspector(subject()) as url:
+    with server.serve_page([inspected_model()]) as url:
         chromium.set_window_size(400, 900)
         try:
             page = browser.Visitor(chromium, url)
@@ -185,7 +180,7 @@ def test_narrow_screen(here, chromium):  # noqa: F811
 
 @pytest.mark.slow
 def test_the_tool_itself(here, chromium):  # noqa: F811
-    """As a process of its own: it names a loopback address, serves, and ends at Ctrl-C while a
+    """As a separate process: it names a loopback address, serves, and ends at Ctrl-C while a
     page is open, without a traceback."""
     write_checkpoint("detection")
     tool = browser.Inspector(TASKS["detection"][0], "model.pth", "--score-thr", "0.1")

@@ -1,4 +1,4 @@
-"""What may be uploaded to the inspector: bounded before anything is decoded, whole, one picture."""
+"""Uploads to the inspector: bounded before anything is decoded, whole, one picture."""
 
 import io
 import struct
@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mmdualtoken.data.loading import decode
-from mmdualtoken.inference.inspector import upload
-from mmdualtoken.inference.inspector.upload import UploadError, check_photo
+from mmdualtoken.inference.inspector import photo as uploads
+from mmdualtoken.inference.inspector.photo import UploadError, check_photo
 
 RNG = np.random.default_rng(0)
 
@@ -70,7 +70,7 @@ def test_alpha_and_16_bits():
     assert photo.notes == ("Its transparency is ignored.",)
     values = RNG.integers(0, 65536, (24, 40), dtype=np.uint16)
     photo = check_photo("a.png", file_of(Image.fromarray(values), "PNG"))
-    assert photo.notes == ("Its values are brought to 8 bits.",)
+    assert photo.notes == ("Its values are reduced to 8 bits.",)
     seen = decode(photo.name, photo.content)
     assert seen.dtype == np.uint8 and abs(seen[..., 0] - values / 257).max() <= 1
 
@@ -121,6 +121,6 @@ def test_bombs_are_not_decoded(size, monkeypatch):
 
 
 def test_too_many_bytes(monkeypatch):
-    monkeypatch.setattr(upload, "MAX_BYTES", 2**20)
-    with pytest.raises(UploadError, match="has 2.0 MiB; at most 1 are allowed. Save it smaller"):
+    monkeypatch.setattr(uploads, "MAX_BYTES", 2**20)
+    with pytest.raises(UploadError, match="more than 1 MiB"):
         check_photo("photo.x", bytes(2**21))

@@ -52,7 +52,7 @@ def record_of(name, out="out"):
 
 
 def toolbox_result(task, image):
-    """What the toolbox's own inferencer predicts with our config and checkpoint."""
+    """Predict with the toolbox's own inferencer, our config and checkpoint."""
     config = TASKS[task][0]
     if task == "classification":
         from mmpretrain import ImageClassificationInferencer
@@ -96,8 +96,8 @@ def check_classification(record, expected):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_same_as_the_toolbox(task, here, tool):
-    """Batched or not, records say what the toolbox's own function gives; pictures differ from the
-    image where something was found."""
+    """Batched or not, records equal the result of the toolbox's own function; pictures show the
+    objects that were found."""
     write_checkpoint(task)
     write_images("photos")
     arguments = [TASKS[task][0], "model.pth", "photos", "--out", "out", "--score-thr", "0"]

@@ -33,7 +33,7 @@ def backbone(**settings):
 
 
 def outputs_of(modules, run):
-    """What modules return while `run` runs, by hooks of the test's own."""
+    """Record by hooks the outputs of modules while `run` runs."""
     seen = {}
     handles = [
         m.register_forward_hook(lambda m, i, o, name=n: seen.__setitem__(name, (i, o)))
@@ -47,8 +47,8 @@ def outputs_of(modules, run):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_maps_are_what_the_modules_compute(variant):
-    """Weights sum to 1; weights @ values is what the broadcast returned; the contributions add up
-    to what the block's projection returned."""
+    """Weights sum to 1; weights @ values is the output of the broadcast; the contributions add
+    up to the output of the block's projection."""
     model = backbone(**VARIANTS[variant])
     image = rand(2, 3, 72, 88, dtype=torch.float32)
     maps = inspect_tokens(model, image)
@@ -141,7 +141,7 @@ def test_without_tokens():
 
 
 def test_key_tokens():
-    """The most selective token, the next one that is not beside it, and the most even one."""
+    """The most selective token, the next one that is no neighbour, and the most even one."""
     broadcast = np.full((8, 8, 4), 0.25)
     broadcast[1, 1] = (0.9, 0.1, 0, 0)
     broadcast[1, 2] = (0.8, 0.2, 0, 0)
@@ -153,7 +153,7 @@ def test_key_tokens():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_image_goes_through_the_config(task, here):  # noqa: F811
-    """A file, or its array, gives what the tensor gives that the model's own forward gets."""
+    """A file, or its array, arrives as the tensor of the model's own forward."""
     model = load_model(Config.fromfile(TASKS[task][0]), write_checkpoint(task))
     folder = write_images("photos")
     maps = mmdualtoken.inspect_tokens(model, f"{folder}/0.png")

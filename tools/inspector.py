@@ -1,18 +1,21 @@
 """Look at the tokens of a DualTokenViT on a local page: which tokens a place in a photo reads from,
-and where a token is broadcast; for one model, or for two beside each other.
+and where a token is broadcast; for one model, or for two side by side.
 
-Works with configs of mmdet, mmseg and mmpretrain; what the page shows: docs/inspector.md.
+Works with configs of mmdet, mmseg and mmpretrain. Description of the page: docs/inspector.md.
 """
 
 import argparse
 import contextlib
+import os
 import sys
+import threading
+from types import ModuleType
 
 from mmengine.config import DictAction
 
 from mmdualtoken.cli import add_config_arguments, load_config, run_tool
-from mmdualtoken.inference.inspector.server import LOOPBACK, check_gradio, serve, show
-from mmdualtoken.inference.inspector.subject import Subject
+from mmdualtoken.errors import InputError
+from mmdualtoken.inference.inspector.inspected_model import InspectedModel
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +26,7 @@ def parse_args() -> argparse.Namespace:
         "--compare",
         nargs=2,
         metavar=("CONFIG", "CHECKPOINT"),
-        help="a second model, of any variant and task, to show beside the first",
+        help="a second model, of any variant and task, to compare",
     )
     parser.add_argument(
         "--compare-cfg-options",
@@ -42,7 +45,10 @@ def parse_args() -> argparse.Namespace:
         "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)"
     )
     parser.add_argument(
-        "--port", type=int, default=7860, help="port, 0 for a free one (%(default)s)"
+        "--port",
+        type=int,
+        default=7860,
+        help="port, 0 for a free one (%(default)s)",
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     args = parser.parse_args()
@@ -55,31 +61,53 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_subjects(args: argparse.Namespace) -> list[Subject]:
-    """The model of the page, or the two."""
+def import_server() -> ModuleType:
+    """Import the page's server.
+
+    Raises:
+        InputError: Gradio is not installed; the message says how to install it.
+    """
+    try:
+        import gradio  # noqa: F401
+
+        from mmdualtoken.inference.inspector import server
+    except ImportError as error:
+        raise InputError(
+            f"The inspector's page needs Gradio, which cannot be imported ({error}). In a clone: "
+            "python -m pip install -r requirements/inspector.txt; elsewhere: "
+            'python -m pip install "mmdualtoken[inspector]".'
+        ) from error
+    return server
+
+
+def load_models(args: argparse.Namespace) -> list[InspectedModel]:
+    """Load the model of the page, or the two."""
     common = dict(device=args.device, score_thr=args.score_thr)
-    subjects = [Subject("A", load_config(args), args.checkpoint, **common)]
+    models = [InspectedModel("A", load_config(args), args.checkpoint, **common)]
     if args.compare:
         config, checkpoint = args.compare
-        second = argparse.Namespace(
-            **{**vars(args), "config": config, "cfg_options": args.compare_cfg_options}
-        )
-        subjects.append(Subject("B", load_config(second), checkpoint, **common))
-    return subjects
+        second = {**vars(args), "config": config, "cfg_options": args.compare_cfg_options}
+        cfg = load_config(argparse.Namespace(**second))
+        models.append(InspectedModel("B", cfg, checkpoint, **common))
+    return models
 
 
 def main() -> None:
     args = parse_args()
-    check_gradio()
-    with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
-        subjects = load_subjects(args)
-    if args.host not in LOOPBACK:
+    server = import_server()
+    with contextlib.redirect_stdout(sys.stderr):  # messages of imported packages
+        models = load_models(args)
+    if args.host not in server.LOOPBACK:
         print(
             f"Warning: on {args.host} others in your network can reach the page, without a "
             "password.",
             file=sys.stderr,
         )
-    serve(subjects, args.host, args.port, lambda url, _: show(url, not args.no_browser))
+    has_screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    open_browser = has_screen and not args.no_browser
+    with server.serve_page(models, args.host, args.port, open_browser) as url:
+        print(f"Inspector: {url} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Predict on images, folders and videos: annotated pictures, and the results as JSON.
 
-Works with configs of mmdet, mmseg and mmpretrain. What is written, and its format: docs/tools.md.
+Works with configs of mmdet, mmseg and mmpretrain. Files and their format: docs/tools.md.
 Exit status: 0 if all was predicted, 1 if some file was broken (the others are done), 2 if the
 arguments, the config or the checkpoint are wrong.
 """
@@ -63,7 +63,7 @@ def batches(sequence: Iterable, size: int) -> Iterator[list]:
 
 
 def prepare(predictor: Predictor, source: Source, problems: list[str]) -> tuple | None:
-    """Source, image and what the model gets of it; None, and a problem, for a broken file."""
+    """Read and prepare an image; None, and an entry in `problems`, for a broken file."""
     try:
         image = predictor.read(str(source.path))
         return source, image, predictor.prepare(image, str(source.path))
@@ -77,7 +77,7 @@ def prepare(predictor: Predictor, source: Source, problems: list[str]) -> tuple 
 def predict_images(
     predictor: Predictor, sources: list[Source], args: argparse.Namespace, advance
 ) -> list[str]:
-    """Predict on all images; returns what is wrong with those that failed."""
+    """Predict on all images; returns the problems of those that failed."""
     problems: list[str] = []
     for batch in batches(sources, args.batch_size):
         ready = [prepare(predictor, source, problems) for source in batch]
@@ -92,7 +92,7 @@ def predict_images(
 def predict_video(
     predictor: Predictor, source: Source, args: argparse.Namespace, advance
 ) -> list[str]:
-    """Predict on all frames of a video; returns what is wrong with it."""
+    """Predict on all frames of a video; returns its problem, if any."""
     reader = mmcv.VideoReader(str(source.path))
     if not reader.opened or reader.frame_cnt < 1:
         advance(1)
@@ -132,7 +132,7 @@ def predict(predictor: Predictor, sources: list[Source], args: argparse.Namespac
 
 def main() -> None:
     args = parse_args()
-    with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
+    with contextlib.redirect_stdout(sys.stderr):  # messages of imported packages
         cfg = load_config(args)
         sources = find_sources(args.inputs, args.out)
         if not args.overwrite:

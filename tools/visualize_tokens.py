@@ -1,4 +1,4 @@
-"""See what the tokens of a DualTokenViT see in an image: figures like the paper's 1 and 4.
+"""Draw the attention and tokens of a DualTokenViT for an image: figures like the paper's 1 and 4.
 
 Works with configs of mmdet, mmseg and mmpretrain. Writes attention.png, heads.png, tokens.png,
 stages.png, contributions.png, grids.png and, with the numbers, maps.npz: see docs/tools.md.
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def as_arrays(maps: TokenMaps, block: BlockMaps) -> dict[str, np.ndarray]:
-    """What maps.npz holds: the chosen block's maps and the stages' image tokens."""
+    """Collect the arrays of maps.npz: the chosen block's maps and the stages' image tokens."""
     names = ("broadcast", "aggregation", "tokens_read", "tokens_out", "local", "tokens", "bias")
     arrays = {name: getattr(block, name) for name in names if getattr(block, name) is not None}
     stages = {f"stage{i}": stage for i, stage in enumerate(maps.stages)}
@@ -57,7 +57,7 @@ def as_arrays(maps: TokenMaps, block: BlockMaps) -> dict[str, np.ndarray]:
 def main() -> None:
     args = parse_args()
     out = check_new_folder(args.out, args.overwrite)
-    with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
+    with contextlib.redirect_stdout(sys.stderr):  # messages of imported packages
         model = load_model(load_config(args), args.checkpoint, args.device)
     backbone = find_backbone(model)
     place = select_block(backbone, args.stage, args.block)

@@ -1,4 +1,4 @@
-"""Predictions of trained models, alike for the three toolboxes."""
+"""Predictions of trained models of the three toolboxes, and their tokens."""
 
 from mmdualtoken.inference.inputs import Source, find_sources
 from mmdualtoken.inference.model import load_model

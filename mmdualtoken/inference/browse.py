@@ -1,4 +1,4 @@
-"""What the pipeline of a data set feeds the model, with its labels, as pictures."""
+"""Pictures of the samples that a data set's pipeline feeds the model, with their labels."""
 
 from collections.abc import Sequence
 from typing import Any

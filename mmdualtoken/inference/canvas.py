@@ -1,4 +1,4 @@
-"""Drawing of predictions and labels by the toolboxes' own visualizers, alike for the three."""
+"""Drawing of predictions and labels by the visualizers of the three toolboxes."""
 
 import warnings
 
@@ -59,15 +59,15 @@ class Canvas:
         Returns:
             (H', W', 3) RGB uint8; of the size of the image, but for small ones of a classifier.
         """
-        what = dict(draw_gt=labels, draw_pred=not labels)
+        drawn = dict(draw_gt=labels, draw_pred=not labels)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Warning: The .* is out of bounds")  # of each image
             if self.task == "classification":
                 resize = LEGIBLE if min(image.shape[:2]) < LEGIBLE else None
                 classes = self.visualizer.dataset_meta["classes"]
-                self.visualizer.visualize_cls(image, sample, classes, resize=resize, **what)
+                self.visualizer.visualize_cls(image, sample, classes, resize=resize, **drawn)
             elif self.task == "detection":
-                self.visualizer.add_datasample("", image, sample, pred_score_thr=thr, **what)
+                self.visualizer.add_datasample("", image, sample, pred_score_thr=thr, **drawn)
             else:
-                self.visualizer.add_datasample("", image, sample, **what)
+                self.visualizer.add_datasample("", image, sample, **drawn)
         return self._drawn

@@ -1,4 +1,4 @@
-"""What the user names as input: images, folders of them, and videos."""
+"""Inputs of a prediction: images, folders of them, and videos."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -47,12 +47,12 @@ def _named_apart(sources: list[Source]) -> list[Source]:
 
 
 def find_sources(inputs: Iterable[str], out: str | Path) -> list[Source]:
-    """All images and videos that are meant, in order, each with a name of its own.
+    """Find all images and videos, in order, and give each a unique name.
 
     Args:
         inputs: files, and folders that are searched at any depth for the suffixes `IMAGES` and
-            `VIDEOS`. A file named outright may have any suffix.
-        out: folder of the results; what lies in it is no input.
+            `VIDEOS`. A file that is listed itself may have any suffix.
+        out: folder of the results; files in it are no input.
 
     Raises:
         InputError: a path does not exist, or there is nothing at all.

@@ -38,18 +38,18 @@ def registry(cfg: Config, name: str) -> Registry:
     except ImportError as error:
         raise InputError(
             f"The config needs {scope}, which is not installed ({error}). "
-            "`python -m mmdualtoken.doctor` tells what is, and what to do."
+            "`python -m mmdualtoken.doctor` lists the installed versions and the remedy."
         ) from error
 
 
 def type_of(step: dict) -> str:
-    """The name of what a config builds, without its scope, by name or by class."""
+    """Return a config's type, a name or a class, as a name without its scope."""
     kind = step.get("type")
     return getattr(kind, "__name__", str(kind)).split(".")[-1]
 
 
 def test_dataset(cfg: Config) -> ConfigDict:
-    """The config of the data set that is tested on.
+    """Return the config of the data set for testing.
 
     Raises:
         InputError: the config has no test_dataloader.
@@ -64,9 +64,9 @@ def test_dataset(cfg: Config) -> ConfigDict:
 
 
 def split_pipeline(cfg: Config) -> tuple[ConfigDict, Compose]:
-    """How the config prepares an image for testing: the loading step, and the rest, built.
+    """Split the test pipeline into its loading step and the rest, built.
 
-    What loads annotations is left out: there are none.
+    Steps that load annotations are left out: there are none.
 
     Raises:
         InputError: the test pipeline does not begin with LoadImageFromFile.
@@ -84,7 +84,7 @@ def split_pipeline(cfg: Config) -> tuple[ConfigDict, Compose]:
 
 
 def _dataset_meta(cfg: Config, checkpoint: Any, num_classes: int) -> dict:
-    """Names and colours of the classes: of the checkpoint, else the config, else numbers."""
+    """Collect names and colours of the classes from the checkpoint, else config, else numbers."""
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     meta = {k.lower(): v for k, v in (meta or {}).items()}
     found = {k.lower(): v for k, v in (meta.get("dataset_meta") or meta).items()}
@@ -98,7 +98,7 @@ def _dataset_meta(cfg: Config, checkpoint: Any, num_classes: int) -> dict:
 
 
 def complete_meta(meta: dict, num_classes: int = 0) -> dict:
-    """`classes` and `palette` of a data set, with numbers and random colours for what it lacks.
+    """Complete `classes` and `palette` of a data set by numbers and random colours.
 
     Args:
         meta: may have `classes` and `palette`.

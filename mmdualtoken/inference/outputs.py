@@ -1,4 +1,4 @@
-"""Where predictions are written: vis/ for pictures, preds/ for records and label maps."""
+"""Files of predictions: vis/ for pictures, preds/ for records and label maps."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -44,33 +44,36 @@ def protect_results(sources: Sequence[Source], out: Path, with_maps: bool) -> No
         )
 
 
-def _write_map(path: Path, labels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(labels).save(path)
+def _make_record(
+    predictor: Predictor, image: np.ndarray, sample: BaseDataElement, label_map: Path, folder: Path
+) -> dict[str, Any]:
+    """Return the record of a prediction; writes the label map of a segmentor, named in `folder`."""
+    record = dict(height=image.shape[0], width=image.shape[1], **predictor.record(sample))
+    if predictor.task == "segmentation":
+        label_map.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(predictor.label_map(sample)).save(label_map)
+        record["map"] = label_map.relative_to(folder).as_posix()
+    return record
 
 
 def write_image(
     predictor: Predictor, source: Source, image: np.ndarray, sample: BaseDataElement, out: Path
 ) -> None:
     """Write picture, record and, of a segmentor, the label map of one image."""
-    record: dict[str, Any] = dict(image=str(source.path), height=image.shape[0])
-    record.update(width=image.shape[1], **predictor.record(sample))
     preds = Path(f"{out / 'preds' / source.name}.json")
     preds.parent.mkdir(parents=True, exist_ok=True)
-    if predictor.task == "segmentation":
-        file = Path(f"{out / 'preds' / source.name}.png")
-        _write_map(file, predictor.label_map(sample))
-        record["map"] = file.name
+    label_map = Path(f"{out / 'preds' / source.name}.png")
+    record = _make_record(predictor, image, sample, label_map, preds.parent)
     drawn = predictor.draw(image, sample)
     mmcv.imwrite(drawn[..., ::-1], f"{out / 'vis' / source.name}.jpg")
-    preds.write_text(json.dumps(record), encoding="utf-8")
+    preds.write_text(json.dumps(dict(image=str(source.path), **record)), encoding="utf-8")
 
 
 class VideoResults:
     """The annotated video and the records of its frames, one a line; use it in a `with`.
 
     Args:
-        predictor: what predicts.
+        predictor: its task and class names shape the records.
         source: the video.
         fps: frames per second of the annotated one.
         out: folder of the results.
@@ -99,12 +102,9 @@ class VideoResults:
 
     def add(self, frame: np.ndarray, sample: BaseDataElement) -> None:
         """Append a frame, (H, W, 3) BGR, with its prediction."""
-        record: dict[str, Any] = dict(frame=self.frames, time=round(self.frames / self.fps, 4))
-        record.update(height=frame.shape[0], width=frame.shape[1], **self.predictor.record(sample))
-        if self.predictor.task == "segmentation":
-            file = self.preds / f"{self.frames:06d}.png"
-            _write_map(file, self.predictor.label_map(sample))
-            record["map"] = f"{self.preds.name}/{file.name}"
+        label_map = self.preds / f"{self.frames:06d}.png"
+        record = _make_record(self.predictor, frame, sample, label_map, self.preds.parent)
+        record = dict(frame=self.frames, time=round(self.frames / self.fps, 4), **record)
         drawn = self.predictor.draw(frame, sample)[..., ::-1]
         if self.writer is None:
             self.size = drawn.shape[1::-1]

@@ -17,7 +17,7 @@ from mmdualtoken.inference.model import TASKS, split_pipeline
 
 
 class Preparer:
-    """Read images, and make of them what the model gets in testing.
+    """Read images, and prepare them as in testing.
 
     Args:
         cfg: a complete config of mmdet, mmseg or mmpretrain.
@@ -32,12 +32,15 @@ class Preparer:
         Raises:
             BrokenFileError: it is missing or broken; the message names it and the reason.
         """
+        return self.decode(path, read_file(path, self.load.get("backend_args")))
+
+    def decode(self, name: str, content: bytes) -> np.ndarray:
+        """Decode the content of an image file as `read` does; the name is for its errors."""
         flag = self.load.get("color_type", "color")
-        backend = self.load.get("imdecode_backend") or "cv2"
-        return decode(path, read_file(path, self.load.get("backend_args")), flag, backend)
+        return decode(name, content, flag, self.load.get("imdecode_backend") or "cv2")
 
     def prepare(self, image: np.ndarray, path: str = "") -> dict[str, Any]:
-        """An image, (H, W, 3) BGR, as the config's test pipeline gives it to the model."""
+        """Run the config's test pipeline on an image, (H, W, 3) BGR."""
         if self.load.get("to_float32"):
             image = image.astype(np.float32)
         size = image.shape[:2]
@@ -46,7 +49,7 @@ class Preparer:
 
 
 class Predictor(Preparer):
-    """Predict, draw and describe, alike for detectors, segmentors and classifiers.
+    """Predict, draw and describe, for detectors, segmentors and classifiers.
 
     Args:
         model: as `load_model` gives it.
@@ -65,7 +68,7 @@ class Predictor(Preparer):
 
     @torch.no_grad()
     def predict(self, prepared: Sequence[dict[str, Any]]) -> list[BaseDataElement]:
-        """The toolbox's data samples, on the CPU, for what `prepare` gave.
+        """Predict on prepared images; returns the toolbox's data samples, on the CPU.
 
         Neighbours of one size go through the model together. Those of different sizes do not, so
         that no image is padded for another's sake, which would change its result.
@@ -82,13 +85,13 @@ class Predictor(Preparer):
         return sample
 
     def draw(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
-        """The image, (H, W, 3) BGR or (H, W), with the prediction in it: (H', W', 3) RGB uint8."""
+        """Draw the prediction into an image, (H, W, 3) BGR or (H, W): (H', W', 3) RGB uint8."""
         if self.task == "classification":
             sample = sample.clone().set_pred_label(sample.pred_score.topk(self.topk).indices)
         return self.canvas.draw(as_rgb(image), sample, thr=self.score_thr)
 
     def record(self, sample: BaseDataElement) -> dict[str, Any]:
-        """The prediction in plain numbers and strings, as docs/tools.md describes it."""
+        """Return the prediction as plain numbers and strings; docs/tools.md describes them."""
         return getattr(self, f"_record_{self.task}")(sample)
 
     def _record_detection(self, sample: BaseDataElement) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class Predictor(Preparer):
         return dict(classes=found)
 
     def label_map(self, sample: BaseDataElement) -> np.ndarray:
-        """Segmentation: label of each pixel of the image, (H, W), uint8, or uint16 above 256."""
+        """Return the label of each pixel, (H, W), uint8, or uint16 above 256 classes."""
         labels = sample.pred_sem_seg.data[0].numpy()
         return labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16)
 

@@ -1,12 +1,14 @@
-"""Figures of what the tokens see, laid out like the paper's Figures 1 and 4."""
+"""Figures of token maps, laid out like the paper's Figures 1 and 4."""
 
 from collections.abc import Callable
 
 import cv2
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from torchvision.utils import make_grid
 
 from mmdualtoken.inference.tokens import BlockMaps, TokenMaps
 
@@ -51,7 +53,7 @@ def _norms(tokens: np.ndarray) -> np.ndarray:
 def _colours(tokens: np.ndarray) -> np.ndarray:
     """The first three principal components as red, green, blue: (H, W, C) -> (H, W, 3) in [0, 1].
 
-    Tokens of like features get like colours; which colour means nothing.
+    Tokens of similar features get similar colours; the colour itself means nothing.
     """
     flat = tokens.reshape(-1, tokens.shape[-1])
     flat = flat - flat.mean(0)
@@ -94,7 +96,7 @@ def key_tokens(broadcast: np.ndarray) -> list[tuple[int, int]]:
 def attention_figure(
     maps: TokenMaps, block: BlockMaps, picture: np.ndarray, rows: dict[str, np.ndarray]
 ) -> Figure:
-    """Figure 4: the image, what three of its tokens read, and how selectively all of them read.
+    """Draw Figure 4: the image, the attention of three of its tokens, and the largest of all.
 
     Args:
         maps: of an image.
@@ -134,7 +136,7 @@ def attention_figure(
 def tokens_figure(
     maps: TokenMaps, block: BlockMaps, picture: np.ndarray, heads: list[int]
 ) -> Figure:
-    """Figure 1: which image tokens read from each global token, at its place in the grid."""
+    """Draw Figure 1: the image tokens that read from each global token, arranged as the grid."""
     attention = block.broadcast[0][heads].mean(0)
     h, w = maps.token_size
     figure, axes = _panels(1, 2, maps, extra=0.6)
@@ -145,13 +147,8 @@ def tokens_figure(
             axes[0, 0].axhline(i / h, color="white", lw=0.6)
         for i in range(1, w):
             axes[0, 0].axvline(i / w, color="white", lw=0.6)
-    small = attention.shape[:2]
-    tiles = attention.transpose(2, 0, 1).reshape(h, w, *small) * attention.shape[-1]
-    mosaic = np.full((h * (small[0] + 1) - 1, w * (small[1] + 1) - 1), np.nan)
-    for i in range(h):
-        for j in range(w):
-            y, x = i * (small[0] + 1), j * (small[1] + 1)
-            mosaic[y : y + small[0], x : x + small[1]] = tiles[i, j]
+    tiles = torch.from_numpy(attention * attention.shape[-1]).permute(2, 0, 1)[:, None]
+    mosaic = make_grid(tiles, nrow=w, padding=1, pad_value=torch.nan)[0].numpy()
     name = "mean of heads" if len(heads) > 1 else f"head {heads[0]}"
     title = f"read from each token, {block.name}, {name}"
     heat = _show(axes[0, 1], mosaic, title, cmap=HEAT, vmin=0, interpolation="nearest")
@@ -164,7 +161,7 @@ def _scale(figure: Figure, factor: float) -> None:
 
 
 def stages_figure(maps: TokenMaps, picture: np.ndarray) -> Figure:
-    """The image tokens after each stage: their length, and their principal components."""
+    """Draw the image tokens after each stage: length and principal components."""
     figure, axes = _panels(2, len(maps.stages) + 1, maps, extra=0.3 * len(maps.stages))
     _show(axes[0, 0], picture, "image")
     axes[1, 0].set_axis_off()
@@ -178,7 +175,7 @@ def stages_figure(maps: TokenMaps, picture: np.ndarray) -> Figure:
 
 
 def contributions_figure(maps: TokenMaps, block: BlockMaps, picture: np.ndarray) -> Figure:
-    """What the Conv Encoder and the tokens add to the image tokens: in one block, and in all."""
+    """Draw the contributions of Conv Encoder and tokens to one block, and to all."""
     figure, axes = _panels(1, 5, maps, extra=2.2)
     figure.suptitle(f"Local and global contribution, {block.name}", fontsize=9)
     local, tokens = _norms(block.local[0]), _norms(block.tokens[0])
@@ -208,7 +205,7 @@ def contributions_figure(maps: TokenMaps, block: BlockMaps, picture: np.ndarray)
 
 
 def grids_figure(maps: TokenMaps) -> Figure:
-    """The global tokens after each block: principal components, so that like tokens look alike."""
+    """Draw the global tokens after each block; similar tokens get similar colours."""
     stages = sorted({b.stage for b in maps.blocks})
     columns = max(sum(b.stage == s for b in maps.blocks) for s in stages)
     figure, axes = _panels(len(stages), columns, maps)
@@ -224,7 +221,7 @@ def grids_figure(maps: TokenMaps) -> Figure:
 
 
 def picture_of(model, inputs: np.ndarray) -> np.ndarray:
-    """What the backbone got, (3, H, W), as a picture (H, W, 3) RGB uint8."""
+    """Turn the backbone's input, (3, H, W), into a picture (H, W, 3) RGB uint8."""
     preprocessor = getattr(model, "data_preprocessor", None)
     mean, std = (getattr(preprocessor, name, None) for name in ("mean", "std"))
     if mean is None:
@@ -242,7 +239,7 @@ def picture_of(model, inputs: np.ndarray) -> np.ndarray:
 def all_figures(
     maps: TokenMaps, block: BlockMaps, picture: np.ndarray, head: int | None = None
 ) -> dict[str, Callable[[], Figure]]:
-    """The figures by name, each drawn when it is called.
+    """Return the figures by name, each drawn when it is called.
 
     Args:
         maps: of all blocks.

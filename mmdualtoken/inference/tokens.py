@@ -1,4 +1,4 @@
-"""What the tokens of a DualTokenViT see: attention, grids, features and contributions as arrays."""
+"""Token maps of a DualTokenViT: attention, grids, features and contributions as arrays."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +18,8 @@ from mmdualtoken.models.blocks import CrossAttention, DualTokenBlock
 class BlockMaps:
     """One Dual Token block. B images, H x W image tokens, n global tokens, C channels.
 
-    `local` + `tokens` + `bias` is what the block adds to its input first (Fig. 2): the output
-    projection is linear, so that the sum of the two can be taken apart.
+    The block first adds `local` + `tokens` + `bias` to its input (Fig. 2). The output projection is
+    linear, so that the sum of the two can be split.
     """
 
     #: From 0, as in the names of the state dict: stages.{stage}.blocks.{block}.
@@ -31,9 +31,9 @@ class BlockMaps:
     #: (B, heads, m, m): global aggregation among the m cells that X_local was reduced to; sums to 1
     #: over the last axis. None for the module 'normal', which has none.
     aggregation: np.ndarray | None
-    #: (B, n, C): G_new, what the image tokens read.
+    #: (B, n, C): G_new, which the image tokens read.
     tokens_read: np.ndarray
-    #: (B, n, C): G + G_new, what goes on to the next block.
+    #: (B, n, C): G + G_new, the tokens of the next block.
     tokens_out: np.ndarray
     #: (B, H, W, C): Wo X_local, the contribution of the Conv Encoder, or of the normalised input in
     #: stages without one.
@@ -51,7 +51,7 @@ class BlockMaps:
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """What `inspect_tokens` found."""
+    """Result of `inspect_tokens`."""
 
     #: (B, 3, H, W): the image as the backbone gets it, resized, normalised and padded.
     inputs: np.ndarray
@@ -100,7 +100,7 @@ def find_backbone(model: nn.Module) -> DualTokenViT:
 
 
 def _hooks(block: DualTokenBlock, seen: _Recording) -> Iterator:
-    """Register what fills `seen` in the next forward of `block`; yields the handles."""
+    """Register hooks that fill `seen` in the next forward of `block`; yields their handles."""
     module = block.token_module
     if not isinstance(getattr(module, "broadcast", None), CrossAttention):
         raise InputError(
@@ -130,7 +130,7 @@ def _hooks(block: DualTokenBlock, seen: _Recording) -> Iterator:
 
 @contextmanager
 def _recording(blocks: Sequence[DualTokenBlock]) -> Iterator[list[_Recording]]:
-    """Record the blocks' forwards inside the `with`; nothing of it stays in the model."""
+    """Record the blocks' forwards inside the `with`; removes its hooks afterwards."""
     seen = [_Recording() for _ in blocks]
     handles = []
     try:

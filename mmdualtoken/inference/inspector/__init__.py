@@ -1,4 +1,1 @@
-"""A local web page on which the tokens of one model, or of two, are looked at: tools/inspector.py.
-
-Everything but `layout` and `page`, which need Gradio, can be imported without it.
-"""
+"""A local web page that shows the tokens of one model, or of two: tools/inspector.py."""

@@ -1,242 +1,264 @@
-"""The page: what happens on a click."""
+"""The page: its components, and the effect of each click."""
 
+import functools
 import os
 import re
-import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.inference.inspector.captions import photo_caption, tokens_caption
-from mmdualtoken.inference.inspector.drawing import (
-    Panel,
-    photo_panel,
-    scales,
-    token_at,
-    tokens_panel,
+from mmdualtoken.inference.inspector.attention_view import (
+    AttentionView,
+    Selection,
+    color_limits,
+    export_figure,
+    first_selection,
 )
-from mmdualtoken.inference.inspector.export import export_figure
-from mmdualtoken.inference.inspector.layout import Layout
-from mmdualtoken.inference.inspector.selection import MEAN, Selection, first_selection, with_token
-from mmdualtoken.inference.inspector.subject import Subject, View
-from mmdualtoken.inference.inspector.upload import MAX_BYTES, check_photo
+from mmdualtoken.inference.inspector.inspected_model import InspectedModel, Inspection
+from mmdualtoken.inference.inspector.photo import MAX_BYTES, MAX_PIXELS, Photo, check_photo
 
+INTRODUCTION = f"""# Token inspector
+
+Drop a photo. **Click a place in the photo**, drawn in grey as the model gets it, to see which
+global tokens it reads from; **click a token** to see where it is broadcast. Shown is the attention
+of the global broadcast: image tokens (the cells of a feature map) read from the global tokens, a
+softmax over the tokens.
+Rows, columns, stages, blocks and heads count from 0. Photos up to {MAX_BYTES // 2**20} MiB and
+{MAX_PIXELS // 10**6} million pixels; they stay on this machine.
+"""
+#: The reader's own fonts: nothing is fetched from elsewhere.
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+CSS = """
+#message {border-left: 4px solid var(--color-accent); padding: 6px 12px; min-height: 52px;}
+.clickable img {cursor: crosshair;}
+footer {display: none;}
+"""
+PARTS = {"prediction": "Prediction", "photo": "Photo: click a place", "tokens": "Tokens: click one"}
+MEAN = "mean"
 DOWNLOAD = "() => document.querySelector('#file')?.click()"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a visitor looks at; kept by Gradio for each of them."""
+class Visit:
+    """One visitor's photo and choice, kept by Gradio."""
 
-    photo: str
-    notes: tuple[str, ...]
-    views: tuple[View, ...]
+    photo: Photo
+    seen: list[Inspection]
     selection: Selection
-    panels: tuple[tuple[Panel | None, Panel | None], ...] = ()
 
 
-class Page(Layout):
-    """The page for one model, or for two beside each other.
+def _report_errors(handler: Callable) -> Callable:
+    """Show an InputError on the page. Gradio shows others itself, and prints their traceback."""
+
+    @functools.wraps(handler)
+    def call(*args: Any) -> Any:
+        try:
+            return handler(*args)
+        except InputError as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+    return call
+
+
+class Page:
+    """The page for one model, or for two side by side.
 
     Args:
-        subjects: the models.
+        models: the models, 'A' and perhaps 'B'.
     """
 
-    def __init__(self, subjects: list[Subject]):
-        super().__init__(subjects)
-        with self.blocks:
+    def __init__(self, models: list[InspectedModel]):
+        self.models = models
+        #: Heads of each (stage, block), of the model that has more of them.
+        self.heads: dict[tuple[int, int], int] = {}
+        for model in models:
+            self.heads |= {b: max(n, self.heads.get(b, 0)) for b, n in model.heads.items()}
+        with gr.Blocks(
+            title="mmdualtoken: token inspector", analytics_enabled=False,
+            delete_cache=(120, 600), fill_width=True,
+        ) as self.blocks:  # fmt: skip
+            self._add_components()
             self._connect()
-        # One thing at a time: models and figures are not made for several threads.
-        self.blocks.queue(max_size=16, default_concurrency_limit=1, api_open=False)
+        self.blocks.queue(max_size=16, api_open=False)
+
+    def _add_components(self) -> None:
+        gr.Markdown(INTRODUCTION)
+        gr.Markdown("\n\n".join(f"**{m.title}**" for m in self.models), elem_id="models")
+        with gr.Row():
+            self.upload = gr.File(label="Photo: drop it here", height=140, elem_id="upload")
+            with gr.Column():
+                with gr.Row():
+                    stages = sorted({stage for stage, _ in self.heads})
+                    self.stage, self.block, self.head = (
+                        gr.Dropdown(
+                            values, value=None, label=name, elem_id=name.lower(), min_width=90
+                        )
+                        for name, values in dict(Stage=stages, Block=[], Head=[MEAN]).items()
+                    )
+                self.export = gr.Button("Export the picture (PNG)", elem_id="export")
+                self.file = gr.DownloadButton(visible="hidden", elem_id="file")
+        self.message = gr.Markdown("No photo yet.", elem_id="message")
+        self.pictures: dict[tuple[str, int], tuple[gr.Image, gr.Markdown]] = {}
+        places = [(part, i) for part in PARTS for i in range(len(self.models))]
+        columns = len(PARTS) if len(self.models) == 1 else len(self.models)
+        for start in range(0, len(places), columns):
+            with gr.Row():
+                for part, i in places[start : start + columns]:
+                    self.pictures[part, i] = self._add_picture(part, self.models[i].letter)
+        with gr.Accordion("Choose without a mouse", open=False, elem_id="keyboard"), gr.Row():
+            self.across = gr.Slider(0, 100, 50, step=0.5, label="Place: % from the left")
+            self.down = gr.Slider(0, 100, 50, step=0.5, label="Place: % from the top")
+            last = max(1, self.models[0].num_tokens - 1)
+            self.token = gr.Slider(0, last, 0, step=1, label="Token of A, row by row")
+        self.visit = gr.State(None, time_to_live=3600)
+
+    def _add_picture(self, part: str, letter: str) -> tuple[gr.Image, gr.Markdown]:
+        label = PARTS[part] if len(self.models) == 1 else f"{letter}: {PARTS[part]}"
+        with gr.Column(min_width=300):
+            gr.Markdown(f"**{label}**")
+            image = gr.Image(
+                label=label, show_label=False, alt_text=label, elem_id=f"{part}-{letter}",
+                interactive=False, format="png", height=430, buttons=[], elem_classes="clickable",
+            )  # fmt: skip
+            return image, gr.Markdown(elem_id=f"{part}-{letter}-text")
 
     def _connect(self) -> None:
-        choice = [self.stage, self.block, self.head]
-        outputs = [self.shown, self.message, *choice, self.across, self.down, self.token]
-        for w in self.widgets:
-            outputs += [w.prediction, w.said]
-            outputs += [w.photo, w.photo_caption, w.tokens, w.tokens_caption]
+        pictures = [component for pair in self.pictures.values() for component in pair]
+        lists = dict(stage=self.stage, block=self.block, head=self.head)
+        shown = [self.visit, self.message, *pictures, *lists.values()]
+        shown += [self.across, self.down, self.token]
+        # One event at a time: models and figures are not made for several threads.
         common = dict(
-            concurrency_id="inspect", api_visibility="private", show_progress_on=self.message
-        )
-        redraws = dict(common, outputs=outputs, trigger_mode="always_last")
-        # The drop zone is emptied each time, so that the same file can be dropped again.
-        self.upload.upload(
-            self._guarded(self._on_upload, {self.upload: None}),
-            [self.shown, self.upload],
-            **dict(redraws, outputs=[*outputs, self.upload], trigger_mode="once"),
-        )
-        # Each by itself: a stage has other blocks than the one whose block is still chosen.
-        for name, widget in zip(("stage", "block", "head"), choice, strict=True):
-            widget.input(self._on_choice(name), [self.shown, widget], **redraws)
+            concurrency_id="inspect", concurrency_limit=1, api_visibility="private",
+            show_progress_on=self.message,
+        )  # fmt: skip
+
+        def on(event: Callable, handler: Callable, *inputs: Any, **options: Any) -> Any:
+            options = {**common, "outputs": shown, "trigger_mode": "always_last", **options}
+            return event(_report_errors(handler), [self.visit, *inputs], **options)
+
+        uploaded = on(self.upload.upload, self._open_photo, self.upload, trigger_mode="once")
+        for finished in (uploaded.success, uploaded.failure):  # the same file may be dropped again
+            finished(lambda: None, None, self.upload, **common)
+        # Each list by itself: another stage has other blocks than the one chosen before.
+        for name, widget in lists.items():
+            on(widget.input, functools.partial(self._choose, name), widget)
         for slider in (self.across, self.down):
-            places = [self.shown, self.across, self.down]
-            slider.input(self._guarded(self._on_place), places, **redraws)
-        self.token.input(self._guarded(self._on_token), [self.shown, self.token], **redraws)
-        for i, w in enumerate(self.widgets):
-            for image, handler in (
-                (w.prediction, self._on_prediction),
-                (w.photo, self._on_photo),
-                (w.tokens, self._on_tokens),
-            ):
-                image.select(self._on_click(handler, i), [self.shown], **redraws)
-        exported = self.export.click(
-            self._guarded(self._on_export), [self.shown], [self.message, self.file], **common
-        )
-        exported.success(None, [self.file], None, js=DOWNLOAD)
+            on(slider.input, self._choose_place, self.across, self.down)
+        on(self.token.input, self._choose_token, self.token)
+        for place, (image, _) in self.pictures.items():
+            on(image.select, self._click_handler(*place))
+        exported = on(self.export.click, self._export, outputs=[self.message, self.file])
+        exported.success(None, self.file, None, js=DOWNLOAD)
 
-    def _guarded(self, handler: Callable, always: dict | None = None) -> Callable:
-        """The handler with its errors as a message on the page; what was shown stays."""
-
-        def call(shown: Shown | None, *values: Any) -> dict:
-            try:
-                changes = handler(shown, *values)
-            except InputError as error:
-                changes = {self.message: f"**Not shown.** {error}"}
-            except Exception as error:  # of the model: the page has to live on
-                traceback.print_exc(file=sys.stderr)
-                text = f"{type(error).__name__}: {str(error)[:300]}"
-                changes = {self.message: f"**Not shown.** The model failed ({text})."}
-            return {**changes, **(always or {})}
-
-        return call
-
-    def _on_click(self, handler: Callable, index: int) -> Callable:
-        guarded = self._guarded(lambda shown, x, y: handler(_some(shown), index, x, y))
-
-        def call(shown: Shown | None, event: gr.SelectData) -> dict:
-            return guarded(shown, *event.index)
-
-        return call
-
-    def _on_upload(self, before: Shown | None, path: str) -> dict:
+    def _open_photo(self, visit: Visit | None, path: str) -> dict:
         file = Path(path)
         with file.open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)
         file.unlink()
         photo = check_photo(file.name, content)
-        views = [subject.look(photo) for subject in self.subjects]
-        selection = first_selection(self.subjects, views, before and before.selection)
-        shown = Shown(photo.name, photo.notes, tuple(views), selection)
-        changes = self._redrawn(shown)
-        for w, view in zip(self.widgets, views, strict=True):
-            changes |= {w.prediction: view.prediction, w.said: view.said}
-        return changes
+        seen = [model.inspect(photo) for model in self.models]
+        selection = first_selection(self.models, seen, visit and visit.selection)
+        return self._show(Visit(photo, seen, selection))
 
-    def _on_choice(self, name: str) -> Callable:
-        def choose(shown: Shown | None, value: int | str) -> dict:
-            shown = _some(shown)
-            chosen = replace(shown.selection, **{name: None if value == MEAN else value})
-            blocks = self._choices(chosen.stage)
-            # A stage may have fewer blocks, and a block fewer heads, than the one before.
-            block = min(chosen.block, len(blocks) - 1)
-            head = None if chosen.head is None else min(chosen.head, blocks[block] - 1)
-            return self._redrawn(shown, stage=chosen.stage, block=block, head=head)
+    def _choose(self, name: str, visit: Visit | None, value: int | str) -> dict:
+        chosen = replace(_opened(visit).selection, **{name: None if value == MEAN else value})
+        # A stage may have fewer blocks, and a block fewer heads, than the one before.
+        block = max(b for s, b in self.heads if s == chosen.stage and b <= chosen.block)
+        last = self.heads[chosen.stage, block] - 1
+        head = None if chosen.head is None else min(chosen.head, last)
+        return self._show(visit, stage=chosen.stage, block=block, head=head)
 
-        return self._guarded(choose)
-
-    def _choices(self, stage: int) -> list[int]:
-        """Heads of each block of a stage, of the model that has more of them."""
-        stages = [s.heads[stage] for s in self.subjects if len(s.heads) > stage]
-        return [max(h[i] for h in stages if i < len(h)) for i in range(max(map(len, stages)))]
-
-    def _on_place(self, shown: Shown | None, across: float, down: float) -> dict:
+    def _choose_place(self, visit: Visit | None, across: float, down: float) -> dict:
         place = (min(across, 99.99) / 100, min(down, 99.99) / 100)  # 100 % is the last pixel
-        return self._redrawn(_some(shown), place=place)
+        return self._show(_opened(visit), place=place)
 
-    def _on_token(self, shown: Shown | None, token: float) -> dict:
-        shown = _some(shown)
-        if not self.subjects[0].heads:
-            raise InputError(self.subjects[0].statement)
-        chosen = with_token(shown.selection, self.subjects, 0, int(token))
-        return self._redrawn(shown, tokens=chosen.tokens)
+    def _choose_token(self, visit: Visit | None, token: float, index: int = 0) -> dict:
+        if not self.models[index].heads:
+            raise InputError(self.models[index].statement)
+        tokens = _opened(visit).selection.with_token(self.models, index, int(token))
+        return self._show(visit, tokens=tokens)
 
-    def _on_prediction(self, shown: Shown, index: int, x: float, y: float) -> dict:
-        height, width = shown.views[index].prediction.shape[:2]
-        return self._redrawn(shown, place=(x / width, y / height))
+    def _click_handler(self, part: str, index: int) -> Callable:
+        def click(visit: Visit | None, event: gr.SelectData) -> dict:
+            seen, model = _opened(visit).seen[index], self.models[index]
+            if part == "prediction":
+                height, width = seen.prediction.shape[:2]
+            elif reason := visit.selection.missing_in(model):  # a click on a picture that is gone
+                raise InputError(reason)
+            else:
+                width, height = AttentionView(model, seen, visit.selection).area(part)
+            x, y = event.index[0] / width, event.index[1] / height
+            if not (0 <= x < 1 and 0 <= y < 1):  # on the colour bar
+                return gr.skip()
+            if part == "tokens":
+                rows, columns = model.token_size
+                return self._choose_token(visit, int(y * rows) * columns + int(x * columns), index)
+            place = seen.placement.to_photo((x, y)) if part == "photo" else (x, y)
+            return self._show(visit, place=place)
 
-    def _on_photo(self, shown: Shown, index: int, x: float, y: float) -> dict:
-        panel = shown.panels[index][0]
-        share = panel and panel.share(x, y)
-        if not share:  # on the colour bar
-            return {}
-        return self._redrawn(shown, place=shown.views[index].placement.to_photo(share))
+        return click
 
-    def _on_tokens(self, shown: Shown, index: int, x: float, y: float) -> dict:
-        panel, subject = shown.panels[index][1], self.subjects[index]
-        share = panel and panel.share(x, y)
-        if not share:
-            return {}
-        token = token_at(subject, share)
-        tokens = with_token(shown.selection, self.subjects, index, token).tokens
-        return self._redrawn(shown, tokens=tokens)
+    def _draw(self, visit: Visit) -> dict[tuple[str, int], tuple[np.ndarray | None, str]]:
+        """Draw the pictures, each with its caption."""
+        drawn: dict = {}
+        views = {}
+        for i, (model, seen) in enumerate(zip(self.models, visit.seen, strict=True)):
+            reason = visit.selection.missing_in(model)
+            drawn["prediction", i] = (seen.prediction, seen.summary)
+            drawn["photo", i], drawn["tokens", i] = (None, reason), (None, "")
+            if not reason:
+                views[i] = AttentionView(model, seen, visit.selection)
+        limits = color_limits([view.broadcast for view in views.values()])
+        token_limits = color_limits([view.read for view in views.values()])
+        for i, view in views.items():
+            drawn["photo", i] = (view.draw_broadcast(limits), view.describe_broadcast())
+            caption = f"{view.describe_read()}\n\n{view.model.statement}"
+            drawn["tokens", i] = (view.draw_read(token_limits), caption)
+        return drawn
 
-    def _redrawn(self, shown: Shown, **changed: Any) -> dict:
-        """What a changed selection makes of the page."""
-        selection = replace(shown.selection, **changed)
-        views, panels, changes = shown.views, [], {}
-        scale = scales(self.subjects, views, selection)
-        for subject, view, w in zip(self.subjects, views, self.widgets, strict=True):
-            problem = selection.problem(subject)
-            if problem:
-                panels.append((None, None))
-                changes |= {w.photo: None, w.photo_caption: problem}
-                changes |= {w.tokens: None, w.tokens_caption: ""}
-                continue
-            photo = photo_panel(subject, view, selection, scale[0])
-            tokens = tokens_panel(subject, view, selection, scale[1])
-            panels.append((photo, tokens))
-            said = tokens_caption(subject, view, selection)
-            changes |= {
-                w.photo: photo.image,
-                w.photo_caption: photo_caption(subject, view, selection),
-                w.tokens: tokens.image,
-                w.tokens_caption: said if subject.has_grid else f"{said}\n\n{subject.statement}",
-            }
-        shown = replace(shown, selection=selection, panels=tuple(panels))
-        return {**changes, self.shown: shown, **self._controls(shown)}
-
-    def _controls(self, shown: Shown) -> dict:
-        """The message, and the choices as they now stand."""
-        selection = shown.selection
-        notes = " ".join(shown.notes)
-        changes: dict = {self.message: f"Shown: `{shown.photo}`, {selection.name}. {notes}"}
-        across, down = (min(max(100 * p, 0), 100) for p in selection.place)
-        changes |= {self.across: round(across, 1), self.down: round(down, 1)}
-        changes |= {self.token: selection.tokens[0]}
-        if any(s.heads for s in self.subjects):
-            blocks = self._choices(selection.stage)
-            heads = [MEAN, *range(blocks[selection.block])]
+    def _show(self, visit: Visit, **changed: Any) -> dict:
+        """Change the selection, and return the new values of the components."""
+        selection = replace(visit.selection, **changed)
+        visit = replace(visit, selection=selection)
+        across, down = (round(min(max(100 * p, 0), 100), 1) for p in selection.place)
+        notes = " ".join(visit.photo.notes)
+        message = f"Shown: `{visit.photo.name}`, {selection.name}. {notes}"
+        values = {self.visit: visit, self.message: message, self.across: across, self.down: down}
+        for place, drawn in self._draw(visit).items():
+            values |= dict(zip(self.pictures[place], drawn, strict=True))
+        if self.heads:
+            blocks = sorted(block for stage, block in self.heads if stage == selection.stage)
+            heads = [MEAN, *range(self.heads[selection.stage, selection.block])]
             head = MEAN if selection.head is None else selection.head
-            changes |= {
+            values |= {
+                self.token: selection.tokens[0],
                 self.stage: selection.stage,
-                self.block: gr.Dropdown(list(range(len(blocks))), value=selection.block),
+                self.block: gr.Dropdown(blocks, value=selection.block),
                 self.head: gr.Dropdown(heads, value=head),
             }
-        return changes
+        return values
 
-    def _on_export(self, shown: Shown | None) -> dict:
-        shown = _some(shown)
-        selection = shown.selection
-        figure = export_figure(self.subjects, shown.views, selection, shown.photo)
-        stem = re.sub(r"[^\w-]+", "_", f"{Path(shown.photo).stem}_{selection.name}")
-        folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
-        file = folder / f"{stem}.png"
-        figure.savefig(file, dpi=150)
+    def _export(self, visit: Visit | None) -> dict:
+        drawn = self._draw(_opened(visit))
+        for i, model in enumerate(self.models):
+            picture, summary = drawn["prediction", i]
+            drawn["prediction", i] = (picture, f"{model.title}\n{summary}")
+        rows = [[drawn[part, i] for part in PARTS] for i in range(len(self.models))]
+        name = visit.selection.name
+        stem = re.sub(r"[^\w-]+", "_", f"{Path(visit.photo.name).stem}_{name}")
+        file = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), f"{stem}.png")
+        export_figure(f"{visit.photo.name}: {name}", rows).savefig(file, dpi=150)
         return {self.file: str(file), self.message: f"Exported: `{file.name}`."}
 
 
-def _some(shown: Shown | None) -> Shown:
-    """What is shown.
-
-    Raises:
-        InputError: nothing is, or no longer.
-    """
-    if shown is None:
+def _opened(visit: Visit | None) -> Visit:
+    if visit is None:
         raise InputError("There is no photo yet, or it is no longer kept. Drop one.")
-    return shown
+    return visit
