@@ -73,8 +73,8 @@ def test_what_is_folded_is_gone():
     assert not any(isinstance(m, _BatchNorm) for m in model.modules())
     assert not any(name.endswith("gamma") for name, _ in model.named_parameters())
     first = model.stages[0].blocks[0].token_module
-    assert isinstance(first.mix, Constant)
-    assert first.mix.value.shape == (1, 49, NARROW["embed_dims"][0])
+    assert isinstance(first.mlp, Constant)
+    assert first.mlp.value.shape == (1, 49, NARROW["embed_dims"][0])
     assert sum(p.numel() for p in model.parameters()) < before
     assert not any(p.requires_grad for p in model.parameters())
 
@@ -95,11 +95,11 @@ def test_training_and_loading_are_refused():
     model.switch_to_deploy()
     assert not model.training
     assert not model.eval().training
-    with pytest.raises(RuntimeError, match="cannot be trained; build the model anew"):
+    with pytest.raises(RuntimeError, match="cannot be trained; build a new model"):
         model.train()
     assert not model.training
     for strict in (True, False):
-        with pytest.raises(RuntimeError, match="cannot be loaded into; build the model anew"):
+        with pytest.raises(RuntimeError, match="cannot be loaded into; build a new model"):
             model.load_state_dict(checkpoint, strict=strict)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         build().load_state_dict(model.state_dict())
