@@ -373,7 +373,7 @@ def test_what_is_put_in_the_place_of_a_linear_is_called(change):
     before = mix(tokens), gates(z)
     mix.token_mix = change(mix.token_mix)
     gates.position_gate = change(gates.position_gate)
-    if change is pruned:  # the hook computes it anew; what was computed before is outdated
+    if change is pruned:  # the hook recomputes it: the old value is outdated
         mix.token_mix.weight = gates.position_gate.weight = None
     mixed = mix.token_mix(tokens.transpose(1, 2)).transpose(1, 2)
     same(mix(tokens), mix.channel_mix(mix.act(mixed)))

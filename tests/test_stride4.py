@@ -234,7 +234,7 @@ def test_configs_differ_in_the_map_and_the_pyramid_only(size, widths):
 
 
 @pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])
-def test_segmentors_read_the_map_beside_those_of_concat(head):
+def test_segmentors_read_the_map_with_those_of_concat(head):
     folder = ROOT / "configs" / "mmseg"
     concat = Config.fromfile(folder / f"{head}_dualtoken_s_concat_160k.py")
     ours = Config.fromfile(folder / f"{head}_dualtoken_s_concat_stride4_160k.py")

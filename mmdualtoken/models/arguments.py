@@ -129,10 +129,11 @@ class Checks:
             "None, or a dict (or a list of them) of one of MMEngine's initialisers or "
             "StemContrast, such as dict(type='Pretrained', checkpoint=FILE, prefix='backbone.')"
         )
-        entries = value if isinstance(value, (list, tuple)) else [value or {}][: value is not None]
-        for entry in entries:
+        if value is None:
+            return None
+        ignored = ("override", DELETE_KEY)  # not arguments of an initialiser
+        for entry in value if isinstance(value, (list, tuple)) else [value]:
             try:
-                ignored = ("override", DELETE_KEY)
                 WEIGHT_INITIALIZERS.build({k: v for k, v in entry.items() if k not in ignored})
             except Exception as error:  # unknown type, missing or unknown arguments
                 self.require(False, "init_cfg", value, f"{allowed} ({reason_of(error)})")
@@ -189,8 +190,5 @@ class Checks:
             self.require(dim % heads == 0, "arch: embed_dims", dim, allowed)
             hidden = dim * ratio
             near = max(round(hidden), 1)
-            allowed = (
-                f"a ratio whose product with its embed_dims, {dim}, is a whole number from 1; "
-                f"it is {hidden:g}, {near}/{dim} would give {near}"
-            )
+            allowed = f"a ratio that times its embed_dims, {dim}, is whole, such as {near}/{dim}"
             self.require(abs(hidden - near) <= 1e-6 * near, "arch: ffn_ratios", ratio, allowed)
