@@ -166,7 +166,7 @@ def test_a_class_does_what_its_name_does(setting, name, value):
 
 
 def _attention_without_collapse(model):
-    """Queries and keys of the aggregation alike, so that each cell attends to itself most.
+    """Make queries and keys of the aggregation similar: each cell attends to itself most.
 
     With arbitrary weights repeated averaging makes the 49 cells all but equal, and with equal keys
     the queries have no gradient.

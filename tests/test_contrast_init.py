@@ -6,6 +6,7 @@ from mmengine.registry import MODELS
 from narrow import ARCH
 from torch import nn
 
+from mmdualtoken.errors import WrongValue
 from mmdualtoken.models import DualTokenViT, dualtoken_vit
 
 CHANGED = {f"stem.convs.{i}.weight" for i in (3, 6, 9)} | {"stem.convs.12.bias"}
@@ -85,5 +86,7 @@ def test_values_that_make_no_sense_are_refused(name, value):
 
 
 def test_unknown_arguments_are_refused_when_the_backbone_is_built():
-    with pytest.raises(TypeError, match="DualTokenViT: init_cfg=.*'nois': 0.3.*unexpected keyword"):
+    with pytest.raises(
+        WrongValue, match="DualTokenViT: init_cfg=.*'nois': 0.3.*unexpected keyword"
+    ):
         DualTokenViT(init_cfg=[dict(type="StemContrast", nois=0.3)])

@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from helpers import NARROW, VARIANTS, build, rand, randomise
+from mmcv.cnn import ConvModule
 from mmengine.config import Config
 from tasks import TASKS
 from torch import nn
@@ -73,8 +74,8 @@ def test_what_is_folded_is_gone():
     assert not any(isinstance(m, _BatchNorm) for m in model.modules())
     assert not any(name.endswith("gamma") for name, _ in model.named_parameters())
     first = model.stages[0].blocks[0].token_module
-    assert isinstance(first.mix, Constant)
-    assert first.mix.value.shape == (1, 49, NARROW["embed_dims"][0])
+    assert isinstance(first.mlp, Constant)
+    assert first.mlp.value.shape == (1, 49, NARROW["embed_dims"][0])
     assert sum(p.numel() for p in model.parameters()) < before
     assert not any(p.requires_grad for p in model.parameters())
 
@@ -95,11 +96,11 @@ def test_training_and_loading_are_refused():
     model.switch_to_deploy()
     assert not model.training
     assert not model.eval().training
-    with pytest.raises(RuntimeError, match="cannot be trained; build the model anew"):
+    with pytest.raises(RuntimeError, match="cannot be trained; build a new model"):
         model.train()
     assert not model.training
     for strict in (True, False):
-        with pytest.raises(RuntimeError, match="cannot be loaded into; build the model anew"):
+        with pytest.raises(RuntimeError, match="cannot be loaded into; build a new model"):
             model.load_state_dict(checkpoint, strict=strict)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         build().load_state_dict(model.state_dict())
@@ -193,14 +194,33 @@ def test_whole_models_stay_the_same(task):
         deployed.train()
 
 
-def test_norms_that_do_not_follow_a_convolution_stay():
-    from mmcv.cnn import ConvModule
+def unchanged_by_the_switch(model, images):
+    with torch.no_grad():
+        plain = model(images)
+        return distance((switch_to_deploy(model)(images),), (plain,)) < 1e-10
 
+
+def test_a_convolution_that_layers_share_is_not_folded_twice():
+    """RTMDet's heads share convolutions between levels, each with a norm of its own."""
+    first, second = (ConvModule(4, 4, 3, norm_cfg=dict(type="BN")) for _ in range(2))
+    second.conv = first.conv
+    model = randomise(nn.Sequential(first, second).double().eval())
+    assert unchanged_by_the_switch(model, rand(1, 4, 9, 9))
+    assert all(isinstance(m.norm, nn.Identity) for m in model)
+
+
+def test_a_pruned_convolution_is_not_folded():
+    """Its hook computes the weight at each call: what is folded into it would be lost."""
+    module = ConvModule(4, 4, 3, norm_cfg=dict(type="BN"))
+    model = randomise(nn.Sequential(module).double().eval())
+    l1_unstructured(module.conv, "weight", amount=0.3)
+    assert unchanged_by_the_switch(model, rand(1, 4, 9, 9))
+    assert isinstance(module.norm, nn.BatchNorm2d)
+
+
+def test_norms_that_do_not_follow_a_convolution_stay():
     before = ConvModule(4, 4, 3, norm_cfg=dict(type="BN"), order=("norm", "conv", "act"))
     after = ConvModule(4, 4, 3, norm_cfg=dict(type="BN"))
     model = randomise(nn.Sequential(before, after).double().eval())
-    images = rand(1, 4, 9, 9)
-    with torch.no_grad():
-        plain = model(images)
-        assert distance((switch_to_deploy(model)(images),), (plain,)) < 1e-10
+    assert unchanged_by_the_switch(model, rand(1, 4, 9, 9))
     assert isinstance(before.norm, nn.BatchNorm2d) and isinstance(after.norm, nn.Identity)

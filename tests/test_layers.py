@@ -18,6 +18,7 @@ from mmdualtoken.models.blocks import (
     SelfAttention,
     WindowAttention,
 )
+from mmdualtoken.models.dualtoken_vit import factory
 from mmdualtoken.models.stem import (
     OneStepDownsample,
     PatchMerging,
@@ -131,13 +132,13 @@ def test_token_projection():
 @pytest.mark.parametrize("size", MAPS)
 @pytest.mark.parametrize("kernel_size", [5, 7])
 def test_conv_encoder(kernel_size, size):
-    encoder, p = exact(ConvEncoder(12, 3, kernel_size))
+    encoder, p = exact(ConvEncoder(12, kernel_size))
     x = rand(2, *size, 12)
     same(encoder(x), reference.conv_encoder(p, x))
 
 
 def test_conv_encoder_is_torchvisions_convnext_block():
-    encoder, p = exact(ConvEncoder(12, 3, 7))
+    encoder, p = exact(ConvEncoder(12, 7))
     block = CNBlock(12, layer_scale=1e-6, stochastic_depth_prob=0.0).double().eval()
     names = {"dwconv": "0", "norm": "2", "pwconv1": "3", "pwconv2": "5"}
     state = {"layer_scale": p["gamma"].view(12, 1, 1)}
@@ -154,19 +155,19 @@ def test_conv_encoder_is_torchvisions_convnext_block():
 
 @pytest.mark.parametrize("size", [(7, 7), (14, 7), (8, 8), (3, 5), (15, 9), (1, 1)])
 def test_window_attention(size):
-    layer, p = exact(WindowAttention(12, 3, 5))
+    layer, p = exact(WindowAttention(12, 3))
     x = rand(2, *size, 12)
     same(layer(x), reference.window_attention(p, x, 3))
 
 
 def test_window_attention_of_another_window():
-    layer, p = exact(WindowAttention(12, 2, 5, window_size=4))
+    layer, p = exact(WindowAttention(12, 2, window_size=4))
     x = rand(2, 9, 6, 12)
     same(layer(x), reference.window_attention(p, x, 2, side=4))
 
 
 def test_window_attention_in_one_window_is_torchs_attention():
-    layer, p = exact(WindowAttention(12, 3, 5, window_size=4))
+    layer, p = exact(WindowAttention(12, 3, window_size=4))
     mha = nn.MultiheadAttention(12, 3, batch_first=True).double()
     mha.load_state_dict(
         {
@@ -193,7 +194,7 @@ def test_window_attention_in_one_window_is_torchs_attention():
 
 def test_what_is_padded_does_not_matter(monkeypatch):
     """Padded keys are masked: any content in them gives the same result."""
-    layer, p = exact(WindowAttention(12, 3, 5))
+    layer, p = exact(WindowAttention(12, 3))
     pad, filled = F.pad, []
 
     def pad_with_garbage(x, widths, *args, **kwargs):
@@ -211,7 +212,7 @@ def test_what_is_padded_does_not_matter(monkeypatch):
 
 
 def test_windows_do_not_see_each_other():
-    layer, _ = exact(WindowAttention(12, 3, 5))
+    layer, _ = exact(WindowAttention(12, 3))
     x = rand(1, 10, 10, 12).requires_grad_()
     layer(x)[:, 7:, 7:].sum().backward()  # the corner window has 3x3 real cells
     seen = x.grad.abs().sum((0, 3)) > 0
@@ -220,7 +221,7 @@ def test_windows_do_not_see_each_other():
 
 
 def test_windows_that_fit_are_not_padded(forbid_padding):
-    layer, p = exact(WindowAttention(12, 3, 5))
+    layer, p = exact(WindowAttention(12, 3))
     x = rand(1, 7, 14, 12)
     same(layer(x), reference.window_attention(p, x, 3))
 
@@ -246,7 +247,7 @@ def test_border_cells_are_means_of_real_pixels_only():
 
 
 def test_onestep_leaves_the_map_to_the_resize():
-    down = OneStepDownsample(6, 1)
+    down = OneStepDownsample()
     x = rand(2, 5, 4, 6)
     assert torch.equal(down(x), x)
     assert not list(down.parameters())
@@ -304,7 +305,7 @@ def _torch_attention(weight, bias, num_heads, x, context):
 
 
 def test_token_mlp():
-    layer, p = exact(TokenMLP(12, 15))
+    layer, p = exact(TokenMLP(12))
     tokens = rand(2, 15, 12)
     same(layer(tokens), reference.token_mlp(p, tokens))
 
@@ -372,7 +373,7 @@ def test_what_is_put_in_the_place_of_a_linear_is_called(change):
     before = mix(tokens), gates(z)
     mix.token_mix = change(mix.token_mix)
     gates.position_gate = change(gates.position_gate)
-    if change is pruned:  # the hook computes it anew; what was computed before is outdated
+    if change is pruned:  # the hook recomputes it: the old value is outdated
         mix.token_mix.weight = gates.position_gate.weight = None
     mixed = mix.token_mix(tokens.transpose(1, 2)).transpose(1, 2)
     same(mix(tokens), mix.channel_mix(mix.act(mixed)))
@@ -419,7 +420,7 @@ KINDS = {
 def test_token_module(kind, num_convs, size):
     down = nn.Identity() if num_convs is None else StepwiseDownsample(12, num_convs)
     grid = {"position_aware": (3, 5), "none": (7, 7)}.get(kind, (1, 8))
-    module, p = exact(KINDS[kind](12, 3, grid, down, TokenMLP, 0.1))
+    module, p = exact(factory(KINDS[kind])(12, 3, grid, down, TokenMLP.for_block, 0.1))
     x, x_local = rand(2, *size, 12), rand(2, *size, 12, seed=1)
     tokens = None if kind == "none" else rand(2, grid[0] * grid[1], 12, seed=2)
     x_global, passed = module(x, x_local, tokens)
@@ -436,7 +437,7 @@ def test_token_module(kind, num_convs, size):
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.6, 1.0])
 @pytest.mark.parametrize("mlp", ["mlp", "mix"])
 def test_alpha_weighs_the_global_tokens(mlp, alpha):
-    layer = {"mlp": TokenMLP, "mix": TokenMixMLP}[mlp]
+    layer = {"mlp": TokenMLP.for_block, "mix": TokenMixMLP}[mlp]
     module, p = exact(PositionAwareTokens(12, 3, (3, 5), nn.Identity(), layer, alpha))
     x, x_local, tokens = rand(2, 4, 4, 12), rand(2, 3, 5, 12, seed=1), rand(2, 15, 12, seed=2)
     x_global, passed = module(x, x_local, tokens)
@@ -455,13 +456,13 @@ def test_alpha_weighs_the_global_tokens(mlp, alpha):
 
 def _block(encoder, kind, num_convs, drop_path_rate=0.0):
     local = {
-        "conv": lambda: ConvEncoder(12, 3, 5),
-        "window": lambda: WindowAttention(12, 3, 5),
+        "conv": lambda: ConvEncoder(12, 5),
+        "window": lambda: WindowAttention(12, 3),
         None: nn.Identity,
     }[encoder]()
     down = nn.Identity() if encoder is None else StepwiseDownsample(12, num_convs)
     grid = (7, 7) if kind in ("position_aware", "none") else (1, 8)
-    module = KINDS[kind](12, 3, grid, down, TokenMixMLP, 0.1)
+    module = factory(KINDS[kind])(12, 3, grid, down, TokenMixMLP, 0.1)
     block, p = exact(DualTokenBlock(12, local, module, 4, drop_path_rate))
     tokens = None if kind == "none" else rand(1, grid[0] * grid[1], 12, seed=2)
     return block, p, tokens

@@ -18,6 +18,7 @@ from mmdualtoken.models.blocks import (
     WindowAttention,
     attend,
 )
+from mmdualtoken.models.dualtoken_vit import factory
 from mmdualtoken.models.stem import StepwiseDownsample
 from mmdualtoken.models.tokens import (
     MSATokens,
@@ -113,8 +114,8 @@ def test_attention_against_fp64(dtype):
 ATTENTIONS = {
     "self": (SelfAttention(16, 4), [(2, 30, 16)]),
     "cross": (CrossAttention(16, 4), [(2, 30, 16), (2, 49, 16)]),
-    "window": (WindowAttention(16, 4, 5), [(2, 9, 10, 16)]),  # sides that need padded windows
-    "whole windows": (WindowAttention(16, 4, 5), [(2, 7, 14, 16)]),
+    "window": (WindowAttention(16, 4), [(2, 9, 10, 16)]),  # sides that need padded windows
+    "whole windows": (WindowAttention(16, 4), [(2, 7, 14, 16)]),
 }
 
 
@@ -138,8 +139,9 @@ def test_attention_modules_with_large_weights(dtype, name, weight):
 
 def block(tokens, mlp=TokenMixMLP, encoder=ConvEncoder):
     size = (1, 8) if tokens in (NormalTokens, MSATokens) else (7, 7)
-    module = tokens(16, 2, size, StepwiseDownsample(16, 1), mlp, 0.1)
-    return DualTokenBlock(16, encoder(16, 2, 5), module, ffn_ratio=4)
+    down = StepwiseDownsample(16, 1)
+    module = factory(tokens)(16, 2, size, down, factory(mlp), 0.1)
+    return DualTokenBlock(16, factory(encoder)(16, 2, 5), module, ffn_ratio=4)
 
 
 BLOCKS = {
@@ -213,7 +215,7 @@ def test_mean_over_a_large_map(dtype):
 
 @dtypes()
 def test_ffn_and_conv_encoder_against_fp64(dtype):
-    for module in (FFN(16, 4), ConvEncoder(16, 2, 5)):
+    for module in (FFN(16, 4), ConvEncoder(16, 5)):
         module = randomise(module).to(dtype)
         x = rand(2, 9, 10, 16).to(dtype)
         expected = copy.deepcopy(module).double()(x.double())

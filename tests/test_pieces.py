@@ -1,19 +1,19 @@
-"""Computing in pieces changes no result, and happens only where it may."""
+"""Computing in chunks changes no result, and happens only where it may."""
 
 import pytest
 import torch
 from helpers import build, rand, randomise
 from torch import nn
 
-from mmdualtoken.models import blocks as pieces
-from mmdualtoken.models.blocks import by_images, by_positions
+from mmdualtoken.models import blocks
+from mmdualtoken.models.blocks import chunk_over_images, chunk_over_tokens
 
 
 @pytest.fixture
-def small_pieces(monkeypatch):
-    """Pieces so small that 64 x 64 images are split, on any number of cores."""
+def small_chunks(monkeypatch):
+    """Chunks so small that 64 x 64 images are split, on any number of cores."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(pieces, "PIECE", 2**11)
+    monkeypatch.setattr(blocks, "CHUNK_ELEMENTS", 2**11)
 
 
 class Sizes(nn.Module):
@@ -30,50 +30,50 @@ class Sizes(nn.Module):
 
 @pytest.mark.parametrize("width, sizes", [(512, [8, 8, 4]), (4096, [1] * 20), (1, [20])])
 @torch.no_grad()
-def test_positions_are_split_by_the_widest_buffer(small_pieces, width, sizes):
+def test_tokens_are_split_by_the_widest_buffer(small_chunks, width, sizes):
     double, x = Sizes(), rand(4, 5, 3)
-    assert torch.equal(by_positions(double, x, width), 2 * x)
+    assert torch.equal(chunk_over_tokens(double, x, width), 2 * x)
     assert double.seen == sizes
 
 
 @pytest.mark.parametrize("side, images", [(32, [2, 2, 1]), (64, [1] * 5), (8, [5])])
 @torch.no_grad()
-def test_images_are_split_by_their_pixels(small_pieces, side, images):
+def test_images_are_split_by_their_pixels(small_chunks, side, images):
     double, x = Sizes(), rand(5, 3, side, side)
-    assert torch.equal(by_images(double, x, 2), 2 * x)
+    assert torch.equal(chunk_over_images(double, x, 2), 2 * x)
     assert [n // side**2 for n in double.seen] == images
 
 
 @torch.no_grad()
-def test_no_images_and_no_positions(small_pieces):
-    assert by_images(Sizes(), rand(0, 3, 8, 8), 1).shape == (0, 3, 8, 8)
-    assert by_positions(Sizes(), rand(0, 4, 3), 8).shape == (0, 4, 3)
+def test_no_images_and_no_tokens(small_chunks):
+    assert chunk_over_images(Sizes(), rand(0, 3, 8, 8), 1).shape == (0, 3, 8, 8)
+    assert chunk_over_tokens(Sizes(), rand(0, 4, 3), 8).shape == (0, 4, 3)
 
 
-def test_one_go_where_gradients_are_recorded(small_pieces):
+def test_one_go_where_gradients_are_recorded(small_chunks):
     double = Sizes()
-    by_positions(double, rand(20, 3), 4096)
-    by_images(double, rand(5, 3, 64, 64), 2)
+    chunk_over_tokens(double, rand(20, 3), 4096)
+    chunk_over_images(double, rand(5, 3, 64, 64), 2)
     assert double.seen == [20, 5 * 64 * 64]
 
 
 @torch.no_grad()
-def test_one_go_where_a_graph_is_recorded(small_pieces):
+def test_one_go_where_a_graph_is_recorded(small_chunks):
     x = rand(20, 3)
-    traced = torch.jit.trace(lambda x: by_positions(lambda p: 2 * p, x, 4096), x)
+    traced = torch.jit.trace(lambda x: chunk_over_tokens(lambda p: 2 * p, x, 4096), x)
     assert str(traced.graph).count("aten::mul") == 1
-    program = torch.export.export(_Positions(), (x,))
+    program = torch.export.export(_Tokens(), (x,))
     assert str(program.graph).count("aten.mul") == 1
 
 
-class _Positions(nn.Module):
+class _Tokens(nn.Module):
     def forward(self, x):
-        return by_positions(lambda p: 2 * p, x, 4096)
+        return chunk_over_tokens(lambda p: 2 * p, x, 4096)
 
 
 @pytest.mark.parametrize("dtype, rounding", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("options", [{}, dict(local_encoder="window"), dict(token_module="none")])
-def test_the_backbone_gives_the_same(small_pieces, monkeypatch, dtype, rounding, options):
+def test_the_backbone_gives_the_same(small_chunks, monkeypatch, dtype, rounding, options):
     model = randomise(build(**options)).to(dtype).eval()
     x = rand(3, 3, 64, 96).to(dtype)
     calls = []
@@ -87,7 +87,7 @@ def test_the_backbone_gives_the_same(small_pieces, monkeypatch, dtype, rounding,
         assert (g - w).abs().max() <= rounding * w.abs().max()
 
 
-def test_batchnorm_takes_its_statistics_over_all_images(small_pieces):
+def test_batchnorm_takes_its_statistics_over_all_images(small_chunks):
     models = [randomise(build()).double().train() for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     x = rand(4, 3, 64, 64)

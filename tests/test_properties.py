@@ -182,7 +182,7 @@ def test_memory_layout_does_not_matter(variant, shape, dtype, layout, channels_l
 @examples(40)
 @given(variant=variants(), shape=image_shapes, dtype=dtypes)
 def test_each_map_is_that_of_the_whole(variant, shape, dtype):
-    """Whatever out_indices asks for, its maps are those of a model that gives out all three."""
+    """Whatever out_indices asks for, its maps are those of a model that returns all three."""
     whole, image = model_of({**variant, "out_indices": (0, 1, 2)}, dtype), rand(*shape, dtype=dtype)
     part = build(**variant).to(dtype).eval()
     state = whole.state_dict()

@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.models import DualTokenViTStride4
-from mmdualtoken.models import blocks as pieces
+from mmdualtoken.models import DualTokenViTStride4, blocks
 from mmdualtoken.models.stem import Stem
 from mmdualtoken.weights.pretrained import start_from_checkpoint
 
@@ -36,7 +35,7 @@ def plain(model, **settings):
     return other
 
 
-def fine_map_of(p, x, blocks, training=False):
+def stride4_map_of(p, x, blocks, training=False):
     """The map at stride 4, written out from the parameters `p` by name."""
 
     def step(x, conv, norm, **options):
@@ -60,7 +59,7 @@ def test_values(blocks, size, training):
     model = randomise(stride4(fine_blocks=blocks).double()).train(training)
     image, p = rand(2, 3, *size), params(model)
     maps = model(image)
-    same(maps[0], fine_map_of(p, image, blocks, training))
+    same(maps[0], stride4_map_of(p, image, blocks, training))
     assert maps[0].shape[1:] == (
         WIDTH if blocks else WIDTH // 2,
         -(-size[0] // 4),
@@ -86,12 +85,12 @@ def test_the_other_maps_are_those_of_the_backbone(settings):
 
 
 @torch.no_grad()
-def test_images_are_computed_in_pieces(monkeypatch):
+def test_images_are_computed_in_chunks(monkeypatch):
     """As the stem's are: results do not change."""
     model, images = randomise(stride4().double().eval()), rand(5, 3, 64, 64)
     expected = model(images)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(pieces, "PIECE", 2**11)
+    monkeypatch.setattr(blocks, "CHUNK_ELEMENTS", 2**11)
     for one, other in zip(model(images), expected, strict=True):
         same(one, other)
 
@@ -235,7 +234,7 @@ def test_configs_differ_in_the_map_and_the_pyramid_only(size, widths):
 
 
 @pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])
-def test_segmentors_read_the_map_beside_those_of_concat(head):
+def test_segmentors_read_the_map_with_those_of_concat(head):
     folder = ROOT / "configs" / "mmseg"
     concat = Config.fromfile(folder / f"{head}_dualtoken_s_concat_160k.py")
     ours = Config.fromfile(folder / f"{head}_dualtoken_s_concat_stride4_160k.py")

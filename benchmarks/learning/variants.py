@@ -46,8 +46,8 @@ class _ScaledConvEncoder(ConvEncoder):
 
     scale: float
 
-    def __init__(self, embed_dims: int, num_heads: int, kernel_size: int):
-        super().__init__(embed_dims, num_heads, kernel_size, layer_scale_init_value=self.scale)
+    def __init__(self, embed_dims: int, kernel_size: int):
+        super().__init__(embed_dims, kernel_size, layer_scale_init_value=self.scale)
 
 
 class ConvEncoderTenth(_ScaledConvEncoder):

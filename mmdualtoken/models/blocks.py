@@ -1,4 +1,8 @@
-"""The Dual Token block and what it is made of. Image tokens are (B, H, W, C), global (B, n, C)."""
+"""The Dual Token block (paper: Sec. 2.2), from its parts to the stage of blocks.
+
+Image tokens are (B, H, W, C), global tokens (B, n, C). The file reads upwards: computing in chunks,
+the norm of a map, attention, FFN and gates, the two local encoders, the block, the stage.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -10,26 +14,15 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import LayerNorm2d
 
-
-def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
-    """Whether calling the layer is nothing but `kind`'s formula with its weight and bias.
-
-    Not so for layers that users put in its place (LoRA, quantised ones), for parametrised and
-    sharded ones, which are classes of their own, and for layers with hooks, as pruning adds them.
-    """
-    hooks = layer._forward_pre_hooks or layer._forward_hooks
-    return type(layer) is kind and not (hooks or layer._backward_pre_hooks or layer._backward_hooks)
+# Elements of the widest buffer of a chunk, per thread: 1 MiB in fp32, about a core's own cache.
+CHUNK_ELEMENTS = 2**18
 
 
-# Elements of the widest buffer of a piece, per thread: 1 MiB in fp32, about a core's own cache.
-PIECE = 2**18
+def runs_unchunked(x: torch.Tensor) -> bool:
+    """Return whether `x` is computed at once instead of in chunks.
 
-
-def whole(x: torch.Tensor) -> bool:
-    """Whether `x` is computed in one go.
-
-    So it is on a GPU, whose allocator keeps its memory, where the backward pass will want the
-    buffers anyway, and where a graph is recorded, which must not depend on the size.
+    A GPU's allocator keeps its memory, and the backward pass needs the buffers anyway. A recorded
+    graph must not depend on the input's size.
     """
     return (
         x.device.type != "cpu"
@@ -39,50 +32,73 @@ def whole(x: torch.Tensor) -> bool:
     )
 
 
-def by_positions(function: Callable, x: torch.Tensor, width: int) -> torch.Tensor:
-    """`function` of features (..., C), one that treats each position by itself.
+def chunk_over_tokens(function: Callable, x: torch.Tensor, width: int) -> torch.Tensor:
+    """Apply a function that treats each token by itself, in chunks that fit the cache.
 
     Args:
         function: (..., C) -> (..., C').
         x: (..., C).
         width: channels of the widest buffer that `function` makes.
+
+    Returns:
+        (..., C').
     """
-    if whole(x):  # first: a graph must not see what follows
+    if runs_unchunked(x):  # before any size is read: a graph must not record one
         return function(x)
-    rows = max(1, PIECE * torch.get_num_threads() // width)
+    rows = max(1, CHUNK_ELEMENTS * torch.get_num_threads() // width)
     if x.shape[:-1].numel() <= rows:
         return function(x)
-    pieces = [function(piece) for piece in x.flatten(0, -2).split(rows)]
-    return torch.cat(pieces).unflatten(0, x.shape[:-1])
+    chunks = [function(chunk) for chunk in x.flatten(0, -2).split(rows)]
+    return torch.cat(chunks).unflatten(0, x.shape[:-1])
 
 
-def by_images(function: Callable, x: torch.Tensor, width: int) -> torch.Tensor:
-    """`function` of images (B, C, H, W), one that treats each image by itself.
+def chunk_over_images(function: Callable, x: torch.Tensor, width: int) -> torch.Tensor:
+    """Apply a function that treats each image by itself, in chunks that fit the cache.
 
     Args:
         function: (b, C, H, W) -> (b, C', H', W').
         x: (B, C, H, W).
-        width: elements per pixel of `x` of the widest buffer that `function` makes.
+        width: elements of the widest buffer that `function` makes, per pixel of `x`.
+
+    Returns:
+        (B, C', H', W').
     """
-    if whole(x):
+    if runs_unchunked(x):
         return function(x)
-    images = max(1, PIECE * torch.get_num_threads() // max(1, width * x.shape[-2:].numel()))
+    pixels = x.shape[-2:].numel()
+    images = max(1, CHUNK_ELEMENTS * torch.get_num_threads() // max(1, width * pixels))
     if len(x) <= images:
         return function(x)
-    return torch.cat([function(piece) for piece in x.split(images)])
+    return torch.cat([function(chunk) for chunk in x.split(images)])
+
+
+def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Return whether calling a layer only applies its own weight and bias.
+
+    False for layers that users put in its place (LoRA, quantised ones) and for parametrised or
+    sharded ones, which have classes of their own. False also for layers with hooks: pruning adds
+    some that recompute the weight.
+
+    Args:
+        layer: the layer.
+        kinds: the exact classes that count as plain; nn.Linear without any.
+    """
+    hooks = layer._forward_pre_hooks or layer._forward_hooks
+    hooks = hooks or layer._backward_pre_hooks or layer._backward_hooks
+    return type(layer) in (kinds or (nn.Linear,)) and not hooks
 
 
 def map_norm(cfg: dict, channels: int) -> nn.Module:
-    """Norm of maps (B, C, H, W).
+    """Build a norm of maps (B, C, H, W).
 
     Args:
-        cfg: as in `mmcv.cnn.build_norm_layer`; type 'LN' (or nn.LayerNorm) is over the channels,
-            while mmcv's LN would normalise the last axes.
+        cfg: as in `mmcv.cnn.build_norm_layer`. Type 'LN' (or nn.LayerNorm) normalises over the
+            channels, while mmcv's LN would normalise the last axes.
         channels: C.
 
     Raises:
         ValueError: 'LN' has other keys than `eps` and `requires_grad`.
-        Exception: of any kind, where mmcv knows no such norm, or the norm no such key.
+        Exception: mmcv does not know the norm, or the norm does not know a key.
     """
     if cfg["type"] not in ("LN", nn.LayerNorm):
         return build_norm_layer(cfg, channels)[1]
@@ -93,13 +109,23 @@ def map_norm(cfg: dict, channels: int) -> nn.Module:
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v per head: (B, N, C), 2 x (B, M, C) -> (B, N, C)."""
+    """Return softmax(q k^T / sqrt(head_dim)) v per head.
+
+    Args:
+        q: (B, N, C).
+        k: (B, M, C).
+        v: (B, M, C).
+        num_heads: number of heads; divides C.
+
+    Returns:
+        (B, N, C).
+    """
     q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention without an output projection (global aggregation).
+    """Multi-head self-attention without an output projection: X_ga = MHSA(X_ds).
 
     Args:
         embed_dims: channels C.
@@ -119,8 +145,8 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention with queries from one token set, keys and values from another.
 
-    No output projection. With image tokens as queries and global tokens as keys and values it is
-    the global broadcast, whose cost is linear in the number of image tokens.
+    It has no output projection. The global broadcast is this layer with q from the image tokens
+    and k, v from the global tokens. Its cost is linear in the number of image tokens.
 
     Args:
         embed_dims: channels C.
@@ -143,8 +169,8 @@ class FFN(nn.Module):
 
     Args:
         embed_dims: channels C.
-        ratio: hidden width r in multiples of C, so that r * C is a whole number; 8 in stage 1, 4
-            in stages 2 and 3.
+        ratio: hidden width r in multiples of C; r * C is a whole number. The paper has 8 in stage
+            1, 4 in stages 2 and 3.
     """
 
     def __init__(self, embed_dims: int, ratio: float):
@@ -156,17 +182,18 @@ class FFN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C) -> (..., C)."""
-        return by_positions(lambda x: self.fc2(self.act(self.fc1(x))), x, self.hidden)
+        return chunk_over_tokens(lambda z: self.fc2(self.act(self.fc1(z))), x, self.hidden)
 
 
 class BiDimAttention(nn.Module):
-    """Gate the features per channel and per position: Z * sigmoid(Wc g) * sigmoid(ws [l, g]).
+    """Bi-dimensional attention (LightViT): Z * sigmoid(Wc g) * sigmoid(ws [l, g]).
 
-    Y = LN(Z); g = GELU(Wg mean(Y)) over all positions; l = GELU(Wl Y).
+    Y = LN(Z); g = GELU(Wg mean(Y)), the mean over all positions; l = GELU(Wl Y). Wc g is one gate
+    per channel, ws [l, g] one per position.
 
     Args:
         embed_dims: channels C.
-        reduction: the gates work at C / reduction channels.
+        reduction: the gates have C / reduction hidden channels.
     """
 
     def __init__(self, embed_dims: int, reduction: int = 4):
@@ -184,20 +211,19 @@ class BiDimAttention(nn.Module):
         y = self.norm(z)
         g = self.act(self.global_reduce(y.mean((1, 2), keepdim=True)))  # (B, 1, 1, C/4)
         loc = self.act(self.local_reduce(y))  # (B, H, W, C/4)
-        return z * self.channel_gate(g).sigmoid() * self.position(loc, g).sigmoid()
+        return z * self.channel_gate(g).sigmoid() * self.position_logits(loc, g).sigmoid()
 
-    def position(self, loc: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def position_logits(self, loc: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         """ws [l, g]: (B, H, W, C/4), (B, 1, 1, C/4) -> (B, H, W, 1)."""
         return self.position_gate(torch.cat([loc, g.expand_as(loc)], dim=-1))
 
 
 class ConvEncoder(nn.Module):
-    """ConvNeXt block: Z + gamma * PW2(GELU(PW1(LN(DWConv(Z))))).
+    """Conv Encoder, a ConvNeXt block: Z + gamma * PW2(GELU(PW1(LN(DWConv(Z))))).
 
     Args:
         embed_dims: channels C.
-        num_heads: not used; here because window attention, its alternative, has heads.
-        kernel_size: of the depthwise convolution; 5 in stage 1 and 7 in stage 2 of the paper.
+        kernel_size: odd side of the depthwise kernel; the paper has 5 in stage 1, 7 in stage 2.
         expansion: hidden width of the pointwise convolutions, in multiples of C.
         layer_scale_init_value: initial value of gamma.
     """
@@ -205,7 +231,6 @@ class ConvEncoder(nn.Module):
     def __init__(
         self,
         embed_dims: int,
-        num_heads: int,
         kernel_size: int,
         expansion: int = 4,
         layer_scale_init_value: float = 1e-6,
@@ -221,31 +246,35 @@ class ConvEncoder(nn.Module):
         self.pwconv2 = nn.Linear(self.hidden, embed_dims)
         self.gamma = nn.Parameter(torch.full((embed_dims,), layer_scale_init_value))
 
+    @classmethod
+    def for_block(cls, embed_dims: int, num_heads: int, kernel_size: int) -> "ConvEncoder":
+        """Build it from the settings of a block; convolutions have no heads."""
+        return cls(embed_dims, kernel_size)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         z = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.gamma * by_positions(self.pointwise, z, self.hidden)
+        return x + chunk_over_tokens(self.pointwise, z, self.hidden)
 
     def pointwise(self, z: torch.Tensor) -> torch.Tensor:
-        """PW2(GELU(PW1(LN(Z)))), (..., C) -> (..., C)."""
-        return self.pwconv2(self.act(self.pwconv1(self.norm(z))))
+        """gamma * PW2(GELU(PW1(LN(Z)))): (..., C) -> (..., C)."""
+        return self.gamma * self.pwconv2(self.act(self.pwconv1(self.norm(z))))
 
 
 class WindowAttention(nn.Module):
     """Self-attention in non-overlapping windows, in place of the Conv Encoder (Table 8).
 
-    With a relative position bias and an output projection, without shift. Sizes that are no
-    multiple of the window are padded at the bottom and right; padded keys are masked, so padding
+    It has a relative position bias and an output projection, and no shift. Maps whose sides are no
+    multiples of the window are padded at the bottom and right. Padded keys are masked, so padding
     never changes the result.
 
     Args:
         embed_dims: channels C.
         num_heads: number of heads; divides C.
-        kernel_size: not used; here because the Conv Encoder has one.
-        window_size: side of a window, in cells.
+        window_size: side w of a window, in cells.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, kernel_size: int, window_size: int = 7):
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7):
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
@@ -255,16 +284,47 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
         self.register_buffer("relative_position_index", self._pair_index(), persistent=False)
 
-    def _pair_index(self) -> torch.Tensor:
-        """Row of the bias table for each (query, key) pair of a window, (w*w, w*w)."""
-        span = torch.arange(self.window_size)
-        cell = torch.stack(torch.meshgrid(span, span, indexing="ij")).flatten(1)  # (2, w*w)
-        dy, dx = cell[:, :, None] - cell[:, None, :] + self.window_size - 1
-        return dy * (2 * self.window_size - 1) + dx
+    @classmethod
+    def for_block(cls, embed_dims: int, num_heads: int, kernel_size: int) -> "WindowAttention":
+        """Build it from the settings of a block; windows have no kernel."""
+        return cls(embed_dims, num_heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        _, h, w, _ = x.shape
+        rows, columns = ((side - 1) // self.window_size + 1 for side in (h, w))
+        pad = (0, 0, 0, columns * self.window_size - w, 0, rows * self.window_size - h)
+        bias = self.relative_position_bias()
+        if torch.compiler.is_compiling() or any(pad):  # a graph for all sizes pads always
+            # Bias of minus infinity for padded keys; every window has at least one real cell.
+            real = self.partition(F.pad(x.new_ones(1, h, w, 1), pad), rows, columns)
+            padded = real[0, :, None, None, :, 0] == 0  # (windows, 1, 1, w*w)
+            bias = bias.to(x).masked_fill(padded, float("-inf"))
+            x = F.pad(x, pad)
+        out = self.proj(self.attend(self.partition(x, rows, columns), bias))
+        return self.reverse(out, rows, columns)[:, :h, :w]
 
     def relative_position_bias(self) -> torch.Tensor:
-        """(heads, w*w, w*w)."""
+        """Return the bias of each pair of cells, (heads, w*w, w*w)."""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+    def attend(self, windows: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Attend within each window.
+
+        Args:
+            windows: (B, windows, w*w, C).
+            bias: (heads, w*w, w*w), or one of them per window.
+
+        Returns:
+            (B, windows, w*w, C).
+        """
+        count = windows.shape[1]
+        qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
+        # Each (B, windows * heads, w*w, head_dim): fused kernels and ONNX take four axes.
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        bias = bias.to(q.dtype).expand(count, -1, -1, -1).flatten(0, 1)[None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return out.unflatten(1, (count, self.num_heads)).transpose(2, 3).flatten(3)
 
     def partition(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """(B, rows*w, columns*w, C) -> (B, rows*columns, w*w, C), windows row by row."""
@@ -280,37 +340,23 @@ class WindowAttention(nn.Module):
         x = x.reshape(b, rows, columns, s, s, c).transpose(2, 3)
         return x.reshape(b, rows * s, columns * s, c)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        _, h, w, _ = x.shape
-        rows, columns = ((side - 1) // self.window_size + 1 for side in (h, w))
-        pad = (0, 0, 0, columns * self.window_size - w, 0, rows * self.window_size - h)
-        bias = self.relative_position_bias()
-        if torch.compiler.is_compiling() or any(pad):  # a graph for all sizes pads always
-            # Bias of minus infinity for padded keys; every window has at least one real cell.
-            real = self.partition(F.pad(x.new_ones(1, h, w, 1), pad), rows, columns)
-            padded = real[0, :, None, None, :, 0] == 0  # (windows, 1, 1, w*w)
-            bias = bias.to(x).masked_fill(padded, float("-inf"))
-            x = F.pad(x, pad)
-        qkv = self.qkv(self.partition(x, rows, columns)).unflatten(-1, (3, self.num_heads, -1))
-        # Each (B, windows * heads, w*w, head_dim): four axes, which fused kernels and ONNX ask for.
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        bias = bias.to(q.dtype).expand(rows * columns, -1, -1, -1).flatten(0, 1)[None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out = out.unflatten(1, (rows * columns, self.num_heads)).transpose(2, 3).flatten(3)
-        out = self.proj(out)
-        return self.reverse(out, rows, columns)[:, :h, :w]
+    def _pair_index(self) -> torch.Tensor:
+        """Return the row of the bias table for each (query, key) pair, (w*w, w*w)."""
+        span = torch.arange(self.window_size)
+        cell = torch.stack(torch.meshgrid(span, span, indexing="ij")).flatten(1)  # (2, w*w)
+        dy, dx = cell[:, :, None] - cell[:, None, :] + self.window_size - 1
+        return dy * (2 * self.window_size - 1) + dx
 
 
 class DualTokenBlock(nn.Module):
-    """Fuse local and global features, then FFN and bi-dimensional attention.
+    """Dual Token block: fuse local and global features, then FFN and bi-dimensional attention.
 
-    X = X + DropPath(Wo (X_local + X_global)); X = X + DropPath(BiDim(FFN(LN(X)))).
+    X = X + DropPath(Wo (X_local + X_global)); X = X + DropPath(BiDim(FFN(LN2(X)))).
 
     Args:
         embed_dims: channels C.
-        local_encoder: module for X_local; nn.Identity in stage 3.
-        token_module: module for X_global and the global tokens (`mmdualtoken.models.tokens`).
+        local_encoder: X_hat -> X_local; nn.Identity in stage 3.
+        token_module: X_hat, X_local, G -> X_global, G + G_new (`mmdualtoken.models.tokens`).
         ffn_ratio: hidden width of the FFN in multiples of C.
         drop_path_rate: probability to drop a residual branch of a sample during training.
     """
@@ -334,7 +380,7 @@ class DualTokenBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
 
     def forward(self, x: torch.Tensor, tokens: torch.Tensor | None) -> tuple:
-        """(B, H, W, C), (B, n, C) -> the same two shapes."""
+        """(B, H, W, C), (B, n, C) -> the same two shapes; the tokens may be None."""
         x_hat = self.norm1(x)
         x_local = self.local_encoder(x_hat)
         x_global, tokens = self.token_module(x_hat, x_local, tokens)
@@ -344,11 +390,11 @@ class DualTokenBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch merging (from the second stage on) and the stage's blocks.
+    """Patch merging and the blocks of a stage.
 
     Args:
-        merging: module that halves the resolution, nn.Identity in stage 1.
-        token_proj: module that brings the tokens to this stage's width, nn.Identity in stage 1.
+        merging: halves the resolution; nn.Identity in stage 1.
+        token_proj: brings the global tokens to this stage's width; nn.Identity in stage 1.
         blocks: the Dual Token blocks.
         with_cp: recompute each block in the backward pass to save memory.
     """

@@ -5,45 +5,44 @@ from mmengine.model import BaseInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from mmdualtoken.errors import WrongValue
+from mmdualtoken.models.arguments import Checks
 from mmdualtoken.models.stem import Stem
+
+CHECK = Checks("StemContrast")
 
 
 @WEIGHT_INITIALIZERS.register_module(name="StemContrast")
 class StemContrastInit(BaseInit):
-    """Start the stem so that the norm at its end leaves how bright and how coloured a place is.
+    """Start the stem so that its output keeps the brightness and colour of each position.
 
-    By torch's initialisation most of that is lost. A random depthwise kernel passes brightness no
-    better than noise; where its weights cancel, BatchNorm brings the fine structure that is left to
-    unit variance. And as BatchNorm takes off the mean, LayerNorm divides each position by little
-    else than its own contrast: a dark blob and a pale one leave the stem much alike.
+    torch's initialisation loses most of both. A random depthwise kernel passes brightness no
+    better than noise. Where its weights cancel, BatchNorm brings the remaining fine structure to
+    unit variance. BatchNorm also removes the mean, so that LayerNorm divides each position by
+    little else than its own contrast: a dark and a pale blob leave the stem almost the same.
 
-    Here every second channel of the depthwise convolutions starts as an average over 3x3 pixels,
-    disturbed by `noise` of its random kernel, and the bias of the last convolution is drawn from
-    N(0, bias_std): beside a constant vector of that length LayerNorm changes little. All other
-    channels and layers start as ever; no layer is added, and checkpoints fit as before.
+    This initialiser makes every second channel of the depthwise convolutions an average over 3x3
+    pixels, plus `noise` times its random kernel. It draws the bias of the last convolution from
+    N(0, bias_std): added to a constant vector of that length, contrast survives LayerNorm. All
+    other channels and layers start as without it; no layer is added, and checkpoints fit.
 
-    Use: dict(type='DualTokenViT', ..., init_cfg=dict(type='StemContrast')). In a list it stands
-    after initialisers of whole layers, which it changes; a checkpoint ('Pretrained') replaces it.
-    Modules without a `Stem` are left as they are.
+    Use: dict(type='DualTokenViT', ..., init_cfg=dict(type='StemContrast')). In a list it comes
+    after the initialisers of whole layers; a checkpoint ('Pretrained') replaces its weights. It
+    does not change modules without a `Stem`.
 
     Args:
         noise: part of the random kernel that an averaging channel keeps.
-        bias_std: deviation of the last convolution's bias; 0 leaves none.
+        bias_std: standard deviation of the last convolution's bias.
 
     Raises:
-        ValueError: `noise` or `bias_std` is negative or no number.
+        WrongValue: `noise` or `bias_std` is negative, infinite or no number.
     """
 
     def __init__(self, noise: float = 0.3, bias_std: float = 1.0):
         super().__init__()
         for name, value in (("noise", noise), ("bias_std", bias_std)):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value < float("inf"):
-                raise WrongValue(
-                    f"StemContrast: {name}={value!r}; allowed is a number from 0 on. Leave it out "
-                    "for the default."
-                )
+            fine = number and 0 <= value < float("inf")
+            CHECK.require(fine, name, value, "a number from 0; leave it out for the default")
         self.noise, self.bias_std = noise, bias_std
 
     def __call__(self, module: nn.Module) -> None:
@@ -55,6 +54,7 @@ class StemContrastInit(BaseInit):
 
     @torch.no_grad()
     def _start(self, stem: Stem) -> None:
+        """Change one stem."""
         convs = [m for m in stem.convs if isinstance(m, nn.Conv2d)]
         for conv in convs:
             if conv.groups > 1:

@@ -1,8 +1,16 @@
-"""Deployment: the same outputs with fewer operations."""
+"""Deployment: the same outputs with fewer operations, for inference alone.
+
+`switch_to_deploy` changes a whole model, `DualTokenViT.switch_to_deploy` (by `Deployable`) the
+backbone. `swap_class` gives a layer the deployed class of `DEPLOYED` and calls its `fold`.
+BatchNorm is folded by torch's `fuse_conv_bn_eval`. mmcv's `fuse_conv_bn` would not do: it changes
+a convolution in place that heads share between levels (RTMDet's), it folds norms that stand before
+their convolution or after an activation, and it fails without affine weights or statistics.
+"""
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import wrappers
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -12,240 +20,62 @@ from mmdualtoken.models.blocks import (
     ConvEncoder,
     SelfAttention,
     WindowAttention,
-    by_positions,
     is_plain,
 )
-from mmdualtoken.models.tokens import NoTokens, PositionAwareTokens, TokenMixMLP, TokenMLP
+from mmdualtoken.models.tokens import PositionAwareTokens, TokenMixMLP, TokenMLP
 
-#: The last Linear of each MLP on the tokens, which can take a factor.
-LAST_LINEAR = {TokenMLP: "fc2", TokenMixMLP: "channel_mix"}
-
-
-def has_statistics(norm: nn.Module | None) -> bool:
-    """Whether it is a BatchNorm that uses running statistics in eval mode."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
-
-
-def scale_outputs(linear: nn.Linear, factor: float | torch.Tensor, outputs=slice(None)) -> None:
-    """Multiply the outputs of a Linear, or a slice of them, by a factor, in the weights."""
-    factor = torch.as_tensor(factor, dtype=linear.weight.dtype, device=linear.weight.device)
-    linear.bias[outputs] *= factor
-    linear.weight[outputs] *= factor.reshape(-1, 1)
-
-
-class ChannelAffine(nn.Module):
-    """Scale and shift per channel: a BatchNorm with no convolution before it.
-
-    Args:
-        norm: the BatchNorm, with running statistics.
-    """
-
-    def __init__(self, norm: _BatchNorm):
-        super().__init__()
-        scale = (norm.running_var + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight.detach()
-        shift = -norm.running_mean * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias.detach()
-        self.register_buffer("scale", scale[:, None, None])
-        self.register_buffer("shift", shift[:, None, None])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return torch.addcmul(self.shift, x, self.scale)
-
-
-class Constant(nn.Module):
-    """Gives out what it was given once, whatever it reads.
-
-    Args:
-        value: the tensor, (1, n, C).
-    """
-
-    def __init__(self, value: torch.Tensor):
-        super().__init__()
-        self.register_buffer("value", value)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, n, C) -> (1, n, C)."""
-        return self.value
-
-
-class DeployedConvEncoder(ConvEncoder):
-    """Z + PW2(GELU(PW1(LN(DWConv(Z))))), with gamma in the weights of PW2.
-
-    Args:
-        encoder: the Conv Encoder for training.
-    """
-
-    def __init__(self, encoder: ConvEncoder):
-        nn.Module.__init__(self)
-        self.hidden = encoder.hidden
-        self.dwconv, self.norm = encoder.dwconv, encoder.norm
-        self.pwconv1, self.act, self.pwconv2 = encoder.pwconv1, encoder.act, encoder.pwconv2
-        scale_outputs(self.pwconv2, encoder.gamma)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        z = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + by_positions(self.pointwise, z, self.hidden)
-
-
-class DeployedBiDimAttention(BiDimAttention):
-    """Bi-dimensional attention that neither repeats nor copies g for the gate per position.
-
-    Args:
-        attention: bi-dimensional attention for training; its position gate is a plain Linear.
-    """
-
-    def __init__(self, attention: BiDimAttention):
-        nn.Module.__init__(self)
-        self.norm, self.act = attention.norm, attention.act
-        self.global_reduce, self.local_reduce = attention.global_reduce, attention.local_reduce
-        self.channel_gate = attention.channel_gate
-        w_loc, w_g = attention.position_gate.weight.chunk(2, dim=-1)
-        self.register_buffer("w_loc", w_loc.clone())
-        self.register_buffer("w_g", w_g.clone())
-        self.register_buffer("bias", attention.position_gate.bias)
-
-    def position(self, loc: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C/4), (B, 1, 1, C/4) -> (B, H, W, 1)."""
-        return F.linear(loc, self.w_loc) + F.linear(g, self.w_g, self.bias)
-
-
-class DeployedWindowAttention(WindowAttention):
-    """Window attention whose relative position bias is looked up once.
-
-    Args:
-        attention: window attention for training.
-    """
-
-    def __init__(self, attention: WindowAttention):
-        nn.Module.__init__(self)
-        self.num_heads, self.window_size = attention.num_heads, attention.window_size
-        self.qkv, self.proj = attention.qkv, attention.proj
-        self.register_buffer("bias", attention.relative_position_bias().contiguous())
-
-    def relative_position_bias(self) -> torch.Tensor:
-        """(heads, w*w, w*w)."""
-        return self.bias
-
-
-class DeployedTokens(NoTokens):
-    """G_new = MLP(LN(G)) + X_ga: alpha is in the MLP's weights, 1 - alpha in the aggregation's.
-
-    Args:
-        module: the position-aware token module for training; its MLP is one of `LAST_LINEAR`.
-    """
-
-    uses_tokens = True
-
-    def __init__(self, module: PositionAwareTokens):
-        nn.Module.__init__(self)
-        self.token_size, self.downsample = module.token_size, module.downsample
-        self.aggregate, self.broadcast = module.aggregate, module.broadcast
-        self.mix = nn.Sequential(module.norm, module.mlp)
-        last = getattr(module.mlp, LAST_LINEAR[type(module.mlp)])
-        scale_outputs(last, module.alpha)
-        qkv = self.aggregate.qkv
-        scale_outputs(qkv, 1 - module.alpha, slice(-qkv.out_features // 3, None))
-
-    def precompute(self, tokens: torch.Tensor) -> None:
-        """In the first block, which reads the learned tokens (1, n, C): run the MLP once."""
-        self.mix = Constant(self.mix(tokens))
-
-    def forward(self, x: torch.Tensor, x_local: torch.Tensor, tokens: torch.Tensor) -> tuple:
-        """2 x (B, H, W, C), (B, n, C) -> (B, H, W, C), (B, n, C)."""
-        new = self.mix(tokens) + self.gather(x_local)
-        return self.spread(x, new), tokens + new
-
-
-def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:
-    """Fold each BatchNorm into the convolution before it; all in eval mode."""
-    fused = []
-    for layer in layers:
-        if has_statistics(layer) and is_plain(fused[-1], nn.Conv2d):
-            fused[-1] = fuse_conv_bn_eval(fused[-1], layer)
-        else:
-            fused.append(layer)
-    return nn.Sequential(*fused)
-
-
-def deployed(module: nn.Module) -> nn.Module:
-    """The layer to put in the place of a layer; the same if there is no other.
-
-    A subclass of the user's own stays: it may compute something else. So does a layer with an MLP
-    of the user's own, or with something else in the place of a Linear that takes a factor.
-    """
-    if type(module) is ConvEncoder and is_plain(module.pwconv2):
-        return DeployedConvEncoder(module)
-    if type(module) is BiDimAttention and is_plain(module.position_gate):
-        return DeployedBiDimAttention(module)
-    if type(module) is WindowAttention:
-        return DeployedWindowAttention(module)
-    if type(module) is PositionAwareTokens and type(module.mlp) in LAST_LINEAR:
-        last = getattr(module.mlp, LAST_LINEAR[type(module.mlp)])
-        if type(module.aggregate) is SelfAttention and all(
-            map(is_plain, (last, module.aggregate.qkv))
-        ):
-            return DeployedTokens(module)
-    return module
-
-
-#: Convolutions whose weights may be scaled; other classes may do more than convolve.
-PLAIN_CONVS = ("Conv2d", "ConvTranspose2d")
 REFUSED = (
-    "DualTokenViT: after switch_to_deploy() the backbone only predicts and cannot be {}; build the "
-    "model anew from its config, load the checkpoint of the training, and switch that"
+    "DualTokenViT: after switch_to_deploy() the backbone only predicts and cannot be {}; build a "
+    "new model from its config, load the checkpoint of the training, and switch that"
 )
+CONVS = (nn.Conv2d, wrappers.Conv2d)
+TRANSPOSED_CONVS = (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
 
 
-def fuse_conv_module(module: ConvModule) -> None:
-    """Fold the BatchNorm of a ConvModule into its convolution, where it follows it directly."""
-    order = module.order
-    if not (module.with_norm and order.index("norm") == order.index("conv") + 1):
-        return
-    plain = type(module.conv).__name__ in PLAIN_CONVS and not module.with_spectral_norm
-    if plain and has_statistics(module.norm):
-        transposed = isinstance(module.conv, nn.ConvTranspose2d)
-        module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval(), transposed)
-        setattr(module, module.norm_name, nn.Identity())
+def switch_to_deploy(model: nn.Module) -> nn.Module:
+    """Switch a detector, segmentor or classifier, or any other module, to deployment, in place.
 
+    Every submodule with a method `switch_to_deploy` is switched by it (DualTokenViT, RepVGG, ...),
+    and the BatchNorm of mmcv's ConvModules in necks and heads is folded into their convolutions.
+    The outputs stay the same up to rounding. A second call does nothing.
 
-def switch_children(module: nn.Module) -> None:
-    """Call every `switch_to_deploy` below a module, but for those inside one already switched."""
-    for child in module.children():
-        if hasattr(child, "switch_to_deploy"):
-            child.switch_to_deploy()
-        else:
-            switch_children(child)
+    Afterwards the model cannot be trained, and its state dict fits no model for training.
+
+    Returns:
+        the model, in eval mode and without gradients.
+    """
+    model.eval().requires_grad_(False)
+    if hasattr(model, "switch_to_deploy"):
+        model.switch_to_deploy()
+    else:
+        switch_children(model)
+    fuse_conv_modules(model)
+    return model
 
 
 class Deployable:
-    """Mixed into DualTokenViT: `switch_to_deploy`, and what is refused after it."""
+    """Mixed into DualTokenViT: `switch_to_deploy`, and the refusal to train or load after it."""
 
     deployed = False
 
     @torch.no_grad()
     def switch_to_deploy(self) -> None:
-        """Fold what only training needs apart: same outputs, fewer operators, inference alone.
+        """Fold the parts that only training needs apart: same outputs, fewer operations.
 
-        BatchNorm goes into the convolutions of the stem, at the outputs it becomes a scale and a
-        shift; layer scale and the fusion's alpha go into weights; what depends on weights alone
-        is computed once: the first block's MLP of the learned tokens, window attention's bias.
-        A second call does nothing. Modules of the user's own with another forward stay as they are.
+        BatchNorm goes into the convolutions of the stem; at the outputs it becomes a scale and a
+        shift. Layer scale and the fusion's alpha go into weights. The first block's MLP of the
+        learned tokens and window attention's bias depend on weights alone and are computed once.
+        User classes with another forward stay as they are. A second call does nothing.
 
-        The state dict afterwards does not load into a backbone for training, nor a checkpoint into
-        this one: load first, then switch.
+        Load the checkpoint first: afterwards the backbone takes none, and its state dict fits no
+        backbone for training.
         """
         if self.deployed:
             return
         self.eval().requires_grad_(False)
         self.stem.convs = fuse_sequential(self.stem.convs)
         for module in list(self.stages.modules()):
-            for name, child in module.named_children():
-                setattr(module, name, deployed(child))
+            swap_class(module)
         switch_children(self)
         for i in self.out_indices:
             if has_statistics(norm := getattr(self, f"norm{i}")):
@@ -273,24 +103,198 @@ class Deployable:
         return super().train(mode)
 
 
-def switch_to_deploy(model: nn.Module) -> nn.Module:
-    """Switch a detector, segmentor or classifier, or any other module, to deployment, in place.
+def switch_children(module: nn.Module) -> None:
+    """Call the outermost methods `switch_to_deploy` below a module."""
+    for child in module.children():
+        if hasattr(child, "switch_to_deploy"):
+            child.switch_to_deploy()
+        else:
+            switch_children(child)
 
-    Every submodule with a `switch_to_deploy` of its own is switched (DualTokenViT, RepVGG, ...),
-    and the BatchNorm of mmcv's ConvModules in necks and heads is folded into their convolutions.
-    What the model gives out stays the same up to rounding. A second call does nothing.
 
-    The state dict does not load into a model for training any more, nor can the model be trained.
+# --- layers that change their class
 
-    Returns:
-        the model, in eval mode and without gradients.
+
+class Deployed:
+    """Mixed into the deployed classes: `fold` turns a layer for training into one of them."""
+
+    linears: tuple[str, ...] = ()  # names of the Linears whose weights `fold` changes
+
+    @classmethod
+    def fits(cls, layer: nn.Module) -> bool:
+        """Return whether `fold` keeps what the layer computes: its Linears are plain ones."""
+        return all(is_plain(layer.get_submodule(name)) for name in cls.linears)
+
+
+class DeployedConvEncoder(Deployed, ConvEncoder):
+    """Z + PW2(GELU(PW1(LN(DWConv(Z))))), with gamma in the weights of PW2."""
+
+    linears = ("pwconv2",)
+
+    def fold(self) -> None:
+        scale_outputs(self.pwconv2, self.gamma)
+        del self.gamma
+
+    def pointwise(self, z: torch.Tensor) -> torch.Tensor:
+        """PW2(GELU(PW1(LN(Z)))): (..., C) -> (..., C)."""
+        return self.pwconv2(self.act(self.pwconv1(self.norm(z))))
+
+
+class DeployedBiDimAttention(Deployed, BiDimAttention):
+    """Bi-dimensional attention without a copy of g per position: ws [l, g] = w_l l + w_g g."""
+
+    linears = ("position_gate",)
+
+    def fold(self) -> None:
+        w_l, w_g = self.position_gate.weight.chunk(2, dim=-1)
+        self.register_buffer("w_l", w_l.clone())
+        self.register_buffer("w_g", w_g.clone())
+        self.register_buffer("bias", self.position_gate.bias.detach())
+        del self.position_gate
+
+    def position_logits(self, loc: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C/4), (B, 1, 1, C/4) -> (B, H, W, 1)."""
+        return F.linear(loc, self.w_l) + F.linear(g, self.w_g, self.bias)
+
+
+class DeployedWindowAttention(Deployed, WindowAttention):
+    """Window attention that looks up its relative position bias once."""
+
+    def fold(self) -> None:
+        bias = WindowAttention.relative_position_bias(self).contiguous()
+        del self.relative_position_bias_table, self.relative_position_index
+        self.register_buffer("bias", bias)
+
+    def relative_position_bias(self) -> torch.Tensor:
+        """Return the bias of each pair of cells, (heads, w*w, w*w)."""
+        return self.bias
+
+
+class DeployedTokens(Deployed, PositionAwareTokens):
+    """G_new = MLP(LN(G)) + X_ga: alpha is in the MLP's weights, 1 - alpha in the aggregation's."""
+
+    last_linear = {TokenMLP: "fc2", TokenMixMLP: "channel_mix"}
+
+    @classmethod
+    def fits(cls, module: PositionAwareTokens) -> bool:
+        """Return whether the Linears before the weighted sum can take its weights."""
+        if type(module.mlp) not in cls.last_linear or type(module.aggregate) is not SelfAttention:
+            return False
+        return all(map(is_plain, cls.last_linears(module)))
+
+    @classmethod
+    def last_linears(cls, module: PositionAwareTokens) -> tuple[nn.Linear, nn.Linear]:
+        """Return the last Linears of the MLP and of the aggregation."""
+        return getattr(module.mlp, cls.last_linear[type(module.mlp)]), module.aggregate.qkv
+
+    def fold(self) -> None:
+        last, qkv = self.last_linears(self)
+        scale_outputs(last, self.alpha)
+        scale_outputs(qkv, 1 - self.alpha, slice(-qkv.out_features // 3, None))  # the values
+
+    def precompute(self, tokens: torch.Tensor) -> None:
+        """Run the MLP once, in the first block, which reads the learned tokens (1, n, C)."""
+        self.mlp, self.norm = Constant(self.mlp(self.norm(tokens))), nn.Identity()
+
+    def forward(self, x: torch.Tensor, x_local: torch.Tensor, tokens: torch.Tensor) -> tuple:
+        """2 x (B, H, W, C), (B, n, C) -> (B, H, W, C), (B, n, C)."""
+        g_new = self.mlp(self.norm(tokens)) + self.gather(x_local)
+        return self.spread(x, g_new), tokens + g_new
+
+
+DEPLOYED = {kind.__bases__[1]: kind for kind in Deployed.__subclasses__()}
+
+
+def swap_class(layer: nn.Module) -> None:
+    """Give a layer its deployed class, in place, where there is one that computes the same.
+
+    A user's subclass stays, for it may compute something else. So does a layer that has a user's
+    MLP, or another module in place of a Linear whose weights would change.
     """
-    model.eval().requires_grad_(False)
-    if hasattr(model, "switch_to_deploy"):
-        model.switch_to_deploy()
-    else:
-        switch_children(model)
+    deployed = DEPLOYED.get(type(layer))
+    if deployed and deployed.fits(layer):
+        layer.__class__ = deployed
+        layer.fold()
+
+
+def scale_outputs(linear: nn.Linear, factor: float | torch.Tensor, outputs=slice(None)) -> None:
+    """Multiply the outputs of a Linear, or a slice of them, by a factor, in its weights."""
+    factor = torch.as_tensor(factor, dtype=linear.weight.dtype, device=linear.weight.device)
+    linear.bias[outputs] *= factor
+    linear.weight[outputs] *= factor.reshape(-1, 1)
+
+
+class Constant(nn.Module):
+    """Returns a precomputed tensor; ignores its input.
+
+    Args:
+        value: the tensor, (1, n, C).
+    """
+
+    def __init__(self, value: torch.Tensor):
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, n, C) -> (1, n, C)."""
+        return self.value
+
+
+# --- BatchNorm
+
+
+def has_statistics(norm: nn.Module | None) -> bool:
+    """Return whether it is a BatchNorm that uses running statistics in eval mode."""
+    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+
+
+def fuse(conv: nn.Module, norm: nn.Module | None) -> nn.Module | None:
+    """Return a copy of the convolution with the norm after it in its weights; None if it cannot."""
+    if has_statistics(norm) and is_plain(conv, *CONVS, *TRANSPOSED_CONVS):
+        return fuse_conv_bn_eval(conv.eval(), norm.eval(), type(conv) in TRANSPOSED_CONVS)
+    return None
+
+
+def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:
+    """Return the layers with each BatchNorm folded into the convolution before it."""
+    fused = []
+    for layer in layers:
+        if fused and (conv := fuse(fused[-1], layer)):
+            fused[-1] = conv
+        else:
+            fused.append(layer)
+    return nn.Sequential(*fused)
+
+
+def fuse_conv_modules(model: nn.Module) -> None:
+    """Fold the BatchNorm of each ConvModule into its convolution, where it directly follows it."""
     for module in model.modules():
-        if isinstance(module, ConvModule):
-            fuse_conv_module(module)
-    return model
+        if not isinstance(module, ConvModule) or not module.with_norm:
+            continue
+        follows = module.order.index("norm") == module.order.index("conv") + 1
+        if follows and (conv := fuse(module.conv, module.norm)):
+            module.conv = conv
+            setattr(module, module.norm_name, nn.Identity())
+
+
+class ChannelAffine(nn.Module):
+    """Scale and shift per channel: a BatchNorm with no convolution before it.
+
+    Args:
+        norm: the BatchNorm, with running statistics.
+    """
+
+    def __init__(self, norm: _BatchNorm):
+        super().__init__()
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.affine:
+            scale = scale * norm.weight.detach()
+        shift = -norm.running_mean * scale
+        if norm.affine:
+            shift = shift + norm.bias.detach()
+        self.register_buffer("scale", scale[:, None, None])
+        self.register_buffer("shift", shift[:, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return torch.addcmul(self.shift, x, self.scale)

@@ -1,7 +1,7 @@
-"""DualToken-ViT (arXiv 2309.12424): the backbone."""
+"""The backbone of DualToken-ViT (arXiv 2309.12424): stem, three stages, output norms."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -10,18 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdualtoken.models.arguments import (
-    check_arch,
-    check_bool,
-    check_frozen_stages,
-    check_in_channels,
-    check_init_cfg,
-    check_out_indices,
-    check_out_norm_cfg,
-    check_rate,
-    check_token_size,
-    choose,
-)
+from mmdualtoken.models.arguments import Checks
 from mmdualtoken.models.blocks import ConvEncoder, DualTokenBlock, Stage, WindowAttention, map_norm
 from mmdualtoken.models.deploy import Deployable
 from mmdualtoken.models.stem import (
@@ -42,6 +31,8 @@ from mmdualtoken.models.tokens import (
 )
 from mmdualtoken.weights.pretrained import use_our_pretrained
 
+CHECK = Checks("DualTokenViT")
+# The classes that an argument can name.
 TOKEN_MODULES = {
     "position_aware": PositionAwareTokens,
     "none": NoTokens,
@@ -58,12 +49,22 @@ SCRATCH = (
 )
 
 
+def factory(kind: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Return the callable that builds a class from the settings of a block."""
+    return getattr(kind, "for_block", kind)
+
+
 @MODELS.register_module()
 class DualTokenViT(Deployable, BaseModule):
     """DualToken-ViT with three stages at strides 8, 16 and 32 (paper: Sec. 2.3, Table 1).
 
-    Any input size works; the maps are ceil(H / stride) x ceil(W / stride). From whatever size, the
-    local features are interpolated to the grid of global tokens.
+    Any input size works; the maps are ceil(H / stride) x ceil(W / stride). The local features of
+    any size are interpolated to the grid of global tokens (Sec. 2.2).
+
+    A class may stand for the name of a part. It, or its classmethod `for_block` if it has one, is
+    called with (embed_dims, num_heads, kernel_size) as `local_encoder`, (embed_dims, num_convs) as
+    `downsample`, (embed_dims, num_tokens) as `token_mlp`, and as `token_module` with the arguments
+    of `PositionAwareTokens`, of which it also has the attributes `uses_tokens` and `grid`.
 
     Args:
         arch: 'tiny', 'small', or a dict of `embed_dims`, `depths`, `num_heads`, `ffn_ratios` (three
@@ -78,10 +79,10 @@ class DualTokenViT(Deployable, BaseModule):
         local_encoder: 'conv' (default) or 'window' (Table 8), or a class.
         downsample: 'stepwise' (default) or 'onestep' (Table 9), or a class.
         alpha: weight of the global tokens in the fusion, 0.1 in the paper.
-        out_indices: stages whose maps are given out. Stages after the last are not built.
-        out_norm_cfg: norm of each map given out: LayerNorm over channels by default. Training a
+        out_indices: stages whose maps are returned. Stages after the last are not built.
+        out_norm_cfg: norm of each returned map; LayerNorm over channels by default. Training a
             detector from scratch needs BatchNorm: dict(type='BN') or dict(type='SyncBN').
-        drop_path_rate: of the last block; rises linearly from 0 over all blocks.
+        drop_path_rate: rate of the last block; it rises linearly from 0 over all blocks.
         norm_eval: keep the stem's BatchNorm in eval mode during training, for fine-tuning a
             pretrained backbone with few images per GPU. The output norms are not affected.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem, the tokens and stages 1..k.
@@ -91,8 +92,8 @@ class DualTokenViT(Deployable, BaseModule):
             scratch dict(type='StemContrast').
 
     Raises:
-        ValueError: an argument is out of range or unknown; the message says what is allowed.
-        TypeError: an argument is of the wrong type.
+        WrongValue: an argument is out of range or unknown; the message says what is allowed.
+        WrongType: an argument is of the wrong type.
     """
 
     arch_settings = {
@@ -124,24 +125,25 @@ class DualTokenViT(Deployable, BaseModule):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ):
-        super().__init__(check_init_cfg(init_cfg))
-        self.arch = check_arch(arch, self.arch_settings, self.arch_defaults)
-        self.token_module = choose("token_module", token_module, TOKEN_MODULES)
-        self.token_mlp = choose("token_mlp", token_mlp, TOKEN_MLPS)
-        self.local_encoder = choose("local_encoder", local_encoder, LOCAL_ENCODERS)
-        self.downsample = choose("downsample", downsample, DOWNSAMPLES)
-        self.token_size = check_token_size(token_size, self.token_module.grid)
-        self.out_indices = check_out_indices(out_indices)
-        self.alpha = check_rate("alpha", alpha)
+        super().__init__(CHECK.init_cfg(init_cfg))
+        self.arch = CHECK.arch(arch, self.arch_settings, self.arch_defaults)
+        self.token_module = CHECK.layer("token_module", token_module, TOKEN_MODULES)
+        self.token_mlp = CHECK.layer("token_mlp", token_mlp, TOKEN_MLPS)
+        self.local_encoder = CHECK.layer("local_encoder", local_encoder, LOCAL_ENCODERS)
+        self.downsample = CHECK.layer("downsample", downsample, DOWNSAMPLES)
+        self.token_size = CHECK.token_size(token_size, self.token_module.grid)
+        self.out_indices = CHECK.out_indices(out_indices)
+        self.alpha = CHECK.rate("alpha", alpha)
         widths = [self.arch["embed_dims"][i] for i in self.out_indices]
-        self.out_norm_cfg = check_out_norm_cfg(out_norm_cfg, widths)
-        self.norm_eval = check_bool("norm_eval", norm_eval)
-        self.frozen_stages = check_frozen_stages(frozen_stages)
-        self.with_cp = check_bool("with_cp", with_cp)
-        drop_path_rate = check_rate("drop_path_rate", drop_path_rate, below_one=True)
+        self.out_norm_cfg = CHECK.layer_cfg("out_norm_cfg", out_norm_cfg, map_norm, widths)
+        self.norm_eval = norm_eval
+        self.frozen_stages = CHECK.integer("frozen_stages", frozen_stages, -1, 3)
+        self.with_cp = with_cp
+        in_channels = CHECK.integer("in_channels", in_channels, 1)
+        drop_path_rate = CHECK.rate("drop_path_rate", drop_path_rate, below_one=True)
 
         dims, depths = self.arch["embed_dims"], self.arch["depths"]
-        self.stem = self.stem_class(check_in_channels(in_channels), dims[0])
+        self.stem = self.stem_class(in_channels, dims[0])
         if self.token_module.uses_tokens:
             self.global_tokens = nn.Parameter(torch.empty(1, *self.token_size, dims[0]))
         else:
@@ -159,37 +161,34 @@ class DualTokenViT(Deployable, BaseModule):
         self._freeze()
 
     def _make_stage(self, i: int, drop_path_rates: Sequence[float]) -> Stage:
-        dims = self.arch["embed_dims"]
-        first, uses_tokens = i == 0, self.token_module.uses_tokens
-        return Stage(
-            merging=nn.Identity() if first else PatchMerging(dims[i - 1], dims[i]),
-            token_proj=(
-                TokenProjection(dims[i - 1], dims[i])
-                if uses_tokens and not first
-                else nn.Identity()
-            ),
-            blocks=[self._make_block(i, rate) for rate in drop_path_rates],
-            with_cp=self.with_cp,
-        )
+        before, dim = self.arch["embed_dims"][max(i - 1, 0)], self.arch["embed_dims"][i]
+        merging = token_proj = nn.Identity()
+        if i > 0:
+            merging = PatchMerging(before, dim)
+        if i > 0 and self.token_module.uses_tokens:
+            token_proj = TokenProjection(before, dim)
+        blocks = [self._make_block(i, rate) for rate in drop_path_rates]
+        return Stage(merging, token_proj, blocks, self.with_cp)
 
     def _make_block(self, i: int, drop_path_rate: float) -> DualTokenBlock:
-        dim, heads = self.arch["embed_dims"][i], self.arch["num_heads"][i]
-        kernel_size = self.arch["kernel_sizes"][i]
+        dim, heads, kernel_size, num_convs, ffn_ratio = (
+            self.arch[key][i]
+            for key in ("embed_dims", "num_heads", "kernel_sizes", "down_convs", "ffn_ratios")
+        )
         local_encoder = downsample = nn.Identity()
         if kernel_size is not None:
-            local_encoder = self.local_encoder(dim, heads, kernel_size)
-            downsample = self.downsample(dim, self.arch["down_convs"][i])
-        token_module = self.token_module(
-            dim, heads, self.token_size, downsample, self.token_mlp, self.alpha
+            local_encoder = factory(self.local_encoder)(dim, heads, kernel_size)
+            downsample = factory(self.downsample)(dim, num_convs)
+        token_module = factory(self.token_module)(
+            dim, heads, self.token_size, downsample, factory(self.token_mlp), self.alpha
         )
-        ratio = self.arch["ffn_ratios"][i]
-        return DualTokenBlock(dim, local_encoder, token_module, ratio, drop_path_rate)
+        return DualTokenBlock(dim, local_encoder, token_module, ffn_ratio, drop_path_rate)
 
     def _output_norm(self, dim: int) -> nn.Module:
         return nn.Identity() if self.out_norm_cfg is None else map_norm(self.out_norm_cfg, dim)
 
     def _reset_parameters(self) -> None:
-        """Linear and tokens trunc-normal 0.02, biases 0; convolutions and norms as torch has it."""
+        """Start Linears and tokens by trunc-normal 0.02, biases by 0; the rest as in torch."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -218,7 +217,7 @@ class DualTokenViT(Deployable, BaseModule):
             self.init_cfg = given
 
     def resize_loaded_tokens(self, state_dict: dict, prefix: str, *args) -> None:
-        """Before loading: bring a checkpoint's token grid to this model's, in `state_dict`."""
+        """Before loading, resize a checkpoint's token grid to this model's, in `state_dict`."""
         tokens = state_dict.get(f"{prefix}global_tokens")
         if tokens is None or self.global_tokens is None or not self.token_module.grid:
             return
@@ -232,14 +231,14 @@ class DualTokenViT(Deployable, BaseModule):
         )
 
     def get_layer_depth(self, param_name: str, prefix: str = "backbone.") -> tuple[int, int]:
-        """Depth of a parameter, for learning rates that fall towards the image.
+        """Return a parameter's depth, for learning rates that fall towards the image.
 
         Depth 0 is the stem with the global tokens, 1 to sum(depths) are the blocks. Merging and
         token projection belong to the block after them, the output norms to the last layer.
 
         Args:
             param_name: name in the whole model.
-            prefix: what the backbone's names begin with there; all others are of the last layer.
+            prefix: prefix of the backbone's names there; all other names are of the last layer.
 
         Returns:
             the depth, and the number of layers, sum(depths) + 2.
@@ -280,7 +279,7 @@ class DualTokenViT(Deployable, BaseModule):
         return self.forward_stages(self.stem(x))
 
     def forward_stages(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, ceil(H/8), ceil(W/8), C_1) of the stem -> the maps of `out_indices`."""
+        """Output of the stem (B, ceil(H/8), ceil(W/8), C_1) -> the maps of `out_indices`."""
         tokens = self.global_tokens
         if tokens is not None:
             tokens = tokens.flatten(1, 2).expand(x.shape[0], -1, -1)
@@ -289,7 +288,7 @@ class DualTokenViT(Deployable, BaseModule):
             x, tokens = stage(x, tokens)
             if i in self.out_indices:
                 out = getattr(self, f"norm{i}")(x.permute(0, 3, 1, 2))  # (B, C, H, W)
-                # In memory too: mmcv's RoIAlign reads its input as if it were, and would
-                # silently take channels-last maps for others.
+                # mmcv's RoIAlign reads memory as (B, C, H, W) without looking: channels-last maps
+                # would silently give it other values.
                 outs.append(out.contiguous())
         return tuple(outs)

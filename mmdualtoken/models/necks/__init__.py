@@ -1,4 +1,4 @@
-"""Necks. `DualTokenFPN` builds on mmdet's FPN and is there where mmdet is installed."""
+"""Necks. `DualTokenFPN` subclasses mmdet's FPN, so that it exists only where mmdet is installed."""
 
 from importlib.util import find_spec
 

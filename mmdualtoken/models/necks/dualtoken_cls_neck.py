@@ -13,17 +13,17 @@ CHECK = Checks("DualTokenClsNeck")
 
 @MODELS.register_module()
 class DualTokenClsNeck(BaseModule):
-    """Widen each token, then average: mean over tokens of GELU(LN(Linear(X))) (LightViT's head).
+    """Widen each token, then average: mean over the tokens of GELU(LN(Linear(X))) (LightViT).
 
     Args:
         in_channels: channels of the backbone's last map.
-        out_channels: width of the vector given to the head.
+        out_channels: width of the vector that the head reads; LightViT has 1280.
         init_cfg: MMEngine initialisation config.
 
     Raises:
-        ValueError: an argument is out of range, or the last map is not of `in_channels` (in the
-            forward).
-        TypeError: an argument is of the wrong type.
+        WrongValue: an argument is out of range, or, in the forward, the last map does not have
+            `in_channels` channels.
+        WrongType: an argument is of the wrong type.
     """
 
     def __init__(self, in_channels: int, out_channels: int = 1280, init_cfg: dict | None = None):
@@ -37,7 +37,7 @@ class DualTokenClsNeck(BaseModule):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, feats: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        """A tuple whose last map is (B, C, H, W) -> a tuple of one (B, out_channels)."""
+        """Maps, the last of them (B, C, H, W) -> a tuple of one tensor (B, out_channels)."""
         if feats[-1].shape[1] != self.fc.in_features:
             raise WrongValue(
                 f"DualTokenClsNeck: received a last map of {feats[-1].shape[1]} channels, "

@@ -1,4 +1,4 @@
-"""FPN that adds a stride-4 level to a backbone that begins at stride 8."""
+"""FPN that adds a stride-4 level to a backbone whose finest map is at stride 8."""
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,19 @@ from mmdualtoken.models.arguments import Checks
 CHECK = Checks("DualTokenFPN")
 
 
+def build_norm(cfg: dict, channels: int) -> nn.Module:
+    """Build a norm as ConvModule does."""
+    return build_norm_layer(cfg, channels)[1]
+
+
+def build_activation(cfg: dict, channels: int) -> nn.Module:
+    """Build an activation as ConvModule does; it has no channels."""
+    return build_activation_layer(cfg)
+
+
 @MODELS.register_module()
 class DualTokenFPN(FPN):
-    """FPN on strides 8, 16, 32 with a transposed convolution for stride 4 (LightViT's, for
-    Mask R-CNN).
+    """FPN on strides 8, 16, 32 with a transposed convolution for stride 4 (LightViT).
 
     ::
 
@@ -31,16 +40,16 @@ class DualTokenFPN(FPN):
     Args:
         in_channels: channels of the backbone's maps, finest first.
         out_channels: channels of every output.
-        num_outs: levels given out; at least `len(in_channels) + 1`, the ones past it by stride-2
-            max-pooling of the coarsest.
+        num_outs: number of returned levels, at least `len(in_channels) + 1`. Stride-2 max-pooling
+            of the coarsest makes the levels past that.
         norm_cfg: norm of the convolutions, none by default.
         act_cfg: activation of the convolutions, none by default.
         init_cfg: MMEngine initialisation config; Xavier for convolutions by default.
 
     Raises:
-        ValueError: an argument is out of range, `num_outs` is too small, or maps do not fit
-            `in_channels` (in the forward).
-        TypeError: an argument is of the wrong type.
+        WrongValue: an argument is out of range, or, in the forward, the maps do not have
+            `in_channels` channels.
+        WrongType: an argument is of the wrong type.
     """
 
     def __init__(
@@ -52,41 +61,30 @@ class DualTokenFPN(FPN):
         act_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ):
-        in_channels = CHECK.widths("in_channels", in_channels)
+        allowed = "a list of ints, one per map"
+        in_channels = list(CHECK.integers("in_channels", in_channels, allowed))
         out_channels = CHECK.integer("out_channels", out_channels, 1)
-        num_outs = CHECK.integer("num_outs", num_outs)
-        CHECK.init_cfg(init_cfg)
-        norm_cfg = CHECK.layer_cfg(
-            "norm_cfg",
-            norm_cfg,
-            "a dict such as dict(type='BN')",
-            lambda cfg, width: build_norm_layer(cfg, width)[1],
-            [out_channels],
-        )
-        act_cfg = CHECK.layer_cfg(
-            "act_cfg",
-            act_cfg,
-            "a dict such as dict(type='ReLU')",
-            lambda cfg, width: build_activation_layer(cfg),
-            [out_channels],
-        )
-        if num_outs <= len(in_channels):
+        count = len(in_channels)
+        if CHECK.integer("num_outs", num_outs, 1) <= count:
             raise WrongValue(
-                f"DualTokenFPN: num_outs={num_outs} is too small: {len(in_channels)} maps and the "
-                f"added stride-4 level need num_outs >= {len(in_channels) + 1}"
+                f"DualTokenFPN: num_outs={num_outs} is too small: {count} maps and the added "
+                f"stride-4 level need num_outs >= {count + 1}"
             )
+        CHECK.init_cfg(init_cfg)
+        norm_cfg = CHECK.layer_cfg("norm_cfg", norm_cfg, build_norm, [out_channels])
+        act_cfg = CHECK.layer_cfg("act_cfg", act_cfg, build_activation, [out_channels])
         layers = ("Conv2d", "ConvTranspose2d")
         super().__init__(
             in_channels,
             out_channels,
-            num_outs - 1,
+            int(num_outs) - 1,
             norm_cfg=norm_cfg,
             act_cfg=act_cfg,
             init_cfg=init_cfg
             or [dict(type="Xavier", layer=layer, distribution="uniform") for layer in layers],
         )
-        # In a container: a ConvModule that is a direct child would initialise itself afterwards,
-        # over what init_cfg says.
+        # In a container: a ConvModule that is a direct child would later initialise itself and
+        # overwrite the weights of init_cfg.
         self.finest = nn.Sequential(
             nn.ConvTranspose2d(out_channels, out_channels, 2, stride=2),
             ConvModule(
@@ -95,6 +93,7 @@ class DualTokenFPN(FPN):
         )
 
     def _check(self, feats: tuple[torch.Tensor, ...]) -> None:
+        """Refuse maps of other channels than `in_channels`."""
         received = [f.shape[1] for f in feats]
         if received != self.in_channels:
             remedy = "set the neck's in_channels to the backbone's embed_dims at its out_indices"

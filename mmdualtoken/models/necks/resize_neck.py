@@ -1,4 +1,4 @@
-"""Resizing one of a backbone's maps, for heads that want it finer."""
+"""Resizing one of a backbone's maps, for heads that read a finer one."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,8 @@ from mmengine.registry import MODELS
 from mmdualtoken.models.arguments import Checks
 
 CHECK = Checks("ResizeNeck")
-#: The modes of `torch.nn.functional.interpolate` for maps, and whether they take align_corners.
-MODES = {
-    "bilinear": True,
-    "bicubic": True,
-    "nearest": False,
-    "nearest-exact": False,
-    "area": False,
-}
+#: The modes of `torch.nn.functional.interpolate` for maps, and their align_corners.
+MODES = {"bilinear": False, "bicubic": False, "nearest": None, "nearest-exact": None, "area": None}
 
 
 @MODELS.register_module()
@@ -25,17 +19,18 @@ class ResizeNeck(BaseModule):
     """Resize the map `source` to height and width of the map `target`; the others pass.
 
     DeepLabv3's and PSPNet's heads expect stride 8, which their usual backbones reach by dilation.
-    A backbone that ends at stride 32 reaches it this way, without parameters.
+    This neck brings the last map of a backbone that ends at stride 32 to stride 8, without
+    parameters.
 
     Args:
-        source: index of the map that is resized, the last by default.
-        target: index of the map whose size it gets, the first by default.
+        source: index of the map to resize, the last by default.
+        target: index of the map whose size it takes, the first by default.
         mode: as in `torch.nn.functional.interpolate`, for maps.
-        init_cfg: MMEngine initialisation config, unused.
+        init_cfg: MMEngine initialisation config; there is nothing to initialise.
 
     Raises:
-        ValueError: `mode` is unknown, or there is no map `source` or `target` (in the forward).
-        TypeError: an argument is of the wrong type.
+        WrongValue: `mode` is unknown.
+        IndexError: in the forward, there is no map `source` or `target`.
     """
 
     def __init__(
@@ -46,20 +41,14 @@ class ResizeNeck(BaseModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(CHECK.init_cfg(init_cfg))
-        self.source = CHECK.integer("source", source)
-        self.target = CHECK.integer("target", target)
-        self.mode = CHECK.choice("mode", mode, MODES)
+        self.source, self.target, self.mode = source, target, mode
+        CHECK.require(mode in MODES, "mode", mode, f"one of {sorted(MODES)}")
 
     def forward(self, feats: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Maps (B, C_i, H_i, W_i) -> the same, `source` at (H_target, W_target)."""
-        outs, count = list(feats), len(feats)
-        for argument in ("source", "target"):
-            if not -count <= (index := getattr(self, argument)) < count:
-                allowed = f"an index of the {count} maps received, {-count} to {count - 1}"
-                CHECK.fail(argument, index, allowed)
+        outs = list(feats)
         size = outs[self.target].shape[2:]
-        align = False if MODES[self.mode] else None
         outs[self.source] = F.interpolate(
-            outs[self.source], size, mode=self.mode, align_corners=align
+            outs[self.source], size, mode=self.mode, align_corners=MODES[self.mode]
         )
         return tuple(outs)
