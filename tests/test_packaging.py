@@ -82,6 +82,8 @@ def test_wheel(clone, tmp_path):
     assert "mmdualtoken/.mim/tools/setup_env.py" in names
     assert "mmdualtoken/models/dualtoken_vit.py" in names
     assert "mmdualtoken/ops/extension/boxes.py" in names
+    pinned = {f"mmdualtoken/.mim/requirements/{n}.txt" for n in ("runtime", "onedl", "openmmlab")}
+    assert pinned < names  # for the doctor's remedies
     assert {"mmdualtoken-operators.pth", "_mmdualtoken_operators.py"} < names  # site-packages
     assert not [name for name in names if name.startswith(("tests", "tools", "configs"))]
     required = [line.split(": ", 1)[1] for line in lines if line.startswith("Requires-Dist")]
