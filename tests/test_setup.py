@@ -250,6 +250,16 @@ def verdict_of(component):
     return row.verdict
 
 
+def test_doctor_names_the_package_of_venv(monkeypatch):
+    """The set-up, whose `python -m venv` fails then, ends with the doctor's advice."""
+    assert verdict_of("venv module") == OK
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    (row,) = doctor.run_check("venv module")
+    assert row.verdict == (WARN if doctor.IN_VENV else FAIL)
+    assert row.found == "without venv, ensurepip"
+    assert re.fullmatch(r"Debian: apt install python3\.\d+-venv", row.remedy)
+
+
 def test_doctor_setuptools(installed):
     installed({"mmengine": "0.10.7", "setuptools": "82.0.0"})
     (row,) = doctor.run_check("setuptools")
