@@ -18,9 +18,9 @@ from mmdualtoken.files import one_training
 from mmdualtoken.training.clear_end import clear_end
 from mmdualtoken.training.distributed import explain_sync_bn, is_first
 from mmdualtoken.training.finetuning import fine_tune
+from mmdualtoken.training.monitoring import add_monitoring
 from mmdualtoken.training.nan_loss import ACTIONS
 from mmdualtoken.training.reliability import add_reliability
-from mmdualtoken.training.watch import watch
 from mmdualtoken.weights.pretrained import start_from_checkpoint
 from mmdualtoken.weights.resume import moved_checkpoint
 
@@ -147,7 +147,7 @@ def main() -> None:
     with clear_end(cfg.work_dir), alone, explain_sync_bn():
         runner = build(cfg)
         if not args.no_watch:
-            watch(runner, Path(__file__).with_name("test.py"))
+            add_monitoring(runner, Path(__file__).with_name("test.py"))
         runner.train()
 
 

@@ -58,6 +58,14 @@ def write_checkpoint(
         replace_file(Path(runner.work_dir) / "last_checkpoint", str(hook.last_ckpt).encode())
 
 
+def read_last_checkpoint(work_dir: str | Path) -> str | None:
+    """The checkpoint that `last_checkpoint` of a work dir names; None if there is no such file."""
+    try:
+        return (Path(work_dir) / "last_checkpoint").read_text().strip() or None
+    except OSError:
+        return None
+
+
 @HOOKS.register_module(force=True)
 class AtomicCheckpointHook(CheckpointHook):
     """`CheckpointHook` after which a run can be killed at any moment and be resumed.
