@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from mmdualtoken.errors import WRONG, WrongValue
+from mmdualtoken.errors import ARGUMENT_ERRORS, WrongValue
 from mmdualtoken.models.blocks import map_norm
 
 #: Written by configs to replace a base's dict as a whole. MMEngine leaves it there where the base
@@ -43,7 +43,7 @@ class Checks:
         self, argument: str, value: Any, allowed: str, error: type[Exception] = ValueError
     ) -> NoReturn:
         """Raise `error`, as the kind of it that the tools show in one paragraph."""
-        raise WRONG[error](f"{self.owner}: {argument}={value!r}; allowed is {allowed}")
+        raise ARGUMENT_ERRORS[error](f"{self.owner}: {argument}={value!r}; allowed is {allowed}")
 
     def integer(
         self, argument: str, value: int, low: int | None = None, high: int | None = None

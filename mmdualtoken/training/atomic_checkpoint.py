@@ -38,7 +38,7 @@ def write_checkpoint(
         hook: a CheckpointHook whose `before_train` has been called.
         runner: of the training.
         filename: name in the hook's `out_dir`.
-        meta: its 'epoch' and 'iter' are where training goes on.
+        meta: its 'epoch' and 'iter' are those at which a resumed run begins.
         by_epoch: whether an epoch has just ended, from which FlexibleRunner concludes the same.
     """
     hook.last_ckpt = hook.file_backend.join_path(hook.out_dir, filename)
