@@ -19,8 +19,8 @@ def pins(name, only=None):
     return [line for line in found if line and (only is None or re.match(only, line))]
 
 
-#: What MIM and users' configs look for, in ``mmdualtoken/.mim`` of an installed package.
-MIM = ("configs", "tools", "model-index.yml")
+#: What MIM, users' configs and the doctor's remedies read, in an installed ``mmdualtoken/.mim``.
+MIM = ("configs", "tools", "requirements", "model-index.yml")
 #: Tools that need the clone: its lab/, tests/ and requirements/.
 CLONE_ONLY = ("demo.py", "make_scenes.py", "reproduce.py", "setup_env.py", "test_all.py")
 

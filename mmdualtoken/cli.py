@@ -1,4 +1,4 @@
-"""What tools/train.py and tools/test.py share: reading configs, arguments and user errors."""
+"""The command line of the tools: arguments, configs and errors."""
 
 import argparse
 import difflib
@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS
-from mmdualtoken.errors import InputError, tell
+from mmdualtoken.errors import InputError, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
     UNSAFE_FLAG,
@@ -87,7 +87,7 @@ def load_config(args: argparse.Namespace) -> Config:
         raise InputError(
             f"Config {path}, with --cfg-options {args.cfg_options or 'none'}, cannot be read "
             f"({type(error).__name__}: {error}). If a base config or package is missing, "
-            "`python -m mmdualtoken.doctor` tells what is installed."
+            "`python -m mmdualtoken.doctor` lists what is installed."
         ) from error
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
@@ -101,7 +101,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def _set_dataloader_defaults(cfg: Config) -> None:
-    """What the toolboxes' own train.py adds to the config, which therefore leaves it out."""
+    """Add the loader settings of mmpretrain's own train.py, which its configs leave out."""
     if cfg.get("default_scope") != "mmpretrain":
         return
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -123,7 +123,7 @@ def run_tool(main: Callable[[], None]) -> None:
         print_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        tell("\nStopped by Ctrl-C.")
+        print_stderr("\nStopped by Ctrl-C.")
         sys.exit(130)
     except json.JSONDecodeError as error:
         print_error(

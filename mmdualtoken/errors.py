@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and what a user is told at the end."""
+"""Errors caused by user input, and how they reach the user."""
 
 import sys
 from contextlib import suppress
@@ -20,11 +20,7 @@ class WrongType(InputError, TypeError):
     """An argument of a model is of a type that is not allowed."""
 
 
-#: For code that raises by Python's own kinds of errors.
-WRONG = {ValueError: WrongValue, TypeError: WrongType}
-
-
-def tell(text: str) -> None:
+def print_stderr(text: str) -> None:
     """Print on stderr, which may be closed: the terminal's, or a `| tee` that Ctrl-C ended too."""
     with suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)

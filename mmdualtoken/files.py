@@ -1,4 +1,4 @@
-"""Folders and files that are written: never unasked over what is there, never in parts."""
+"""Writing files: nothing is replaced unasked, and nothing is left half-written."""
 
 import errno
 import os
@@ -19,14 +19,14 @@ LOCK = ".training.lock"
 
 
 def check_new_folder(folder: str | Path, overwrite: bool | None = None) -> Path:
-    """Check, before the work, the folder that a tool's --out names; it is not made here.
+    """Check, before the work, the folder that a tool's --out names, without creating it.
 
     Args:
         folder: as the user named it.
         overwrite: whether --overwrite was given; None: the tool has no such argument.
 
     Returns:
-        the folder: not there, empty, or to be written into.
+        the folder: one that does not exist, is empty, or may be written into.
 
     Raises:
         InputError: it is a file, or has something in it and `overwrite` is not True.
@@ -43,14 +43,14 @@ def check_new_folder(folder: str | Path, overwrite: bool | None = None) -> Path:
 
 
 def check_new_file(file: str | Path, flag: str) -> Path:
-    """Check, before the work, a file that a tool will write, and make its folder.
+    """Check, before the work, a file that a tool will write, and create its folder.
 
     Args:
         file: as the user named it.
         flag: the argument that named it.
 
     Raises:
-        InputError: it exists already, or its folder cannot be made.
+        InputError: it exists already, or its folder cannot be created.
     """
     path = Path(file)
     if path.exists():
@@ -63,16 +63,15 @@ def check_new_file(file: str | Path, flag: str) -> Path:
 
 
 @contextmanager
-def one_training(folder: str | Path) -> Iterator[None]:
-    """Keep a second training out of a work dir, which is made, as long as this one lasts.
+def lock_work_dir(folder: str | Path) -> Iterator[None]:
+    """Create a work dir and lock it against a second training.
 
     The lock is the operating system's: it ends with the process, also by kill -9, and workers do
-    not inherit it. The empty file by which it is known stays. Where the file system has no locks,
-    nothing is kept out.
+    not inherit it. Its empty file stays. A file system without locks keeps no training out.
 
     Raises:
         InputError: another process trains into the folder.
-        OSError: the folder cannot be made or written.
+        OSError: the folder cannot be created or written.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -91,12 +90,10 @@ def one_training(folder: str | Path) -> Iterator[None]:
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
-    """Write a file so that its name always stands for a whole file: the old one or the new.
-
-    The content goes to a file next to it, on to the disk, and then takes the name.
+    """Replace a file atomically: at any moment, its name is that of the old or the new one.
 
     Raises:
-        OSError: as from writing; the old file is still there, and nothing half-written.
+        OSError: as from writing; the old file is unchanged, and nothing half-written is left.
     """
     path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ COMPONENTS = (
     (HOOKS, "training.interrupt", ("InterruptHook",)),
     (HOOKS, "training.nan_loss", ("NanLossHook",)),
     (HOOKS, "training.strict_load", ("StrictLoadHook",)),
-    (LOOPS, "training.loops", ("ResumableEpochLoop", "ResumableIterLoop")),
+    (LOOPS, "training.resumable_data", ("ResumableEpochLoop", "ResumableIterLoop")),
     (OPTIM_WRAPPER_CONSTRUCTORS, "training.layer_decay", ("LayerDecayOptimWrapperConstructor",)),
     (STRATEGIES, "training.fsdp", ("ResumingFSDPStrategy",)),
     (FUNCTIONS, "training.fsdp", ("dualtoken_wrap_policy",)),

@@ -12,7 +12,7 @@ from training_runs import assert_same, last, state_of
 
 from mmdualtoken.errors import InputError
 from mmdualtoken.training import atomic_checkpoint as atomic
-from mmdualtoken.training.clear_end import clear_end
+from mmdualtoken.training.interrupt import exit_cleanly
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_full_disk_in_a_thread(capsys):
         raise error
 
     before = threading.excepthook
-    with clear_end("run"):
+    with exit_cleanly("run"):
         for error in (OSError(errno.ENOSPC, "it is full"), ValueError("something else")):
             thread = threading.Thread(target=fail, args=[error])
             thread.start()
@@ -202,7 +202,7 @@ def test_full_disk_in_a_thread(capsys):
 )
 def test_errors_that_name_no_file(number, text):
     """Reading fails without a name, too."""
-    with pytest.raises(InputError, match=text), clear_end("run"):
+    with pytest.raises(InputError, match=text), exit_cleanly("run"):
         raise OSError(number, os.strerror(number))
 
 
@@ -215,5 +215,5 @@ def test_errors_that_name_no_file(number, text):
     ids=["of another kind", "elsewhere"],
 )
 def test_other_errors_keep_their_traceback(error):
-    with pytest.raises(type(error)), clear_end("run"):
+    with pytest.raises(type(error)), exit_cleanly("run"):
         raise error

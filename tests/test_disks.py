@@ -8,10 +8,15 @@ from collections import namedtuple
 
 import pytest
 
-from mmdualtoken.environment import disks, doctor
+from mmdualtoken.environment import doctor
 from mmdualtoken.environment.versions import FAIL, OK, WARN
 
 Usage = namedtuple("Usage", "total used free")
+
+
+def row_of(component):
+    """The row of one check, None where it does not apply."""
+    return next(iter(doctor.run_check(component)), None)
 
 
 @pytest.fixture
@@ -27,26 +32,26 @@ def disk(monkeypatch):
 
 
 def test_shared_memory(disk, tmp_path, monkeypatch):
-    monkeypatch.setattr(disks, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
     disk(8)
-    assert disks.check_shared_memory().verdict == OK
+    assert row_of("shared memory").verdict == OK
     disk(1 / 16)  # docker's default
-    row = disks.check_shared_memory()
+    row = row_of("shared memory")
     assert row.verdict == WARN and "0.062 GiB" in row.found and "--shm-size=8g" in row.remedy
-    monkeypatch.setattr(disks, "SHARED_MEMORY", tmp_path / "none")  # not on Linux
-    assert disks.check_shared_memory() is None
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path / "none")  # not on Linux
+    assert row_of("shared memory") is None
 
 
 def test_downloads(disk, tmp_path, monkeypatch):
     torch_hub = pytest.importorskip("torch.hub", reason="torch is not installed")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "new" / "folder"))
-    assert disks.download_dir() == tmp_path / "new/folder/hub/checkpoints"
-    assert str(disks.download_dir()) == f"{torch_hub.get_dir()}/checkpoints"
+    assert doctor.download_dir() == tmp_path / "new/folder/hub/checkpoints"
+    assert str(doctor.download_dir()) == f"{torch_hub.get_dir()}/checkpoints"
     disk(8)
-    assert disks.check_downloads().verdict == OK
+    assert row_of("download cache").verdict == OK
     for state in ((0.5, True), (8, False)):
         disk(*state)
-        row = disks.check_downloads()
+        row = row_of("download cache")
         assert row.verdict == WARN and "TORCH_HOME" in row.remedy
     assert "not writable" in row.found
 
@@ -55,25 +60,25 @@ def test_torch_keeps_downloads_there(tmp_path, monkeypatch):
     torch_hub = pytest.importorskip("torch.hub", reason="torch is not installed")
     monkeypatch.delenv("TORCH_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert str(disks.download_dir()) == f"{torch_hub.get_dir()}/checkpoints"
+    assert str(doctor.download_dir()) == f"{torch_hub.get_dir()}/checkpoints"
 
 
 def test_temporary_files(monkeypatch):
-    assert disks.check_temporary().verdict == OK
+    assert row_of("temporary files").verdict == OK
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    row = disks.check_temporary()
+    row = row_of("temporary files")
     assert row.verdict == FAIL and "No space left" in row.found and "TMPDIR" in row.remedy
 
 
 def test_doctor_asks_for_all_of_them(disk, tmp_path, monkeypatch):
-    monkeypatch.setattr(disks, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
     disk(0.01, writable=False)
     names = {"disk space", "download cache", "temporary files", "shared memory"}
-    rows = {row.component: row for row in doctor.run_checks() if row.component in names}
+    rows = {name: row_of(name) for name in doctor.CHECKS if name in names}
     assert set(rows) == names
     bad = {name for name, row in rows.items() if row.verdict != OK}
     assert bad == names - {"temporary files"}

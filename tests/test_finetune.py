@@ -18,8 +18,8 @@ from torch import nn
 from mmdualtoken.errors import InputError
 from mmdualtoken.training.finetuning import (
     DropClassLayersHook,
+    add_class_layer_hook,
     check_resumed_optimizer,
-    fine_tune,
 )
 from mmdualtoken.weights.fitting import fit_classes
 
@@ -230,14 +230,14 @@ def test_added_to_a_config_once():
     """Where it loads a checkpoint."""
     other = dict(type="EMAHook")
     cfg = Config(dict(load_from="a.pth", custom_hooks=[other]))
-    fine_tune(cfg)
-    fine_tune(cfg)
+    add_class_layer_hook(cfg)
+    add_class_layer_hook(cfg)
     assert cfg.custom_hooks == [other, dict(type="DropClassLayersHook")]
     cfg = Config(dict(load_from=None, resume=True))
-    fine_tune(cfg)
+    add_class_layer_hook(cfg)
     assert cfg.custom_hooks == [dict(type="DropClassLayersHook")]
     cfg = Config(dict(load_from=None, resume=False))
-    fine_tune(cfg)
+    add_class_layer_hook(cfg)
     assert "custom_hooks" not in cfg
 
 

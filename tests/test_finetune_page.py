@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from tasks import TASKS
 
-from mmdualtoken.training.finetuning import fine_tune
+from mmdualtoken.training.finetuning import add_class_layer_hook
 from mmdualtoken.weights.pretrained import load_backbone, start_from_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,5 +83,5 @@ def test_page_other_classes(written):
         assert loader.dataset.metainfo.classes == ("cat", "dog")
         assert loader.dataset.data_root == "data/pets/"
         assert loader.dataset.ann_file == f"annotations/instances_{split}2017.json"
-    fine_tune(cfg)
+    add_class_layer_hook(cfg)
     assert len(cfg.custom_hooks) == 1

@@ -86,6 +86,8 @@ def test_wheel(clone, tmp_path):
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "mmdualtoken").rglob("*.py")}
     assert {name for name in modules if "/.mim/" not in name} <= names
     assert "mmdualtoken/ops/extension/boxes.py" in names
+    pinned = {f"mmdualtoken/.mim/requirements/{n}.txt" for n in ("runtime", "onedl", "openmmlab")}
+    assert pinned < names  # for the doctor's remedies
     assert {"mmdualtoken-operators.pth", "_mmdualtoken_operators.py"} < names  # site-packages
     assert not [name for name in names if name.startswith(("tests", "tools", "configs", "lab"))]
     required = [line.split(": ", 1)[1] for line in lines if line.startswith("Requires-Dist")]

@@ -10,8 +10,12 @@ from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mmdualtoken.training import exact_resume
-from mmdualtoken.training.loader import Draw, ResumableBatches, SeededItems
-from mmdualtoken.training.seeding import seed_all
+from mmdualtoken.training.resumable_data import (
+    ResumableBatches,
+    SampleRequest,
+    SeededItems,
+    seed_all,
+)
 
 
 class Items(Dataset):
@@ -111,7 +115,7 @@ def test_items_without_a_draw_are_left_alone():
     expected = random.random()
     random.seed(0)
     assert load([4])[0][:2] == (4, expected)
-    assert load([Draw((1, 2), (0,))])[0][0] == (1, 2)  # of a video: no plain number
+    assert load([SampleRequest((1, 2), (0,))])[0][0] == (1, 2)  # of a video: no plain number
 
 
 def test_seeds_differ_with_every_number_of_the_key():

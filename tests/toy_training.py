@@ -18,7 +18,7 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmdualtoken.training.clear_end import clear_end
+from mmdualtoken.training.interrupt import exit_cleanly
 from mmdualtoken.training.reliability import add_reliability
 
 
@@ -179,7 +179,7 @@ def run(cfg, work_dir, resume=False):
     cfg.work_dir, cfg.resume = work_dir, resume
     cfg.experiment_name = uuid.uuid4().hex  # MMEngine keeps what it logged by this name
     add_reliability(cfg)
-    with clear_end(work_dir):
+    with exit_cleanly(work_dir):
         Runner.from_cfg(cfg).train()
 
 

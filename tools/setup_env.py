@@ -1,17 +1,16 @@
 """Set up the environment of one stack: ``python3 tools/setup_env.py --stack onedl``.
 
-Standard library only: runs before anything is installed. Nothing is compiled. What is there already
-is skipped: a set-up that broke half-way is finished by running it again, a finished one takes a
-moment.
+Needs the standard library only, compiles nothing, and skips what is there already. Run it again to
+finish a set-up that broke half-way.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
-import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENVS = {"onedl": ".venv", "openmmlab": ".venv-openmmlab"}
 LOWEST, END = (3, 10), (3, 14)
-#: What pip completes with what it asks for, and what it installs alone: see the files' heads.
+#: Requirements that pip installs with their dependencies, and without: see the files' heads.
 COMPLETED = ("runtime", "test", "export", "inspector")
 ALONE = ("benchmarks", "openvino")
 
@@ -51,61 +50,35 @@ class SetupError(Exception):
 
 
 def run(*command) -> None:
-    """Print a command, then run it in the clone, its output passed through.
-
-    Raises:
-        SetupError: it failed.
-    """
+    """Print a command and run it in the clone; raises `SetupError` if it fails."""
     text = " ".join(map(str, command))
     print("$", text, flush=True)
     # Where pip is told not to isolate builds, mmcv would see torch and compile for minutes.
-    environment = {**os.environ, "MMCV_WITH_OPS": os.environ.get("MMCV_WITH_OPS", "0")}
+    environment = {"MMCV_WITH_OPS": "0", **os.environ}
     if status := subprocess.run([*map(str, command)], cwd=ROOT, env=environment).returncode:
         raise SetupError(f"exit status {status} of: {text}")
 
 
 def inspect(python: Path, stack: str) -> dict:
     """What ``PROBE`` prints; empty if the environment's Python does not run."""
-    names: dict = {}
-    exec((ROOT / "mmdualtoken" / "version.py").read_text(encoding="utf-8"), names)
+    text = (ROOT / "mmdualtoken" / "version.py").read_text(encoding="utf-8")
+    version = re.search('__version__ = "(.+)"', text)[1]
     files = [f"requirements/{name}.txt" for name in (*COMPLETED, stack, *ALONE)]
+    command = [str(python), "-c", PROBE, version, *files]
     try:
-        command = [str(python), "-c", PROBE, names["__version__"], *files]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        return json.loads(done.stdout) if done.returncode == 0 else {}
-    except (OSError, ValueError):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return {}
 
 
-def check_base_python() -> None:
-    """Check that this Python can create the environment.
-
-    Raises:
-        SetupError: its version or a missing module, and what to install.
-    """
-    mine = sys.version_info[:2]
-    name = "python" + ".".join(map(str, mine))
-    if not LOWEST <= mine < END:
-        raise SetupError(
-            f"{sys.executable} is {name}; supported: 3.10 to 3.13. "
-            "Name one: make PYTHON=python3.11 setup"
-        )
-    for module in ("venv", "ensurepip"):
-        if importlib.util.find_spec(module) is None:
-            raise SetupError(
-                f"{sys.executable} has no module {module}. "
-                f"Install it (Debian: apt install {name}-venv)."
-            )
-
-
 def create(venv: Path, found: tuple | None, match_python: bool) -> bool:
-    """Create the environment; returns whether it had to be created.
+    """Create the environment, unless it is usable; returns whether it had to be created.
 
     Args:
-        venv: its folder. One that does not run, or has another Python than asked for, is moved
-            aside, not deleted.
+        venv: its folder. An unusable one is moved aside, not deleted.
         found: the version of its Python, None if it does not run.
-        match_python: replace an environment of another version than this Python's.
+        match_python: whether only an environment of this Python's version is usable.
     """
     mine = sys.version_info[:2]
     if found and LOWEST <= found < END and (found == mine or not match_python):
@@ -115,13 +88,15 @@ def create(venv: Path, found: tuple | None, match_python: bool) -> bool:
         version = ".".join(map(str, found)) if found else "that does not run"
         print(f"{venv.name} has a Python {version}: moved to {aside.name}", flush=True)
         venv.rename(aside)
-    check_base_python()
+    if not LOWEST <= mine < END:
+        text = f"{sys.executable} is Python {mine[0]}.{mine[1]}; supported: 3.10 to 3.13. "
+        raise SetupError(text + "Name one: make PYTHON=python3.11 setup")
     run(sys.executable, "-m", "venv", venv)
     return True
 
 
 def complete(stack: str, match_python: bool = False) -> bool:
-    """Complete the environment of a stack; returns whether anything had to be done.
+    """Complete the environment of a stack; returns whether anything was installed or checked.
 
     Raises:
         SetupError: the step that failed, and why.
@@ -131,20 +106,15 @@ def complete(stack: str, match_python: bool = False) -> bool:
     facts = inspect(python, stack)
     if create(venv, tuple(facts["python"]) if facts else None, match_python):
         facts = inspect(python, stack)
-        if not facts:
-            raise SetupError(
-                f"{python} does not run after it was made; try another Python: "
-                "make PYTHON=python3.11 setup"
-            )
-
+    if not facts:
+        text = f"{python} does not run after it was made; try another Python: "
+        raise SetupError(text + "make PYTHON=python3.11 setup")
     steps = []
     for names, options in ((COMPLETED, ()), ((stack, *ALONE), ("--no-deps",))):
         files = [f"requirements/{name}.txt" for name in names]
-        missing = {file: facts["missing"][file] for file in files if facts["missing"][file]}
-        for file, pins in missing.items():
-            print(f"{file}: {', '.join(pins)}", flush=True)
-        if missing:
-            files = [argument for file in missing for argument in ("-r", file)]
+        if files := [file for file in files if facts["missing"][file]]:
+            print(*(f"{file}: {', '.join(facts['missing'][file])}" for file in files), sep="\n")
+            files = [argument for file in files for argument in ("-r", file)]
             steps.append(("-m", "pip", "install", *options, *files))
     if facts["link"] != ROOT.as_uri():
         steps.append(("-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", "."))
@@ -161,24 +131,18 @@ def main(argv: list | None = None) -> int:
     """Returns the exit status: 0 if the environment is complete, else 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stack", choices=sorted(VENVS), default="onedl")
-    parser.add_argument(
-        "--match-python",
-        action="store_true",
-        help="replace an environment made with another version of Python",
-    )
+    text = "replace an environment made with another version of Python"
+    parser.add_argument("--match-python", action="store_true", help=text)
     args = parser.parse_args(argv)
-    # Two set-ups in one clone would install over each other.
     with open(__file__) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)  # two set-ups in one clone would install over each other
         try:
             changed = complete(args.stack, args.match_python)
         except SetupError as error:
             print(f"\nset-up of the {args.stack} stack stopped: {error}", flush=True)
-            print(
-                "Once the cause is removed (a network that failed: right away), run the same "
-                "command again: finished steps are skipped.\n\nThe doctor's advice:",
-                flush=True,
-            )
+            text = "Once the cause is removed (a network that failed: right away), run the same "
+            text += "command again: finished steps are skipped.\n\nThe doctor's advice:"
+            print(text, flush=True)
             python = ROOT / VENVS[args.stack] / "bin" / "python"
             python = python if inspect(python, args.stack) else sys.executable
             subprocess.run([str(python), "-m", "mmdualtoken.doctor", "--problems"], cwd=ROOT)

@@ -14,14 +14,14 @@ from mmengine.runner import Runner
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
-from mmdualtoken.files import one_training
-from mmdualtoken.training.clear_end import clear_end
+from mmdualtoken.files import lock_work_dir
 from mmdualtoken.training.distributed import explain_sync_bn, is_first
-from mmdualtoken.training.finetuning import fine_tune
+from mmdualtoken.training.finetuning import add_class_layer_hook
+from mmdualtoken.training.interrupt import exit_cleanly
+from mmdualtoken.training.monitoring import add_monitoring
 from mmdualtoken.training.nan_loss import ACTIONS
 from mmdualtoken.training.reliability import add_reliability
 from mmdualtoken.training.schedule import check_schedule
-from mmdualtoken.training.watch import watch
 from mmdualtoken.weights.pretrained import start_from_checkpoint
 from mmdualtoken.weights.resume import moved_checkpoint
 
@@ -132,7 +132,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         start_from_checkpoint(cfg, args.pretrained)
     if args.load_from:
         set_load_from(cfg, args)
-    fine_tune(cfg)
+    add_class_layer_hook(cfg)
 
 
 def main() -> None:
@@ -144,11 +144,11 @@ def main() -> None:
     check_schedule(cfg)
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
     add_reliability(cfg, args.on_nan_loss)
-    alone = one_training(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
-    with clear_end(cfg.work_dir), alone, explain_sync_bn():
+    alone = lock_work_dir(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
+    with exit_cleanly(cfg.work_dir), alone, explain_sync_bn():
         runner = build(cfg)
         if not args.no_watch:
-            watch(runner, Path(__file__).with_name("test.py"))
+            add_monitoring(runner, Path(__file__).with_name("test.py"))
         runner.train()
 
 

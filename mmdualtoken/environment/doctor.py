@@ -1,7 +1,7 @@
 """``python -m mmdualtoken.doctor``: a table of everything the project needs.
 
-Each row says what was found, what is required, the verdict and the remedy. Exit status 1 if
-something is wrong. Runs with a bare Python too: then it says what is missing.
+Each row says what was found, what is required, the verdict and the remedy. The exit status is 1 if
+a row says FAIL. A bare Python is enough to run it.
 """
 
 from __future__ import annotations
@@ -11,253 +11,264 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import sysconfig
+import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from mmdualtoken import ops
-from mmdualtoken.environment import disks, versions
-from mmdualtoken.environment.versions import FAIL, OK, WARN, Finding
+from mmdualtoken.environment import versions
+from mmdualtoken.environment.versions import FAIL, OK, WARN, Finding, installed_version
 
-MMCV = next(r for r in versions.REQUIREMENTS if r.name == "mmcv")
-COLUMNS = ("component", "found", "required", "verdict", "remedy")
+GIB = 2**30
+SHARED_MEMORY = Path("/dev/shm")
+COLOURS = {OK: 32, WARN: 33, FAIL: 31}
+
+# A check returns (found, required, remedy or "" if all is well), or None where it does not apply.
 
 
-def check_python() -> Finding:
+def check_python() -> tuple:
     """The running interpreter's version."""
     low, end = versions.MIN_PYTHON, versions.END_PYTHON
+    remedy = "name another: make PYTHON=python3.11 setup"
     found = ".".join(map(str, sys.version_info[:3]))
-    text = f">={low[0]}.{low[1]},<{end[0]}.{end[1]}"
-    if low <= sys.version_info[:2] < end:
-        return Finding("Python", found, text)
-    return Finding("Python", found, text, FAIL, "name another: make PYTHON=python3.11 setup")
+    required = f">={low[0]}.{low[1]},<{end[0]}.{end[1]}"
+    return found, required, "" if low <= sys.version_info[:2] < end else remedy
 
 
-def check_venv() -> Finding:
-    """The standard modules that create a virtual environment."""
-    missing = [m for m in ("venv", "ensurepip") if importlib.util.find_spec(m) is None]
-    row = ("venv module", f"without {', '.join(missing)}" if missing else "present", "for make")
-    if not missing:
-        return Finding(*row)
-    # In an environment that exists, the modules have done their work.
-    verdict = WARN if sys.prefix != sys.base_prefix else FAIL
-    package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
-    return Finding(*row, verdict, f"Debian: apt install {package}")
-
-
-def check_make() -> Finding:
+def check_make() -> tuple:
     """make, which the documented commands use."""
     found = shutil.which("make")
-    if found:
-        return Finding("make", found, "for make setup, test, demo")
-    return Finding("make", "missing", "for make setup, test, demo", WARN, "install make")
+    return found or "missing", "for make setup, test, demo", "" if found else "install make"
 
 
-def check_import(name: str) -> Finding | None:
-    """A package imports, beside the others (the stack's rows judge its version)."""
-    if versions.installed_version(name) is None:
+def check_venv() -> tuple:
+    """The standard modules that create a virtual environment."""
+    if missing := [m for m in ("venv", "ensurepip") if importlib.util.find_spec(m) is None]:
+        package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+        return f"without {', '.join(missing)}", "for make", f"Debian: apt install {package}"
+    return "present", "for make", ""
+
+
+def check_disk() -> tuple:
+    """Free space for the environment; torch with its CUDA libraries takes 5 GiB."""
+    needed = 8 if installed_version("torch") is None else 1
+    free = shutil.disk_usage(sys.prefix).free / GIB
+    remedy = "" if free >= needed else "free some space"
+    return f"{free:.0f} GiB free", f"{needed} GiB for the environment", remedy
+
+
+def download_dir() -> Path:
+    """The folder where torch keeps the checkpoints it downloads."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(home) / "torch") / "hub" / "checkpoints"
+
+
+def check_downloads() -> tuple:
+    """Checkpoints given as URLs are kept in torch's cache."""
+    folder = download_dir()
+    existing = next(f for f in (folder, *folder.parents) if f.exists())
+    free, writable = shutil.disk_usage(existing).free / GIB, os.access(existing, os.W_OK)
+    found = f"{folder}: " + (f"{free:.0f} GiB free" if writable else "not writable")
+    remedy = "" if free >= 1 and writable else "set TORCH_HOME to a folder on a disk with space"
+    return found, "writable, 1 GiB, for checkpoints from URLs", remedy
+
+
+def check_temporary() -> tuple:
+    """MMEngine reads every config through a temporary folder."""
+    with tempfile.TemporaryFile() as file:
+        file.write(b"\0" * 2**20)
+    return tempfile.gettempdir(), "a file of 1 MiB can be written, to read configs", ""
+
+
+def check_shared_memory() -> tuple | None:
+    """Workers of a DataLoader hand over batches in shared memory; containers often have 64 MiB."""
+    if not SHARED_MEMORY.is_dir():
         return None
-    module = importlib.import_module(name)
-    return Finding(f"{name} imports", module.__version__, f"import {name}")
+    total = shutil.disk_usage(SHARED_MEMORY).total / GIB
+    remedy = "docker run --shm-size=8g (or --ipc=host); else train_dataloader.num_workers=0 and "
+    remedy = "" if total >= 1 else remedy + "persistent_workers=False"
+    return f"{total:.2g} GiB in {SHARED_MEMORY}", "1 GiB for DataLoader workers", remedy
 
 
-def check_opencv() -> Finding:
+def check_import(name: str) -> tuple | None:
+    """A package imports together with the others; the row of its name judges its version."""
+    if installed_version(name) is None:
+        return None
+    return importlib.import_module(name).__version__, f"import {name}", ""
+
+
+def check_opencv() -> tuple:
     """OpenCV imports, and its distributions do not overwrite each other with other versions."""
-    name, required = "opencv", "import cv2"
-    family = [f"opencv{contrib}-python" for contrib in ("", "-contrib")]
-    dists = {
-        dist: version
-        for dist in (*family, *(f"{d}-headless" for d in family))
-        if (version := versions.installed_version(dist))
-    }
-    again = f"pip uninstall -y {' '.join(dists)}; pip install opencv-python-headless"
-    try:
-        import cv2
-    except ImportError as error:
-        return Finding(name, f"{', '.join(dists) or 'missing'}: {error}", required, FAIL, again)
-    if len(set(dists.values())) > 1:
-        found = " and ".join(f"{dist} {version}" for dist, version in dists.items())
-        return Finding(name, found, "one version", WARN, f"they overwrite each other: {again}")
-    return Finding(name, cv2.__version__, required)
+    import cv2
+
+    names = [f"opencv{c}-python{h}" for c in ("", "-contrib") for h in ("", "-headless")]
+    found = {name: version for name in names if (version := installed_version(name))}
+    if len(set(found.values())) <= 1:
+        return cv2.__version__, "import cv2", ""
+    remedy = f"they overwrite each other: pip uninstall -y {' '.join(found)}; "
+    text = " and ".join(f"{dist} {version}" for dist, version in found.items())
+    return text, "one version", remedy + "pip install opencv-python-headless"
 
 
-def check_setuptools() -> Finding:
+def check_setuptools() -> tuple:
     """setuptools: mmengine 0.10.7 imports pkg_resources, which version 82 removed."""
-    found = versions.installed_version("setuptools")
-    if versions.installed_version("mmengine") is None:
-        return Finding("setuptools", found or "missing", "any")
-    row = ("setuptools", found or "missing", "<82 (mmengine imports pkg_resources)")
-    if found and versions.in_range(found, "0", "82"):
-        return Finding(*row)
-    return Finding(*row, FAIL, "pip install setuptools==80.9.0")
+    found = installed_version("setuptools") or "missing"
+    if installed_version("mmengine") is None:
+        return found, "any", ""
+    good = found != "missing" and versions.in_range(found, "<82")
+    remedy = "" if good else versions.pip_command("setuptools")
+    return found, "<82 (mmengine imports pkg_resources)", remedy
 
 
-def check_operators() -> Finding | None:
-    """mmcv's operators, compiled or ours, load and compute."""
-    if versions.installed_version("torch") is None or not versions.find(MMCV):
-        return None
+def has_mmcv() -> bool:
+    """Whether torch and mmcv are there."""
+    mmcv = next(r for r in versions.REQUIREMENTS if r.name == "mmcv")
+    return installed_version("torch") is not None and bool(versions.find(mmcv))
+
+
+def run_nms(device: str) -> list[int]:
+    """Give mmcv's nms two boxes, of which it has to keep the second: [1]."""
     ops.enable_operators()
     import torch
     from mmcv.ops import nms
 
-    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]])
-    kept = nms(boxes, torch.tensor([0.8, 0.9]), 0.5)[1].tolist()
-    origin = {"compiled": "compiled with mmcv", "torchvision": "mmdualtoken's, by torchvision"}
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]], device=device)
+    return nms(boxes, torch.tensor([0.8, 0.9], device=device), 0.5)[1].tolist()
+
+
+def check_operators() -> tuple | None:
+    """mmcv's operators, compiled or ours, load and compute."""
+    if not has_mmcv():
+        return None
+    kept = run_nms("cpu")
+    origin = dict(compiled="compiled with mmcv", torchvision="mmdualtoken's, by torchvision")
     found = f"{origin[ops.operators_in_use()]}; nms of two boxes kept {kept}"
-    row = ("mmcv operators", found, "nms keeps [1]")
-    return Finding(*row) if kept == [1] else Finding(*row, FAIL, versions.setup_command())
+    return found, "nms keeps [1]", "" if kept == [1] else versions.setup_command()
 
 
-def check_start_up() -> Finding | None:
+def check_start_up() -> tuple | None:
     """Where mmcv has no compiled operators, Python makes ours importable when it starts."""
-    if not versions.find(MMCV) or ops.operators_in_use() == "compiled":
+    if not has_mmcv() or ops.operators_in_use() == "compiled":
         return None
     file = Path(sysconfig.get_path("purelib"), "mmdualtoken-operators.pth")
     required = "mmdet.apis and mmseg.apis can be imported before mmdualtoken"
     if file.is_file():
-        return Finding("operators at start", str(file), required)
-    remedy = "install mmdualtoken, or import it before them"
-    return Finding("operators at start", f"no {file}", required, WARN, remedy)
+        return str(file), required, ""
+    return f"no {file}", required, "install mmdualtoken, or import it before them"
 
 
-def check_cuda() -> Finding | None:
+def check_cuda() -> tuple | None:
     """With a GPU, the operators must have kernels for it."""
-    if versions.installed_version("torch") is None or not versions.find(MMCV):
+    if not has_mmcv():
         return None
-    ops.enable_operators()
     import torch
-    from mmcv.ops import nms
 
     if not torch.cuda.is_available():
-        return Finding("CUDA", "no GPU", "GPU optional")
-    found, required = torch.cuda.get_device_name(0), "mmcv's operators run on the GPU"
-    try:
-        nms(torch.ones(1, 4, device="cuda"), torch.ones(1, device="cuda"), 0.5)
-    except (RuntimeError, NotImplementedError) as error:
-        remedy = "export MMDUALTOKEN_OPS=torchvision, with a torchvision built for CUDA"
-        return Finding("CUDA", f"{found}: {str(error)[:80]}", required, FAIL, remedy)
-    return Finding("CUDA", found, required)
+        return "no GPU", "GPU optional", ""
+    run_nms("cuda")
+    return torch.cuda.get_device_name(0), "mmcv's operators run on the GPU", ""
 
 
-def check_pycocotools() -> Finding | None:
+def check_pycocotools() -> tuple | None:
     """pycocotools, which mmdet's metrics use."""
-    if all(versions.installed_version(d) is None for d in ("mmdet", "onedl-mmdetection")):
+    if all(installed_version(d) is None for d in ("mmdet", "onedl-mmdetection")):
         return None
     import pycocotools.mask  # noqa: F401
 
-    return Finding("pycocotools", versions.installed_version("pycocotools") or "?", "for mmdet")
+    return installed_version("pycocotools") or "?", "for mmdet", ""
 
 
-def check_registration() -> Finding | None:
+def check_registration() -> tuple | None:
     """The backbone is found by name."""
-    if any(f.verdict == FAIL for f in versions.survey()):
-        return None  # the rows above say why it cannot work
+    if any(row.verdict == FAIL for row in versions.survey()):
+        return None  # other rows say why it cannot work
     from mmengine.registry import MODELS
 
     import mmdualtoken.models  # noqa: F401
 
-    row = ("registration", f"{MODELS.get('DualTokenViT')}", "DualTokenViT in MODELS")
-    if MODELS.get("DualTokenViT") is not None:
-        return Finding(*row)
-    return Finding(*row, FAIL, "reinstall mmdualtoken")
+    found = MODELS.get("DualTokenViT")
+    return str(found), "DualTokenViT in MODELS", "" if found else "reinstall mmdualtoken"
 
 
-#: (component named if the check itself raises, check, remedy then)
-CHECKS = (
-    ("Python", check_python, ""),
-    ("make", check_make, ""),
-    ("venv module", check_venv, ""),
-    ("disk space", disks.check_disk, ""),
-    ("download cache", disks.check_downloads, "set TORCH_HOME to a folder you can write to"),
-    ("temporary files", disks.check_temporary, "set TMPDIR to a folder you can write to"),
-    ("shared memory", disks.check_shared_memory, ""),
-    ("versions", versions.survey, ""),
-    ("torch imports", partial(check_import, "torch"), "reinstall torch"),
-    (
-        "torchvision imports",
+SPACE = "to a folder on a disk with space that you can write to"
+IN_VENV = sys.prefix != sys.base_prefix  # one that exists needs no modules to create it
+#: Component -> check, verdict of a remedy, and the remedy if the check raises, which is a FAIL.
+CHECKS = {
+    "Python": (check_python, FAIL, ""),
+    "make": (check_make, WARN, ""),
+    "venv module": (check_venv, WARN if IN_VENV else FAIL, ""),
+    "disk space": (check_disk, FAIL, ""),
+    "download cache": (check_downloads, WARN, f"set TORCH_HOME {SPACE}"),
+    "temporary files": (check_temporary, FAIL, f"set TMPDIR {SPACE}"),
+    "shared memory": (check_shared_memory, WARN, ""),
+    "versions": (versions.survey, FAIL, ""),  # a row for each package
+    "torch imports": (partial(check_import, "torch"), FAIL, "reinstall torch"),
+    "torchvision imports": (
         partial(check_import, "torchvision"),
+        FAIL,
         "install the torchvision that matches this torch",
     ),
-    ("opencv", check_opencv, "pip install opencv-python-headless"),
-    ("setuptools", check_setuptools, ""),
-    (
-        "mmcv operators",
+    "opencv": (check_opencv, WARN, "reinstall it: pip install opencv-python-headless"),
+    "setuptools": (check_setuptools, FAIL, ""),
+    "mmcv operators": (
         check_operators,
+        FAIL,
         "compiled for another torch? Reinstall mmcv, or: export MMDUALTOKEN_OPS=torchvision",
     ),
-    ("operators at start", check_start_up, ""),
-    ("CUDA", check_cuda, ""),
-    ("pycocotools", check_pycocotools, "pip install pycocotools"),
-    ("registration", check_registration, ""),
-)
+    "operators at start": (check_start_up, WARN, ""),
+    "CUDA": (check_cuda, FAIL, "export MMDUALTOKEN_OPS=torchvision, with torchvision for CUDA"),
+    "pycocotools": (check_pycocotools, FAIL, "pip install pycocotools"),
+    "registration": (check_registration, FAIL, ""),
+}
 
 
-def run_checks(checks=CHECKS) -> list:
-    """Run each check by itself: what one raises becomes its FAIL row."""
-    rows = []
-    for component, check, remedy in checks:
-        try:
-            # Some packages print while they are imported; --json must stay readable.
-            with contextlib.redirect_stdout(sys.stderr):
-                result = check()
-        except (Exception, SystemExit) as error:
-            lines = f"{type(error).__name__}: {error}".splitlines()
-            remedy = "; ".join(filter(None, [remedy, versions.setup_command()]))
-            result = Finding(component, lines[0][:200], "works", FAIL, remedy)
-        rows += result if isinstance(result, list) else [result] if result else []
-    return rows
+def run_check(component: str) -> list[Finding]:
+    """Run one check; what it raises becomes a FAIL row."""
+    check, verdict, remedy = CHECKS[component]
+    try:
+        # Some packages print while they are imported; --json must stay readable.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = check()
+    except (Exception, SystemExit) as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        remedy = "; ".join(filter(None, [remedy, versions.setup_command()]))
+        return [Finding(component, text, "works", FAIL, remedy)]
+    if isinstance(result, tuple):
+        found, required, remedy = result
+        return [Finding(component, found, required, verdict if remedy else OK, remedy)]
+    return result or []
 
 
-def as_text(rows: list) -> str:
-    """The table as plain columns, the remedy of a row on a line of its own."""
-    widths = [max(len(getattr(row, c)) for row in rows) for c in ("verdict", "component")]
+def as_text(rows: list[Finding], colours: bool) -> str:
+    """Format rows as columns, each remedy on its own line, in the colours of the verdicts."""
+    width = max(len(row.component) for row in rows)
     lines = []
     for row in rows:
-        head = f"{row.verdict:<{widths[0]}}  {row.component:<{widths[1]}}"
-        lines.append(f"{head}  found {row.found}; required {row.required}")
-        if row.remedy:
-            lines.append(f"{'':<{sum(widths) + 4}}remedy: {row.remedy}")
+        line = f"{row.verdict:<4}  {row.component:<{width}}  found {row.found}; "
+        line += f"required {row.required}"
+        line += f"\n{'':<{width + 8}}remedy: {row.remedy}" if row.remedy else ""
+        lines.append(f"\033[{COLOURS[row.verdict]}m{line}\033[0m" if colours else line)
     return "\n".join(lines)
 
 
-def print_table(rows: list) -> None:
-    """Print the table with rich where it is there and the terminal is wide enough."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        Console = None
-    if Console is None or not sys.stdout.isatty() or Console().width < 100:
-        print(as_text(rows))
-        return
-    colours = {OK: "green", WARN: "yellow", FAIL: "red"}
-    table = Table(*COLUMNS)
-    for row in rows:
-        cells = [getattr(row, column) for column in COLUMNS]
-        table.add_row(*(cell.replace("[", r"\[") for cell in cells), style=colours[row.verdict])
-    Console().print(table)
-
-
-def main(argv: list | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print the table; returns the exit status, 1 if a row says FAIL."""
     parser = argparse.ArgumentParser(prog="python -m mmdualtoken.doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--problems", action="store_true", help="only rows that are not OK")
     args = parser.parse_args(argv)
-    rows = run_checks()
+    rows = [row for component in CHECKS for row in run_check(component)]
     failed = sum(row.verdict == FAIL for row in rows)
     shown = [row for row in rows if row.verdict != OK] if args.problems else rows
     if args.json:
         print(json.dumps([asdict(row) for row in shown], indent=2))
         return 1 if failed else 0
     if shown:
-        print_table(shown)
+        print(as_text(shown, colours=sys.stdout.isatty()))
     print(f"{failed} of {len(rows)} checks failed." if failed else "Nothing is wrong.")
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

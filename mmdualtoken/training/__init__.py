@@ -6,9 +6,9 @@ from mmdualtoken.training.finetuning import DropClassLayersHook
 from mmdualtoken.training.fsdp import ResumingFSDPStrategy, dualtoken_wrap_policy
 from mmdualtoken.training.interrupt import InterruptHook
 from mmdualtoken.training.layer_decay import LayerDecayOptimWrapperConstructor
-from mmdualtoken.training.loops import ResumableEpochLoop, ResumableIterLoop
 from mmdualtoken.training.nan_loss import NanLossHook
 from mmdualtoken.training.reliability import add_reliability
+from mmdualtoken.training.resumable_data import ResumableEpochLoop, ResumableIterLoop
 from mmdualtoken.training.strict_load import StrictLoadHook
 
 __all__ = [

@@ -38,7 +38,7 @@ def write_checkpoint(
         hook: a CheckpointHook whose `before_train` has been called.
         runner: of the training.
         filename: name in the hook's `out_dir`.
-        meta: its 'epoch' and 'iter' are where training goes on.
+        meta: its 'epoch' and 'iter' are those at which a resumed run begins.
         by_epoch: whether an epoch has just ended, from which FlexibleRunner concludes the same.
     """
     hook.last_ckpt = hook.file_backend.join_path(hook.out_dir, filename)
@@ -56,6 +56,14 @@ def write_checkpoint(
     )
     if is_main_process():
         replace_file(Path(runner.work_dir) / "last_checkpoint", str(hook.last_ckpt).encode())
+
+
+def read_last_checkpoint(work_dir: str | Path) -> str | None:
+    """The checkpoint that `last_checkpoint` of a work dir names; None if there is no such file."""
+    try:
+        return (Path(work_dir) / "last_checkpoint").read_text().strip() or None
+    except OSError:
+        return None
 
 
 @HOOKS.register_module(force=True)

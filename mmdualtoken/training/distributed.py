@@ -1,4 +1,4 @@
-"""Several processes: what MMEngine leaves open on machines without a GPU."""
+"""Runs of several processes: checks of the launcher, gloo without a GPU, and error messages."""
 
 import logging
 import os
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
-from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import all_reduce, is_distributed
 from mmengine.logging import print_log
 
-from mmdualtoken.errors import InputError, tell
+from mmdualtoken.errors import InputError, print_stderr
 
 SYNC_BN = ("SyncBN", "SyncBatchNorm", "MMSyncBN")
 #: FSDP's whole state dict without moving it to the CPU: from there, PyTorch 2.11 does not copy
@@ -59,6 +59,15 @@ def start_processes(cfg: Config) -> None:
 def is_first(launcher: str) -> bool:
     """Whether this is the first process, or the only one; known before they have joined."""
     return os.environ.get(RANKS.get(launcher, ""), "0") == "0"
+
+
+def max_over_processes(number: int) -> int:
+    """The largest of the numbers that the processes pass; with one process, its own."""
+    if not is_distributed():
+        return int(number)
+    value = torch.tensor([int(number)])
+    all_reduce(value, op="max")
+    return int(value)
 
 
 def _check_torchrun() -> None:
@@ -144,7 +153,7 @@ def _replace_sync_bn(cfg: Config) -> None:
 
 @contextmanager
 def explain_sync_bn() -> Iterator[None]:
-    """Say what to do about a SyncBatchNorm that is some class's default, not the config's wish.
+    """Explain the error about a SyncBatchNorm that is a class's default, not the config's choice.
 
     `start_processes` replaces what the config names; PyTorch refuses the others on the CPU when
     the model is wrapped.
@@ -166,37 +175,36 @@ def explain_sync_bn() -> Iterator[None]:
 
 
 def print_error(text: str) -> None:
-    """Print why a tool ends, on stderr; of several processes, only the first one if all say it.
+    """Print on stderr why a tool ends; of several processes with the same text, the first one.
 
-    Another process waits a moment for the first one to say the same, and prints its own text if
-    that says nothing or something else.
+    Another process waits a moment for the first one's text, and prints its own if that differs.
     """
-    if not _first_says(text):
-        tell(f"\nerror: {text}")
+    if not _first_process_prints(text):
+        print_stderr(f"\nerror: {text}")
 
 
-def _first_says(text: str) -> bool:
-    """Whether this is not the first process, and that one ends with the same text."""
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or not torch.distributed.is_available():
+def _first_process_prints(text: str) -> bool:
+    """Compare the text with the first process's in the group's store, or before it in torchrun's.
+
+    torchrun's own `record` would print a traceback for each process.
+    """
+    dist = torch.distributed
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or not dist.is_available():
         return False
-    # Of this start: torchrun can start all processes again, with the same store.
+    # torchrun can start all processes again, with the same store.
     key = f"mmdualtoken_error_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:
-        store = _shared_store()
+        if dist.is_initialized():
+            store = dist.distributed_c10d._get_default_store()
+        elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            store = dist.TCPStore(address, port, is_master=False, timeout=PATIENCE)
+        else:
+            return False
         if int(os.environ["RANK"]) == 0:
             store.set(key, text)
             return False
         store.wait([key], PATIENCE)
         return store.get(key).decode() == text
-    except (RuntimeError, KeyError, ValueError):  # no store, nothing in it, or a launcher's mistake
+    except (RuntimeError, KeyError, ValueError):  # no store, no text in it, a launcher's mistake
         return False
-
-
-def _shared_store() -> Any:
-    """What all processes can read: of their group, or of torchrun where there is none yet."""
-    if torch.distributed.is_initialized():
-        return torch.distributed.distributed_c10d._get_default_store()
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        raise RuntimeError("no process group, and no store of torchrun")
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return torch.distributed.TCPStore(address, port, is_master=False, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""A resumed run goes on exactly as if it had never stopped."""
+"""A resumed run continues exactly as if it had never stopped."""
 
 from typing import Any
 
@@ -8,9 +8,13 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.training.loader import ITERATION, ResumableBatches
-from mmdualtoken.training.loops import ResumableEpochLoop, ResumableIterLoop
-from mmdualtoken.training.seeding import seed_all
+from mmdualtoken.training.resumable_data import (
+    ITERATION,
+    ResumableBatches,
+    ResumableEpochLoop,
+    ResumableIterLoop,
+    seed_all,
+)
 
 KEY = "exact_resume"
 
@@ -40,7 +44,7 @@ class ExactResumeHook(Hook):
         self._epoch_start = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note what the checkpoint says, if the run is resumed from it.
+        """Keep the position in the checkpoint that the run is resumed from.
 
         Raises:
             InputError: it holds weights, but not where the training stood.
@@ -97,18 +101,18 @@ class ExactResumeHook(Hook):
         (runner.logger.warning if changed else runner.logger.info)(f"Resume: {text}.")
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Note where the epoch began."""
+        """Keep the iteration at which the epoch began."""
         self._epoch = runner.epoch
         self._epoch_start = runner.iter - getattr(runner.train_loop, "first_batch", 0)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the model's randomness."""
         # The stock default draws the same in all processes, but only until their data differ.
-        alike = runner._randomness_cfg.get("diff_rank_seed") is False
-        seed_all(ITERATION, runner.seed, 0 if alike else get_rank(), runner.iter)
+        same = runner._randomness_cfg.get("diff_rank_seed") is False
+        seed_all(ITERATION, runner.seed, 0 if same else get_rank(), runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep what the weights do not tell."""
+        """Add the seeds and the position to the checkpoint."""
         meta = checkpoint["meta"]
         by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
         in_epoch = meta["epoch"] == self._epoch and not by_iteration
@@ -125,7 +129,7 @@ class ExactResumeHook(Hook):
 
     @staticmethod
     def _layout(runner: Runner) -> dict[str, int]:
-        """What the order of the data depends on beside the seed."""
+        """Return what the order of the data depends on, apart from the seed."""
         batches = runner.train_dataloader.batch_sampler
         return dict(
             processes=get_world_size(),

@@ -27,9 +27,9 @@ def _describe_layers(fitted: Mapping, dropped: dict[str, int]) -> str:
 
 
 def check_resumed(model: nn.Module, state: Mapping, filename: str) -> None:
-    """Check that a run which goes on has the model that it began with.
+    """Check that a resumed run has the model that it began with.
 
-    MMEngine warns and goes on, until the optimizer, which has the old shapes, fails.
+    MMEngine only warns, until the optimizer, which has the old shapes, fails.
 
     Raises:
         InputError: a tensor of the checkpoint is of another shape than the model's.
@@ -47,7 +47,7 @@ def check_resumed(model: nn.Module, state: Mapping, filename: str) -> None:
 
 
 def check_resumed_optimizer(optimizer: Optimizer, state: Mapping, filename: str) -> None:
-    """Check that a run which goes on has the kind of optimizer that it began with.
+    """Check that a resumed run has the kind of optimizer that it began with.
 
     PyTorch fails at the first step, in the middle of the optimizer, or loads states that mean
     something else.
@@ -91,7 +91,7 @@ class DropClassLayersHook(Hook):
     When training loads its `load_from`, class layers with another number of outputs, such as
     fc_cls, fc_reg, conv_logits, conv_seg or fc, keep their initial weights; everything else is
     taken. One line names them. It is an error if anything else is missing, not known, or of another
-    shape. A resumed run must have the shapes that it began with. Testing is left alone, and so are
+    shape. A resumed run must have the shapes that it began with. Testing is not checked, nor are
     models sharded by FSDP: all their tensors must fit.
 
     tools/train.py adds the hook by itself; for the toolboxes' own train.py:
@@ -127,7 +127,7 @@ class DropClassLayersHook(Hook):
         checkpoint["state_dict"] = fitted
 
 
-def fine_tune(cfg: Config) -> None:
+def add_class_layer_hook(cfg: Config) -> None:
     """Add `DropClassLayersHook` to a config that loads a checkpoint, or resumes.
 
     Args:

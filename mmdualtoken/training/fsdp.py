@@ -28,7 +28,7 @@ def dualtoken_wrap_policy(module: nn.Module, recurse: bool, nonwrapped_numel: in
 
 @STRATEGIES.register_module(force=True)
 class ResumingFSDPStrategy(FSDPStrategy):
-    """MMEngine's FSDPStrategy, which can also go on with a run.
+    """MMEngine's FSDPStrategy, which can also resume a run.
 
     MMEngine 0.10 hands the optimizer's states to PyTorch in an order of arguments that changed.
     """

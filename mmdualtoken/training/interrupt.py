@@ -1,20 +1,26 @@
-"""Ctrl-C and SIGTERM end training with a checkpoint from which it goes on exactly."""
+"""How a training ends early: signals write a checkpoint; disk errors become one paragraph."""
 
+import errno
+import logging
 import os
 import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from os.path import realpath  # unlike Path.resolve, also of a link to itself
+from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
+from mmengine.dist import barrier, is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmdualtoken.training.atomic_checkpoint import write_checkpoint
+from mmdualtoken.errors import InputError, print_stderr
+from mmdualtoken.training.atomic_checkpoint import read_last_checkpoint, write_checkpoint
+from mmdualtoken.training.distributed import max_over_processes
 from mmdualtoken.training.workers import shield_workers
 
 FILENAME = "interrupted.pth"
@@ -25,19 +31,17 @@ SAME_SIGNAL_SECONDS = 1.0
 
 @HOOKS.register_module(force=True)
 class InterruptHook(Hook):
-    """On SIGINT (Ctrl-C) or SIGTERM (schedulers): finish the iteration, write a checkpoint, end.
+    """On SIGINT (Ctrl-C) or SIGTERM (schedulers): finish the iteration, write a checkpoint, exit.
 
     The checkpoint is `interrupted.pth` in the folder of the others, one file for all interruptions
-    of a run; `last_checkpoint` names it, so that `--resume` goes on from it, also in the middle of
-    an epoch. The process ends with status 128 + the signal's number: 130 and 143. A second Ctrl-C
-    ends at once, with what was written last. Several processes agree after each iteration; it is
-    enough that one of them was told.
+    of a run; `last_checkpoint` names it for `--resume`, also in the middle of an epoch. The process
+    exits with status 128 + the signal's number: 130 and 143. A second Ctrl-C ends at once, without
+    another checkpoint. Several processes agree after each iteration; a signal to one is enough.
 
-    During validation there is nothing to finish: the checkpoint is written at once, and a resumed
-    run goes on with training; it does not repeat that validation. With several processes, the first
-    one writes it.
+    During validation there is nothing to finish: the checkpoint is written at once, by the first of
+    several processes. A resumed run does not repeat that validation.
 
-    A test keeps its signals as they are: it has nothing to write. Its workers are shielded, too,
+    A test, which has nothing to write, keeps its signal handlers. Its workers are shielded, too,
     and end with it.
 
     With gradient accumulation the run ends after the iteration that updates the weights.
@@ -47,7 +51,7 @@ class InterruptHook(Hook):
             before they kill.
 
     Raises:
-        ValueError: a signal does not exist or cannot be taken.
+        ValueError: a signal does not exist or cannot be caught.
     """
 
     priority = "LOWEST"
@@ -61,7 +65,6 @@ class InterruptHook(Hook):
         self.received = 0
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
-        self._process = 0
 
     def before_run(self, runner: Runner) -> None:
         """Keep the signals from the workers that will be started."""
@@ -70,19 +73,20 @@ class InterruptHook(Hook):
                 shield_workers(loop.dataloader)
 
     def before_train(self, runner: Runner) -> None:
-        """Take the signals over, in the main thread, where alone it is possible.
+        """Handle the signals from now on, if this is the main thread: no other can.
 
         One that is ignored stays so: a shell starts a script's background jobs without Ctrl-C.
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        self._process = os.getpid()
+        # An evaluation ends the processes that it has forked by SIGTERM.
+        os.register_at_fork(after_in_child=self._restore)
         for number in self.signals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._receive)
 
     def after_train(self, runner: Runner) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._restore()
 
     def _restore(self) -> None:
@@ -91,11 +95,6 @@ class InterruptHook(Hook):
         self._previous.clear()
 
     def _receive(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._process:
-            # A process that others have forked: an evaluation ends its pool by SIGTERM.
-            self._restore()
-            os.kill(os.getpid(), number)
-            return
         first = not self.received
         again = time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS
         if first:
@@ -110,19 +109,11 @@ class InterruptHook(Hook):
             self._restore()
             raise KeyboardInterrupt
 
-    def _agreed(self) -> int:
-        """The signal that any process has received."""
-        if not is_distributed():
-            return self.received
-        number = torch.tensor([int(self.received)])
-        all_reduce(number, op="max")
-        return int(number)
-
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """End here if a signal has come."""
-        number = self._agreed()
+        number = max_over_processes(self.received)
         if not number or not self._weights_updated(runner):
             return
         self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter + 1))
@@ -159,3 +150,94 @@ class InterruptHook(Hook):
             barrier()  # a launcher kills all once the first has ended
         self._restore()
         sys.exit(128 + number)
+
+
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the limit for files",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "the permission is missing",
+    errno.EPERM: "the permission is missing",
+    errno.EIO: "the disk fails",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file, or a link to nothing, is in the folder's place",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ESTALE: "the network's file system has lost it",
+}
+#: Only writing raises these; reading data can raise the others.
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def _concerns(path: str | None, folder: Path) -> bool:
+    """Whether the path lies in the folder, or the folder below it, and could not be made."""
+    if path is None:
+        return True
+    path, folder = Path(realpath(path)), Path(realpath(folder))
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
+
+
+def describe_last_checkpoint(work_dir: str | Path) -> str:
+    """Say from which checkpoint of a work dir --resume would continue."""
+    last = read_last_checkpoint(work_dir)
+    if last is None:
+        return "No checkpoint has been written yet"
+    return f"The last good checkpoint is {last}; --resume continues from it"
+
+
+def _describe(error: OSError, folder: Path) -> str:
+    nameless = f"to {folder}" + ("" if error.errno in WRITING else ", or cannot read its data")
+    return (
+        f"Training cannot write {error.filename or nameless}: {REASONS[error.errno]} "
+        f"({error.strerror}). Make room or give another folder with --work-dir. "
+        f"{describe_last_checkpoint(folder)}."
+    )
+
+
+def _restore_handlers(handlers: dict[int, Any]) -> None:
+    """Undo changes of signal handlers, which only the main thread can do."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def _print_thread_error(args: Any) -> None:
+    """Skip what TensorBoard's thread cannot write: the training thread raises it again."""
+    if not isinstance(args.exc_value, OSError) or args.exc_value.errno not in WRITING:
+        threading.__excepthook__(args)
+
+
+@contextmanager
+def exit_cleanly(work_dir: str | Path) -> Iterator[None]:
+    """Turn a disk that cannot be written, or Ctrl-C, into one paragraph and an exit status.
+
+    Ctrl-C exits with status 130. A log file that cannot be written does not end training, and
+    prints no traceback for each line; neither does TensorBoard's thread. Other errors of the
+    operating system pass through: reading, or writing outside of `work_dir`. At the end, signal
+    handlers are as before.
+
+    Args:
+        work_dir: folder of the run.
+
+    Raises:
+        InputError: writing failed; the message says why, and which checkpoint is the last.
+    """
+    folder = Path(work_dir)
+    raising, logging.raiseExceptions = logging.raiseExceptions, False
+    excepthook, threading.excepthook = threading.excepthook, _print_thread_error
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_stderr(f"\nStopped by Ctrl-C at once. {describe_last_checkpoint(folder)}.")
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in REASONS or not _concerns(error.filename, folder):
+            raise
+        raise InputError(_describe(error, folder)) from error
+    finally:
+        logging.raiseExceptions = raising
+        threading.excepthook = excepthook
+        _restore_handlers(handlers)

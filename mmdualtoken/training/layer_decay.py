@@ -22,7 +22,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         optim_wrapper_cfg: config of the optimizer wrapper, with `optimizer` and its `lr`.
-        paramwise_cfg: with `layer_decay_rate`, above 0 and at most 1, beside MMEngine's options.
+        paramwise_cfg: with `layer_decay_rate`, above 0 and at most 1, and MMEngine's options.
 
     Raises:
         InputError: the rate is missing or out of range, the optimizer has no `lr`, or the model's

@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, is_distributed
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
@@ -14,7 +12,8 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.training.clear_end import last_checkpoint
+from mmdualtoken.training.distributed import max_over_processes
+from mmdualtoken.training.interrupt import describe_last_checkpoint
 
 ACTIONS = ("stop", "warn", "ignore")
 #: What its error begins with, by which other programs know it from other ends.
@@ -113,9 +112,9 @@ class NanLossHook(Hook):
     agree after each iteration.
 
     Args:
-        action: 'stop'; 'warn': a NaN loss is logged, the first `limit` times, and training goes on,
-            while weights that are not finite still stop it when they would be saved; 'ignore':
-            nothing is checked.
+        action: 'stop'; 'warn': a NaN loss is logged, the first `limit` times, and training
+            continues, but saving weights that are not finite still stops it; 'ignore': nothing is
+            checked.
         top: how many gradients are named.
         limit: how many warnings are logged.
 
@@ -169,7 +168,7 @@ class NanLossHook(Hook):
         self._batch = data_batch
         losses = self._losses(runner, outputs)
         nan = any(math.isnan(value) for value in losses.values())
-        if not self._any(nan):
+        if not max_over_processes(nan):
             if not all(map(math.isfinite, losses.values())):
                 self._warn(runner, f"A loss is infinite. {self._report(runner, losses)}")
             return
@@ -196,14 +195,6 @@ class NanLossHook(Hook):
                 losses[name] = float(value)
         return losses
 
-    @staticmethod
-    def _any(nan: bool) -> bool:
-        if not is_distributed():
-            return nan
-        flag = torch.tensor([int(nan)])
-        all_reduce(flag, op="max")
-        return bool(flag)
-
     def _report(self, runner: Runner, losses: Mapping, limit: int | None = None) -> str:
         files = list(image_files(self._batch)) or ["their names are not in it"]
         if limit is not None and len(files) > limit:
@@ -227,7 +218,7 @@ class NanLossHook(Hook):
     def _stop(self, runner: Runner, text: str, losses: Mapping[str, float]) -> None:
         runner.logger.error(f"{text} {self._report(runner, losses)}")
         report = self._report(runner, losses, FILES)
-        last = last_checkpoint(Path(runner.work_dir))
+        last = describe_last_checkpoint(runner.work_dir)
         raise InputError(f"{STOPPED} {text} {report} {last}. {REMEDIES}")
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

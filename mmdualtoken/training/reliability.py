@@ -26,13 +26,12 @@ def _make_loop_resumable(loop: dict) -> None:
 
 
 def add_reliability(cfg: Config, on_nan_loss: str | None = None) -> None:
-    """Put MMEngine's checkpoint hook and training loop by ours, and add our hooks.
+    """Replace MMEngine's checkpoint hook and training loop in a config, and add hooks.
 
-    Replaced are `CheckpointHook` by `AtomicCheckpointHook`, `EpochBasedTrainLoop` and
-    `IterBasedTrainLoop` by `ResumableEpochLoop` and `ResumableIterLoop`, with the arguments that
-    the config gives; a hook or loop of the user's own stays. `ExactResumeHook`, `NanLossHook` and
-    `InterruptHook` are added unless the config has them. `train_cfg`, `default_hooks` and
-    `custom_hooks` written that way do the same in the toolboxes' own train.py.
+    `AtomicCheckpointHook` replaces `CheckpointHook`; `ResumableEpochLoop` and `ResumableIterLoop`
+    replace `EpochBasedTrainLoop` and `IterBasedTrainLoop`. They get the config's arguments; a
+    user's own hook or loop stays. `ExactResumeHook`, `NanLossHook` and `InterruptHook` are added
+    unless the config has them. A config written that way does the same in the toolboxes' train.py.
 
     Args:
         cfg: changed in place.
@@ -59,7 +58,7 @@ def add_reliability(cfg: Config, on_nan_loss: str | None = None) -> None:
 
 
 def _import_hooks(cfg: Config) -> None:
-    """Let the config that is written to the work dir find the hooks in the toolboxes' tools."""
+    """Let the toolboxes' tools find the hooks of the config in the work dir."""
     imports = cfg.get("custom_imports") or ConfigDict(imports=[], allow_failed_imports=False)
     names = imports.get("imports") or []
     names = [names] if isinstance(names, str) else list(names)

@@ -1,4 +1,4 @@
-"""A test is one of the checkpoint's model, or none."""
+"""Refuses to test a checkpoint that does not match the model."""
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -17,7 +17,7 @@ class StrictLoadHook(Hook):
 
     MMEngine warns, and measures what the random weights in their place predict. Tensors that the
     model does not know are left to its warning. tools/test.py adds the hook. Models sharded by FSDP
-    are left alone.
+    are not checked.
 
     Raises:
         InputError: the checkpoint does not fit; the message lists what.

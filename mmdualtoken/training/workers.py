@@ -1,4 +1,4 @@
-"""DataLoader workers that outlive the signals by which a run is stopped, and end with the run."""
+"""DataLoader workers that ignore the signals which stop a run, and end with the run."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ SECONDS = 5.0
 def _end_with_the_parent(parent: int) -> None:
     """Wait for SIGTERM from the process that started this one, or for its end, and end.
 
-    torch's own worker notices that its parent was killed as well, but can then wait for ever for
-    somebody to take the batches that it has loaded.
+    torch's own worker notices, too, that its parent was killed, but can then wait for ever until
+    the batches that it has loaded are taken.
     """
     while True:
         info = signal.sigtimedwait({signal.SIGTERM}, SECONDS)
@@ -48,7 +48,7 @@ class ShieldedInit:
 
 
 def shield_workers(loader: DataLoader) -> None:
-    """Shield the workers that `loader` will start; those that run already are left alone."""
+    """Shield the workers that `loader` will start; those that run already stay as they are."""
     if not isinstance(loader.worker_init_fn, ShieldedInit):
         loader.worker_init_fn = ShieldedInit(loader.worker_init_fn)
 

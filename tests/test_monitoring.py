@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from tasks import TASKS
 
-from mmdualtoken.training.curves import _averaged, curves_figure
-from mmdualtoken.training.history import Evaluations
+from mmdualtoken.training.monitoring import averaged, draw_curves
 from mmdualtoken.weights.checkpoints import load_file
 
 SHORT = {
@@ -142,26 +141,31 @@ def test_a_picture_that_cannot_be_drawn_does_not_stop_a_run(task, project, tool,
 
 def test_running_mean():
     values = np.arange(200.0)
-    averaged = _averaged(values)
-    assert averaged[[0, 3, 199]].tolist() == [0, 1.5, 197.5]
+    whole = averaged(values)
+    assert whole[[0, 3, 199]].tolist() == [0, 1.5, 197.5]
     values[100] = np.nan
-    assert averaged[99] == _averaged(values)[99] and np.isfinite(_averaged(values)).all()
+    values[150] = np.inf
+    assert averaged(values)[99] == whole[99] and np.isfinite(averaged(values)).all()
+    assert averaged(values)[101] == pytest.approx((98 + 99 + 101) / 3)
+    assert averaged(np.full(3, np.nan)).tolist() == [0, 0, 0]
 
 
 def test_figure_shows_what_it_is_given():
-    found = Evaluations(
-        "epoch", np.array([1, 2, 3]), {"mIoU": np.array([10, 30, 20.0]), "aAcc": np.arange(3.0)}
-    )
+    history = [
+        dict(step=i + 1, metrics=dict(mIoU=value, aAcc=float(i)))
+        for i, value in enumerate([10.0, 30.0, 20.0])
+    ]
+    history.append(dict(step=4, metrics=dict(aAcc=3.0)))  # mIoU was not finite
     scalars = dict(
         loss=np.linspace(2, 1, 5000), loss_cls=np.full(5000, np.inf), lr=np.full(5000, 1e-3)
     )
-    loss, metrics, rate = curves_figure(scalars, found).axes
+    loss, metrics, rate = draw_curves(scalars, history, "epoch").axes
     assert loss.get_legend_handles_labels()[1][:2] == ["loss", "loss_cls"]
     thick, noise = loss.lines[:2]
     assert len(noise.get_xdata()) == 2000 and noise.get_xdata()[-1] == 5000
     assert thick.get_ydata()[-1] == pytest.approx(1.0099, abs=1e-3)
     assert metrics.get_xlabel() == "epoch" and metrics.lines[0].get_label() == "mIoU"
-    assert metrics.lines[0].get_ydata().tolist() == [10, 30, 20]
+    assert list(metrics.lines[0].get_ydata()) == [10, 30, 20]
     assert metrics.get_xlim()[0] == 0 < 3 < metrics.get_xlim()[1]
     assert metrics.get_title() == "best mIoU: 30 at epoch 2"
     assert set(rate.lines[0].get_ydata()) == {1e-3}
