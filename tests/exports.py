@@ -8,7 +8,7 @@ from mmengine.config import Config
 from tasks import TASKS
 from torch import nn
 
-from mmdualtoken.export import graph as export
+from mmdualtoken.export import outputs as export
 from mmdualtoken.export.measure import build_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ from torch import nn
 
 from mmdualtoken.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.errors import InputError
-from mmdualtoken.export import graph as export
+from mmdualtoken.export import outputs as export
 from mmdualtoken.export.breakdown import shape_of_config
 from mmdualtoken.export.formats import FORMATS, RUNTIMES
 from mmdualtoken.export.measure import build_model, check_scope

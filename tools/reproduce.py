@@ -14,14 +14,16 @@ import torch
 from rich.console import Console
 
 from mmdualtoken.cli import run_tool
-from mmdualtoken.errors import InputError, tell
+from mmdualtoken.errors import InputError, print_stderr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for lab
 
 try:
     import pandas  # noqa: F401
 except ImportError as error:
-    tell(f"The report needs pandas, which is missing ({error}): python -m pip install pandas")
+    print_stderr(
+        f"The report needs pandas, which is missing ({error}): python -m pip install pandas"
+    )
     sys.exit(2)
 from lab.report.files import check_own, write_own  # noqa: E402
 from lab.report.jobs import Job, Options, make_jobs, pending, read_config, run_jobs  # noqa: E402
