@@ -159,6 +159,11 @@ def test_pool_of_an_evaluation_ends(folder, handlers, capfd):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             with multiprocessing.get_context("fork").Pool(2) as pool:
                 assert pool.map(abs, [-1, -2]) == [1, 2]
+                # A handler of Python would not run in a process that waits already.
+                assert pool.map(signal.getsignal, INTERRUPTS) == [
+                    signal.SIG_DFL,
+                    signal.default_int_handler,
+                ]
 
     run(with_hook(toy_config(length=2), type="WithPool"), "run")
     assert last("run") == "run/iter_2.pth" and "SIGTERM" not in capfd.readouterr().err
