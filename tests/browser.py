@@ -142,8 +142,8 @@ class Visitor:
         found = self.browser.find_elements(By.CSS_SELECTOR, 'ul[role="listbox"] [role="option"]')
         return [o for o in found if o.text.replace("✓", "").strip() == name]
 
-    def click(self, name, across, down):
-        """Click a picture at shares of its width and height, once it is the one to stay."""
+    def settle(self, name):
+        """Wait until a picture is the one to stay."""
         seen = [""]
 
         def settled():
@@ -152,6 +152,10 @@ class Visitor:
             return loaded and seen[-1] == seen[-2]
 
         self.until(settled)
+
+    def click(self, name, across, down):
+        """Click a picture at shares of its width and height, once it has settled."""
+        self.settle(name)
         picture = self.element(f"#{name} img")
         self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
         size = picture.size

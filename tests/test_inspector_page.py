@@ -97,6 +97,7 @@ def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F81
         across.send_keys(Keys.CONTROL, "a")
         said = page.changes("tokens-A-text", lambda: across.send_keys("99", Keys.TAB))
         page.until(lambda: "column 7 of 8×8" in page.text("tokens-A-text"))
+        page.settle("photo-A")
         before = page.source("photo-A"), page.text("photo-A-text")
         bad = {
             "text.jpg": (b"no picture", "is no image that can be read"),

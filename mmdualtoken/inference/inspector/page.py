@@ -177,7 +177,9 @@ class Page:
 
     def _choose_place(self, visit: Visit | None, across: float, down: float) -> dict:
         place = (min(across, 99.99) / 100, min(down, 99.99) / 100)  # 100 % is the last pixel
-        return self._show(_opened(visit), place=place)
+        values = self._show(_opened(visit), place=place)
+        del values[self.across], values[self.down]  # the visitor may still be typing there
+        return values
 
     def _choose_token(self, visit: Visit | None, token: float, index: int = 0) -> dict:
         if not self.models[index].heads:
