@@ -61,7 +61,7 @@ def test_what_is_packed(tmp_path):
     """configs, tools and model-index.yml once each; nothing stale, nothing of an earlier link."""
     clone = copy_sources(tmp_path)
     wanted = {"model-index.yml"}
-    for name in ("configs", "tools"):
+    for name in ("configs", "tools", "requirements"):
         wanted |= {f"{name}/{file}" for file in files_below(clone / name)}
     # These need the clone: its lab/, tests/ and requirements/.
     alone = ("demo", "make_scenes", "reproduce", "setup_env", "test_all")
@@ -76,7 +76,9 @@ def test_what_is_packed(tmp_path):
     assert (clone / "site" / "mmdualtoken-operators.pth").is_file()
     links = clone / "mmdualtoken" / ".mim"
     assert (links / "configs" / "mmdet" / "metafile.yml").is_file()
-    assert {p.name for p in links.iterdir()} == {"configs", "tools", "model-index.yml"}
+    assert {p.name for p in links.iterdir()} == {
+        "configs", "tools", "requirements", "model-index.yml"
+    }
     setup_py(clone, "build_py", "--build-lib", "lib")
     packed = files_below(clone / "lib" / "mmdualtoken" / ".mim")
     assert packed == wanted

@@ -248,4 +248,5 @@ def test_segmentors_read_the_map_with_those_of_concat(head):
         {k: concat.model.decode_head[k] for k in ("in_index", "in_channels")}
     )
     ours.model.auxiliary_head.in_index = concat.model.auxiliary_head.in_index
-    assert ours.to_dict() == concat.to_dict()
+    others = [{k: v for k, v in c.to_dict().items() if k != "segmentor"} for c in (ours, concat)]
+    assert others[0] == others[1]  # but for the variable that the leaves take their model from
