@@ -77,7 +77,10 @@ def test_what_is_packed(tmp_path):
     links = clone / "mmdualtoken" / ".mim"
     assert (links / "configs" / "mmdet" / "metafile.yml").is_file()
     assert {p.name for p in links.iterdir()} == {
-        "configs", "tools", "requirements", "model-index.yml"
+        "configs",
+        "tools",
+        "requirements",
+        "model-index.yml",
     }
     setup_py(clone, "build_py", "--build-lib", "lib")
     packed = files_below(clone / "lib" / "mmdualtoken" / ".mim")

@@ -116,7 +116,7 @@ def test_no_file_of_the_package_is_ignored_by_git():
         ["git", "check-ignore", "--no-index", *files], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
-    folders = {Path(f).parent for f in files}
+    folders = {Path(f).parent for f in files if "/lab/configs/" not in f}
     assert [d for d in folders if not (d / "__init__.py").is_file()] == []
 
 
