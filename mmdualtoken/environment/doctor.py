@@ -110,9 +110,13 @@ def check_opencv() -> tuple:
     found = {name: version for name in names if (version := installed_version(name))}
     if len(set(found.values())) <= 1:
         return cv2.__version__, "import cv2", ""
-    remedy = f"they overwrite each other: pip uninstall -y {' '.join(found)}; "
     text = " and ".join(f"{dist} {version}" for dist, version in found.items())
-    return text, "one version", remedy + "pip install opencv-python-headless"
+    return text, "one version", f"they overwrite each other: {opencv_command()}"
+
+
+def opencv_command() -> str:
+    """The pip command that puts an OpenCV without a display over any other, and nothing else."""
+    return f"{versions.pip_command('opencv-python-headless')} --force-reinstall --no-deps"
 
 
 def check_setuptools() -> tuple:
@@ -184,13 +188,16 @@ def check_pycocotools() -> tuple | None:
 
 
 def check_registration() -> tuple | None:
-    """The backbone is found by name."""
+    """The backbone is found by name, and what configs name besides can be imported."""
     if any(row.verdict == FAIL for row in versions.survey()):
         return None  # other rows say why it cannot work
     from mmengine.registry import MODELS
 
     import mmdualtoken.models  # noqa: F401
 
+    registered = importlib.import_module("mmdualtoken.registration").COMPONENTS
+    for module in (*(module for _, module, _ in registered), "data.check", "inference", "export"):
+        importlib.import_module(f"mmdualtoken.{module}")
     found = MODELS.get("DualTokenViT")
     return str(found), "DualTokenViT in MODELS", "" if found else "reinstall mmdualtoken"
 
@@ -213,7 +220,7 @@ CHECKS = {
         FAIL,
         "install the torchvision that matches this torch",
     ),
-    "opencv": (check_opencv, WARN, "reinstall it: pip install opencv-python-headless"),
+    "opencv": (check_opencv, WARN, opencv_command()),
     "setuptools": (check_setuptools, FAIL, ""),
     "mmcv operators": (
         check_operators,
