@@ -80,6 +80,9 @@ def _child(argv: list[str], folder: str, log: str, file_limit: int | None) -> No
     os.chdir(folder)
     os.setsid()  # a process group of its own
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have turned off
+    # What the server printed when it imported the toolboxes, and still holds, belongs to no run.
+    sys.stdout.flush()
+    sys.stderr.flush()
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
