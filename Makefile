@@ -20,6 +20,9 @@ ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
 MATCH := --match-python
 endif
 
+# Tests that fork the process which runs them, and signal it: not in a worker with threads.
+ALONE := test_kills.py test_interrupts.py
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-install test-all lint docs
 
@@ -47,7 +50,8 @@ demo: setup
 	$(VENV)/bin/python tools/demo.py --work-dir work_dirs/demo-$(STACK)
 
 test: setup
-	$(VENV)/bin/python -m pytest tests -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest tests -n 2 --dist loadfile $(ALONE:%=--ignore=tests/%)
+	$(VENV)/bin/python -m pytest $(ALONE:%=tests/%)
 
 test-install: setup
 	$(VENV)/bin/python -m pytest tests/test_pip_install.py -m slow
