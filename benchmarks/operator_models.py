@@ -78,7 +78,7 @@ def build(cfg: Config) -> torch.nn.Module:
 
 
 def sample_of(toolbox: str, size: int, with_proposals: bool) -> object:
-    """What a model is told of an image of ``size`` pixels a side."""
+    """The data sample of a square image of ``size`` pixels a side, without objects."""
     name = dict(mmdet="DetDataSample", mmseg="SegDataSample", mmpretrain="DataSample")[toolbox]
     shape = (size, size)
     meta = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), shape)

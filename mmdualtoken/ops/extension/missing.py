@@ -19,7 +19,7 @@ def install_command() -> str:
             f"--no-build-isolation --no-cache-dir {source}=={version} && {remove}"
             f"pip install --no-deps --force-reinstall {source.replace('-', '_')}-{version}-*.whl"
         )
-    return "pip wheel --no-deps --no-build-isolation --no-cache-dir onedl-mmcv"
+    return "see docs/troubleshooting.md: no distribution of mmcv is installed here"
 
 
 def caller(frame) -> str:

@@ -71,13 +71,9 @@ def roi_align_backward(
     """Gradient of ``roi_align_forward`` by the map, into ``grad_input`` (B, C, H, W)."""
     if pool_mode == 0:
         height, width = grad_input.shape[2:]
-        corners = bilinear_corners(argmax_y, argmax_x, height, width)
-        images = rois[:, 0].long().view(-1, 1, 1, 1)
-        channels = torch.arange(grad_input.shape[1], device=rois.device).view(1, -1, 1, 1)
-        flat = grad_input.flatten(2)  # a view: grad_input is contiguous
         values = grad_output * (argmax_y != -1)
-        for cells, weights in corners:
-            flat.index_put_((images, channels, cells), values * weights, accumulate=True)
+        for cells, weights in bilinear_corners(argmax_y, argmax_x, height, width):
+            add_to_cells(grad_input, rois, cells, values * weights)
         return
     gradient = torch.ops.torchvision._roi_align_backward(
         *computable(grad_output, outside_if_not_finite(rois)),
@@ -89,6 +85,19 @@ def roi_align_backward(
         aligned,
     )
     grad_input.copy_(gradient)
+
+
+def add_to_cells(grad_input: Tensor, rois: Tensor, cells: Tensor, values: Tensor) -> None:
+    """Add values of the RoIs' bins to the cells of a map (B, C, H, W) that they came from.
+
+    Args:
+        grad_input: contiguous, as mmcv allocates it; changed in place.
+        cells: (R, C, bins), indices in the flattened map.
+        values: of the same shape.
+    """
+    images = rois[:, 0].long().view(-1, 1, 1, 1)
+    channels = torch.arange(grad_input.shape[1], device=rois.device).view(1, -1, 1, 1)
+    grad_input.flatten(2).index_put_((images, channels, cells), values, accumulate=True)
 
 
 def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list:
@@ -214,8 +223,4 @@ def roi_pool_backward(
     spatial_scale: float,
 ) -> None:
     """Gradient of ``roi_pool_forward`` by the map, into ``grad_input`` (B, C, H, W)."""
-    images = rois[:, 0].long().view(-1, 1, 1, 1)
-    channels = torch.arange(grad_input.shape[1], device=rois.device).view(1, -1, 1, 1)
-    values = grad_output * (argmax >= 0)
-    flat = grad_input.flatten(2)  # a view: grad_input is contiguous
-    flat.index_put_((images, channels, argmax.long().clamp(min=0)), values, accumulate=True)
+    add_to_cells(grad_input, rois, argmax.long().clamp(min=0), grad_output * (argmax >= 0))
