@@ -80,7 +80,7 @@ OPENCV = pins("runtime", "opencv-python-headless")[0].partition("==")[2]
 AROUND_A_STACK = [
     "torch>=2.1,<2.16",
     "torchvision>=0.16,<0.31",
-    *pins("runtime", "(numpy|setuptools|ftfy|regex)=="),  # mmseg 1.2.2 forgets the last two
+    *pins("runtime", "(numpy|setuptools|ftfy|regex|timm)=="),  # mmseg 1.2.2 forgets ftfy and regex
     f"opencv-python=={OPENCV}",
     f"opencv-contrib-python-headless=={OPENCV}",
 ]
@@ -101,6 +101,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["mmdualtoken*"]),
     py_modules=["_mmdualtoken_operators"],
+    package_data={"mmdualtoken.weights": ["files/*.safetensors"]},
     install_requires=[],
     extras_require={
         "onedl": [*pins("onedl", "onedl-"), *AROUND_A_STACK],

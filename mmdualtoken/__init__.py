@@ -1,14 +1,15 @@
 """DualToken-ViT for the OpenMMLab toolboxes: backbone, configs and tools.
 
 Importing the package checks the installed versions, makes mmcv's operators importable where mmcv
-has none, registers models, hooks and transforms, and lets torch load MMEngine's checkpoints safely.
+has none, registers models, hooks and transforms, lets torch load MMEngine's checkpoints
+safely, and makes the shipped weights loadable as mmdualtoken://NAME.
 """
 
 import sys
 
 from mmdualtoken.version import __version__
 
-__all__ = ["__version__", "config_path", "inspect_tokens", "list_configs"]
+__all__ = ["__version__", "config_path", "inspect_tokens", "list_configs", "list_weights"]
 
 
 def _runs_doctor() -> bool:
@@ -39,7 +40,12 @@ if not _runs_doctor():
 
     from mmdualtoken.config_files import config_path, list_configs
     from mmdualtoken.registration import register_components
-    from mmdualtoken.weights import allow_mmengine_checkpoints
+    from mmdualtoken.weights import (
+        allow_mmengine_checkpoints,
+        list_weights,
+        register_shipped_weights,
+    )
 
     register_components()
     allow_mmengine_checkpoints()
+    register_shipped_weights()

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
-from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS
+from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path
 from mmdualtoken.errors import InputError, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
@@ -20,6 +20,7 @@ from mmdualtoken.weights.checkpoints import (
     allow_unsafe_checkpoints,
     refuse_unsafe_checkpoints,
 )
+from mmdualtoken.weights.shipped import SCHEME, weights_info
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +51,14 @@ def find_config(name: str) -> Path:
     """Find a config file, as named or by its name in this project.
 
     A clone keeps the configs of other models in lab/: 'configs/mmdet/maskrcnn_r50_1x.py' and
-    'mmdet/maskrcnn_r50_1x.py' both name lab/configs/mmdet/maskrcnn_r50_1x.py.
+    'mmdet/maskrcnn_r50_1x.py' both name lab/configs/mmdet/maskrcnn_r50_1x.py. Shipped weights,
+    such as 'mmdualtoken://tiny', name the config that they are of.
 
     Raises:
         InputError: there is none; the message names the nearest ones.
     """
+    if name.startswith(SCHEME):
+        return Path(config_path(weights_info(name)["config"]))
     folders = (*FOLDERS, RIVALS)
     inside = name.removeprefix("./").removeprefix("configs/")
     for path in (Path(name).expanduser(), PROJECT_ROOT / name, *(f / inside for f in folders)):

@@ -12,6 +12,8 @@ PROJECT_ROOT = PACKAGE.parent
 FOLDERS = (PACKAGE / ".mim" / "configs", PACKAGE.parent / "configs")
 #: The models that the paper compares with, in a clone only.
 RIVALS = PROJECT_ROOT / "lab" / "configs"
+#: The optimizer, for the `_base_` of any config.
+MUON = "_base_/muon.py"
 LIST_ALL = "python -c 'import mmdualtoken; print(*mmdualtoken.list_configs(), sep=\"\\n\")'"
 
 
@@ -47,13 +49,14 @@ def config_path(name: str) -> str:
         _base_ = __import__("mmdualtoken").config_path("mmdet/maskrcnn_dualtoken_s_1x.py")
 
     Args:
-        name: path of the config below configs/, such as 'mmdet/maskrcnn_dualtoken_s_1x.py'.
+        name: path of the config below configs/, such as 'mmdet/maskrcnn_dualtoken_s_1x.py', or
+            '_base_/muon.py', the optimizer.
 
     Raises:
         InputError: there is no such config; the message names the nearest and how to list all.
     """
     known = list_configs()
-    if name in known:
+    if name in (*known, MUON):
         return str(_folder() / name)
     stems = {Path(n).stem: n for n in known}
     near = difflib.get_close_matches(Path(str(name)).stem, stems, n=3, cutoff=0.5)

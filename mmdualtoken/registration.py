@@ -1,12 +1,14 @@
 """Registers what configs name without importing it: training and data are loaded when used."""
 
 from importlib import import_module
+from inspect import Parameter, Signature
 
 from mmengine.registry import (
     FUNCTIONS,
     HOOKS,
     LOOPS,
     OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIMIZERS,
     STRATEGIES,
     TRANSFORMS,
     Registry,
@@ -22,6 +24,7 @@ COMPONENTS = (
     (HOOKS, "training.strict_load", ("StrictLoadHook",)),
     (LOOPS, "training.resumable_data", ("ResumableEpochLoop", "ResumableIterLoop")),
     (OPTIM_WRAPPER_CONSTRUCTORS, "training.layer_decay", ("LayerDecayOptimWrapperConstructor",)),
+    (OPTIMIZERS, "training.muon", ("MuonAdamW",)),
     (STRATEGIES, "training.fsdp", ("ResumingFSDPStrategy",)),
     (FUNCTIONS, "training.fsdp", ("dualtoken_wrap_policy",)),
     (TRANSFORMS, "data.loading", ("CheckedLoadImageFromFile",)),
@@ -40,6 +43,8 @@ def register_on_first_use(registry: Registry, module: str, name: str) -> None:
         return getattr(import_module(f"mmdualtoken.{module}"), name)(*args, **kwargs)
 
     build.__name__ = name
+    if registry is OPTIMIZERS:  # MMEngine passes the parameters by the first argument's name
+        build.__signature__ = Signature([Parameter("params", Parameter.POSITIONAL_OR_KEYWORD)])
     registry.register_module(name=name, module=build)
 
 

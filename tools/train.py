@@ -12,6 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
+from mmdualtoken.config_files import MUON, config_path
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import lock_work_dir
@@ -24,6 +25,7 @@ from mmdualtoken.training.reliability import add_reliability
 from mmdualtoken.training.schedule import check_schedule
 from mmdualtoken.weights.pretrained import start_from_checkpoint
 from mmdualtoken.weights.resume import moved_checkpoint
+from mmdualtoken.weights.shipped import complete_name, list_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,12 +45,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--pretrained",
         metavar="FILE",
-        help="start the backbone from this classification checkpoint instead of from scratch",
+        help="start the backbone from this classification checkpoint, or from shipped weights "
+        f"({', '.join(list_weights())}), instead of from scratch",
     )
     parser.add_argument(
         "--load-from",
         metavar="FILE",
         help="start the whole model from this checkpoint; class layers that differ start anew",
+    )
+    parser.add_argument(
+        "--muon",
+        nargs="?",
+        const=0.0,
+        type=float,
+        metavar="LR",
+        help="replace the config's optimizer by configs/_base_/muon.py, with this learning rate",
     )
     parser.add_argument(
         "--overwrite",
@@ -65,7 +76,10 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="no curves, TensorBoard, pictures of predictions and summary",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.muon is not None and not 0 <= args.muon < 1:
+        parser.error(f"--muon {args.muon:g}: the learning rate is a number between 0 and 1")
+    return args
 
 
 def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
@@ -93,6 +107,7 @@ def set_load_from(cfg: Config, args: argparse.Namespace) -> None:
             "--load-from starts the whole model from a checkpoint, --pretrained the backbone "
             "alone, and --resume goes on with a run: give one of the three."
         )
+    args.load_from = complete_name(args.load_from)
     if "://" not in args.load_from and not Path(args.load_from).expanduser().is_file():
         raise InputError(
             f"--load-from {args.load_from}: the file does not exist (working directory: "
@@ -103,6 +118,9 @@ def set_load_from(cfg: Config, args: argparse.Namespace) -> None:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Write the arguments of training into the config."""
+    if args.muon is not None:
+        optimizer = Config.fromfile(config_path(MUON)).muon
+        cfg.optim_wrapper.optimizer = {**optimizer, **({"lr": args.muon} if args.muon else {})}
     if args.amp:
         if not torch.cuda.is_available():
             raise InputError("--amp: mixed precision needs a GPU; none was found.")
@@ -129,7 +147,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         if not auto and not Path(cfg.load_from).is_file():
             raise InputError(f"--resume {cfg.load_from}: the file does not exist.")
     if args.pretrained:
-        start_from_checkpoint(cfg, args.pretrained)
+        start_from_checkpoint(cfg, complete_name(args.pretrained))
     if args.load_from:
         set_load_from(cfg, args)
     add_class_layer_hook(cfg)

@@ -51,10 +51,7 @@ def _timm(name: str, **options) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise InputError(
-            f"{name} is timm's, and timm is not installed: "
-            "pip install --no-deps -r requirements/benchmarks.txt"
-        ) from None
+        raise InputError(f"{name} is timm's, and timm is not installed: pip install timm") from None
     return timm.create_model(name, **options)
 
 

@@ -151,14 +151,17 @@ class Checks:
         return indices
 
     def token_size(self, value: Sequence[int] | int, grid: bool) -> tuple[int, int]:
-        """Return the shape of the tokens as (h, w); (1, n) for n tokens that form no grid."""
-        allowed = "a pair (h, w) of positive ints"
-        if not grid:
-            allowed = f"a positive int, the number of tokens, or {allowed} with that product"
-        allowed += f", at most {MAX_TOKENS} tokens"
+        """Return the shape of the tokens as (h, w).
+
+        One int n stands for a grid of n x n, or for n tokens that form no grid: (1, n).
+        """
+        meaning = "for n x n" if grid else "the number of tokens"
+        allowed = (
+            f"a pair (h, w) of positive ints or one int, {meaning}, at most {MAX_TOKENS} tokens"
+        )
         size = self.integers("token_size", value, allowed)
-        if is_integer(value) and not grid:
-            size = (1, *size)
+        if is_integer(value):
+            size = (size[0] if grid else 1, *size)
         fine = len(size) == 2 and min(size) > 0 and size[0] * size[1] <= MAX_TOKENS
         self.require(fine, "token_size", value, allowed)
         return size

@@ -1,0 +1,51 @@
+"""256,562 small photos of 293 objects and 100 places, as data/photos393/{train,val}/CLASS/*.jpg.
+
+docs/pretraining.md says where they come from. val/ has a folder for each class, also where it is
+empty, so that the classes have the same numbers as in train/.
+"""
+
+data_preprocessor = dict(
+    num_classes=393,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=1,
+    persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="CustomDataset",
+        data_root="data/photos393/",
+        data_prefix="train",
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="RandomResizedCrop", scale=64, crop_ratio_range=(0.25, 1.0)),
+            dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+            dict(type="PackInputs"),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=128,
+    num_workers=1,
+    persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="CustomDataset",
+        data_root="data/photos393/",
+        data_prefix="val",
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="ResizeEdge", scale=72, edge="short"),
+            dict(type="CenterCrop", crop_size=64),
+            dict(type="PackInputs"),
+        ],
+    ),
+)
+val_evaluator = dict(type="Accuracy", topk=(1, 5))
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
