@@ -16,6 +16,7 @@ from mmdualtoken.config_files import MUON, config_path
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import lock_work_dir
+from mmdualtoken.training.allocator import keep_freed_pages
 from mmdualtoken.training.distributed import explain_sync_bn, is_first
 from mmdualtoken.training.finetuning import add_class_layer_hook
 from mmdualtoken.training.interrupt import exit_cleanly
@@ -162,6 +163,7 @@ def main() -> None:
     check_schedule(cfg)
     build = RUNNERS.build if "runner_type" in cfg else Runner.from_cfg
     add_reliability(cfg, args.on_nan_loss)
+    keep_freed_pages()
     alone = lock_work_dir(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
     with exit_cleanly(cfg.work_dir), alone, explain_sync_bn():
         runner = build(cfg)
