@@ -31,7 +31,7 @@ def run(mode):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_pages_are_kept():
-    """Once the heap has its size, five rounds of two blocks of 64 MiB: each a fault per page of 4 KiB, or next to none."""
+    """Five rounds of two blocks of 64 MiB, once the heap has its size: few pages are new."""
     total, faults = run("no")
     kept_total, kept_faults = run("keep")
     assert total == kept_total == 5 * 2 * 16 * 2**20

@@ -1,5 +1,8 @@
 """Predict on images, folders and videos: annotated pictures, and the results as JSON.
 
+    tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ video.mp4 --out DIR
+    tools/predict.py mmdualtoken://tiny photo.jpg --out DIR    # shipped weights know their config
+
 Works with configs of mmdet, mmseg and mmpretrain. Files and their format: docs/tools.md.
 Exit status: 0 if all was predicted, 1 if some file was broken (the others are done), 2 if the
 arguments, the config or the checkpoint are wrong.
@@ -22,15 +25,18 @@ from mmdualtoken.data.loading import BrokenFileError
 from mmdualtoken.inference import Predictor, Source, find_sources, load_model
 from mmdualtoken.inference.model import TASKS
 from mmdualtoken.inference.outputs import VideoResults, protect_results, write_image
+from mmdualtoken.weights.shipped import SCHEME
 
 FPS = 25.0  # of a video that does not say
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_config_arguments(parser)
-    parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("inputs", nargs="+", help="images, folders of images, videos")
+    parser.add_argument("checkpoint", help="checkpoint file; none after shipped weights")
+    parser.add_argument("inputs", nargs="*", help="images, folders of images, videos")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument(
         "--score-thr",
@@ -47,6 +53,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
     args = parser.parse_args()
+    if args.config.startswith(SCHEME):
+        args.inputs.insert(0, args.checkpoint)
+        args.checkpoint = args.config
+    if not args.inputs:
+        parser.error("no image is given: name images, folders of images or videos")
     if not 0 <= args.score_thr <= 1:
         parser.error(f"--score-thr is {args.score_thr:g}; it is a number from 0 to 1")
     for name in ("topk", "batch_size"):

@@ -8,12 +8,16 @@ from mmdualtoken.weights.checkpoints import (
     refuse_unsafe_checkpoints,
 )
 from mmdualtoken.weights.pretrained import PretrainedBackbone
+from mmdualtoken.weights.shipped import list_weights, register_shipped_weights, weights_info
 
 __all__ = [
     "PretrainedBackbone",
     "allow_mmengine_checkpoints",
     "allow_unsafe_checkpoints",
+    "list_weights",
     "load_file",
     "load_remote",
     "refuse_unsafe_checkpoints",
+    "register_shipped_weights",
+    "weights_info",
 ]
