@@ -195,6 +195,7 @@ def test_polygon_that_stops_the_evaluation_only():
     cfg = config("detection")
     cfg.val_dataloader.dataset.ann_file = cfg.train_dataloader.dataset.ann_file
     cfg.val_dataloader.dataset.data_prefix = cfg.train_dataloader.dataset.data_prefix
+    cfg.val_evaluator.ann_file = ANNOTATIONS
     stops = [f for f in check(cfg, "val") if f[0] == ERROR]
     assert [f[1] for f in stops] == [DETECTION_IMAGE] and "stops the evaluation" in stops[0][2]
     with pytest.raises(TypeError):
@@ -240,7 +241,7 @@ def test_boxes_only_need_no_masks():
 def test_other_classes():
     cfg = config("detection", metainfo=dict(classes=("disc", "square")))
     words = "classes that the config leaves out: triangle, star"
-    cfg.model.roi_head.bbox_head.num_classes = 2
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 2
     expect(cfg, WARNING, ANNOTATIONS, words, False)
     cfg.train_dataloader.dataset.metainfo = dict(classes=("cat", "dog"))
     found = check(cfg)
@@ -287,7 +288,7 @@ def test_quick_look_is_the_first_part():
     edit(change(bbox=[900, 900, 9, 9]))
     check_data(config("detection"), "train_dataloader", "val_dataloader")
     cfg = config("detection", metainfo=dict(classes=("cat", "dog")))
-    cfg.model.roi_head.bbox_head.num_classes = 2
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 2
     error = quick_error(cfg)
     assert error.startswith(f"{ANNOTATIONS} has no class of the config: ") and "cat" in error
     reasons = [reason for _, _, reason in check(cfg)]

@@ -49,11 +49,19 @@ FOLDERS = {
     "text": (lambda: write("train/disc/a"), {}, WARNING, A, "no image by its name", False),
     "no class": (lambda: shutil.copy(CLASSIFICATION_IMAGE, B), {}, WARNING, B, "class", False),
     "empty class": (
-        lambda: os.mkdir(CLASSES / "z"),
+        lambda: [path.unlink() for path in CLASSES.glob("star/*")],
         {},
         WARNING,
-        f"{CLASSES}/z",
+        f"{CLASSES}/star",
         "no image",
+        False,
+    ),
+    "more classes than outputs": (
+        lambda: os.mkdir(CLASSES / "z"),
+        {},
+        ERROR,
+        str(CLASSES),
+        "the model counts others: model.head has num_classes=4",
         False,
     ),
     "hidden": (lambda: os.mkdir(CLASSES / ".z"), {}, ERROR, f"{CLASSES}/.z", "hidden", False),
@@ -129,7 +137,9 @@ def test_folders_of_two_splits():
 def test_fewer_classes_than_the_head():
     cfg = config("classification")
     cfg.model.head.num_classes = 1000
-    expect(cfg, WARNING, str(CLASSES), "fewer classes than the head: 4 classes", False)
+    expect(
+        cfg, WARNING, str(CLASSES), "model counts others: model.head has num_classes=1000", False
+    )
 
 
 def test_images_in_memory(monkeypatch):
@@ -141,6 +151,7 @@ def test_images_in_memory(monkeypatch):
     cfg.train_dataloader.dataset.split = "train"
     resize = dict(type="Resize", scale=(64, 64))
     cfg.train_dataloader.dataset.pipeline = [resize, dict(type="PackInputs")]
+    cfg.model.head.num_classes = 10
     (report,) = check_config(cfg, ["train"])
     (finding,) = report.findings
     assert (report.images, finding.severity) == (2, ERROR)

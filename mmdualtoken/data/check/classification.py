@@ -21,8 +21,15 @@ class ClassificationCheck(DatasetCheck):
 
     def look(self, quick: bool) -> None:
         """Check the folders of the classes, not the files in them."""
-        if self.dataset.ann_file or not self.dataset.with_label:
-            return
+        if not self.dataset.ann_file and self.dataset.with_label:
+            self._look_at_folders()
+        super().look(quick)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, by default those of their folders."""
+        return super().class_names() or tuple(self.folders)
+
+    def _look_at_folders(self) -> None:
         entries = sorted(Path(self.dataset.img_prefix).iterdir())
         folders = self.folders = [entry.name for entry in entries if entry.is_dir()]
         is_image = self.dataset.is_valid_file
@@ -128,10 +135,6 @@ class ClassificationCheck(DatasetCheck):
                 self.add(ERROR, "label is out of range", detail, remedy)
         if self.dataset.ann_file:  # of folders, each has a line of its own
             self.warn_of_empty_classes("image")
-        if num_classes and len(names) < num_classes:
-            detail = f"{len(names)} classes, num_classes={num_classes}"
-            remedy = "set num_classes of the head to the number of classes"
-            self.add(WARNING, "has fewer classes than the head", detail, remedy)
 
 
 def compare_folders(checks: list[DatasetCheck]) -> None:

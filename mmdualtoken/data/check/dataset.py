@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
+from mmdualtoken.data.check.classes import head_rules, names_in
 from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Report, name_list
 from mmdualtoken.data.check.images import UNUSUAL, check_image
 from mmdualtoken.data.layout import layout_advice, layout_problems, type_name
@@ -105,11 +106,20 @@ class DatasetCheck:
         """
         for path, problem in layout_problems(self.config):
             self.add_missing(path, problem)
+        if self.dataset is not None:
+            self.check_heads()
+
+    def check_heads(self) -> None:
+        """Compare the model's heads with the classes."""
+        metainfo = getattr(self.dataset, "metainfo", None) or {}
+        names = metainfo.get("thing_classes") or self.class_names()  # of panoptic sets
+        for breach in head_rules(self.cfg, names, bool(names_in(self.config))):
+            self.add(*breach)
 
     def read(self) -> None:
         """Check all annotations and fill `samples`."""
         self.samples = self.toolbox_samples()
-        if not self.samples and not self.found:
+        if not self.samples and not self.has_errors():
             self.add(ERROR, "holds no image")
 
     def finish(self) -> None:
