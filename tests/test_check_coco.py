@@ -106,7 +106,12 @@ FILES = {
     "same annotation id": (repeat("annotations", "id"), ERROR, "annotation ids occur more", True),
     "same image id": (repeat("images", "id"), ERROR, "image ids occur more", False),
     "same category id": (repeat("categories", "id"), ERROR, "category ids occur more", False),
-    "same category": (repeat("categories", "name"), ERROR, "category names occur more", False),
+    "same category": (
+        repeat("categories", "name"),
+        ERROR,
+        "has categories of the same name: 'disc', ids",
+        False,
+    ),
     "empty": (lambda content: content.update(images=[]), ERROR, "has empty ['images']", True),
 }
 

@@ -66,7 +66,8 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
             if check:
                 reports.append(Report(split, check.report.name, same_as=check.report.split))
             else:
-                breaches = list(name_rules(names_in(config), cfg.get("default_scope")))
+                names = names_in(config)
+                breaches = list(name_rules(names, cfg.get("default_scope")))
                 # Without their files or classes some data sets cannot even be built.
                 broken = any(breach[0] == ERROR for breach in breaches)
                 broken = broken or any(layout_problems(config))
@@ -74,8 +75,9 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
                 check = kind_of(dataset)(cfg, config, dataset, split)
                 checks.append(check)
                 reports.append(check.report)
+                named = isinstance(names, str) and os.path.isfile(names)
                 for breach in breaches:
-                    check.add(*breach)
+                    check.add(*breach, file=names if named else "")
                 check.look(quick)
             for path, problem in evaluator_problems(cfg, loader):
                 check.add_missing(path, problem)

@@ -77,7 +77,7 @@ def form_rules(objects: list[tuple[dict, tuple[float, float]]]) -> Iterator[Brea
     areas = np.array([a["area"] for a, _ in objects], dtype=float)
     ids = [a["id"] for a, _ in objects]
     if boxes.max() <= SHARE and sizes.min() > 1:
-        yield ERROR, "boxes are shares of the image's sides", f"all {len(boxes)}", REMEDY
+        yield ERROR, "has boxes that are shares of the image's sides", f"all {len(boxes)}", REMEDY
         return
     others = {name: np.stack(form(*boxes.T), 1) for name, form in FORMS.items()}
     found = [mask_extent(a) for a, _ in objects]
@@ -85,7 +85,12 @@ def form_rules(objects: list[tuple[dict, tuple[float, float]]]) -> Iterator[Brea
     extents = np.array([extent or [0.0] * 4 for extent in found])
     if masked.sum() >= LEAST and extents.max() <= SHARE:
         remedy = "write coordinates in px"
-        yield ERROR, "polygons are shares of the image's sides", f"all {masked.sum()}", remedy
+        yield (
+            ERROR,
+            "has polygons that are shares of the image's sides",
+            f"all {masked.sum()}",
+            remedy,
+        )
         return
     everything = np.full(len(boxes), True)
     evidence = [
@@ -105,7 +110,7 @@ def form_rules(objects: list[tuple[dict, tuple[float, float]]]) -> Iterator[Brea
         detail = f"{wrong.sum()} of {known.sum()}, the first in annotation {ids[wrong.argmax()]}"
         if shares[form] >= (1 if known is everything else MOST):
             severity = WARNING if known is everything else ERROR
-            yield severity, f"boxes {what}; they seem to be {form}", detail, REMEDY
+            yield severity, f"has boxes that {what} and seem to be {form}", detail, REMEDY
             return
         if known is masked:
-            yield WARNING, f"boxes {what}", detail, REMEDY
+            yield WARNING, f"has boxes that {what}", detail, REMEDY

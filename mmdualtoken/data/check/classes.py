@@ -26,6 +26,17 @@ def names_in(dataset: ConfigDict) -> Any:
     return (dataset.get("metainfo") or {}).get("classes") or dataset.get("classes")
 
 
+def list_rules(path: str) -> Iterator[Breach]:
+    """Check the encoding of a file with a name on each line, which MMEngine reads as UTF-8."""
+    try:
+        lines = list_from_file(path)
+    except UnicodeDecodeError as error:
+        yield ERROR, "is not encoded in UTF-8", str(error), NO_BOM
+        return
+    if lines and lines[0].startswith("\ufeff"):
+        yield ERROR, "begins with a byte order mark (BOM)", repr(lines[0]), NO_BOM
+
+
 def name_rules(names: Any, scope: str) -> Iterator[Breach]:
     """Check the class names of a config, or those in the file that it names.
 
@@ -33,33 +44,27 @@ def name_rules(names: Any, scope: str) -> Iterator[Breach]:
         names: as in the config; None passes.
         scope: of the config; mmdet looks categories up by their names.
     """
-    where = "metainfo.classes"
-    if isinstance(names, str) and "://" not in names:  # MMEngine reads other storage, too
-        where, path = f"the file of class names {names}", names
-        if not os.path.isfile(path):
-            remedy = f"one name needs a comma, classes=({names!r},), several need a list"
-            yield ERROR, f"has classes={names!r}, neither a list nor a file of names", "", remedy
+    if isinstance(names, str) and os.path.isfile(names):
+        if breaches := list(list_rules(names)):
+            yield from breaches
             return
-        try:
-            names = list_from_file(path)
-        except UnicodeDecodeError as error:
-            yield ERROR, f"{where} is not encoded in UTF-8", str(error), NO_BOM
-            return
-    if names is None or isinstance(names, str):
+        names = list_from_file(names)
+    if names is None or isinstance(names, str) and "://" in names:  # MMEngine's other storage
         return
-    if not isinstance(names, (list, tuple)):
-        kind = f"{where} is a {type(names).__name__}, which has no order to number classes by"
+    if isinstance(names, str):
+        remedy = f"write a tuple or a list; one name needs a comma, classes=({names!r},)"
+        yield ERROR, f"has classes={names!r}, neither a list nor a file of names", "", remedy
+    elif not isinstance(names, (list, tuple)):
+        kind = f"has classes as a {type(names).__name__}, which has no order to number them by"
         yield ERROR, kind, repr(names)[:60], "write a tuple or a list"
     elif wrong := [name for name in names if not isinstance(name, str) or not name.strip()]:
-        remedy = "write names; a file has one on each line and no empty lines"
-        yield ERROR, f"{where} holds something else than names", name_list(map(repr, wrong)), remedy
-    elif names and names[0].startswith("\ufeff"):
-        yield ERROR, f"{where} begins with a byte order mark (BOM)", repr(names[0]), NO_BOM
+        remedy = "a name is a text; a file has one on each line and no empty lines"
+        yield ERROR, "has classes without a name", name_list(map(repr, wrong)), remedy
     elif twice := [name for name, count in Counter(names).items() if count > 1]:
-        severity, remedy = WARNING, "their results cannot be told apart; give each a name"
+        severity, remedy = WARNING, "give each its own: their results cannot be told apart"
         if scope == "mmdet":
-            severity, remedy = ERROR, "mmdet numbers the later ones otherwise; list each name once"
-        yield severity, f"{where} has names more than once", name_list(twice), remedy
+            severity, remedy = ERROR, "list each once: mmdet numbers those after it otherwise"
+        yield severity, "has classes of the same name", name_list(twice), remedy
 
 
 def heads_of(model: Any, path: str = "model") -> Iterator[tuple[str, str, ConfigDict]]:

@@ -20,10 +20,15 @@ class ClassificationCheck(DatasetCheck):
     unit = "images"
 
     def look(self, quick: bool) -> None:
-        """Check the folders of the classes, not the files in them."""
-        if not self.dataset.ann_file and self.dataset.with_label:
+        """Check the folders of the classes, not the files in them; if quick, the list of files."""
+        file = self.dataset.ann_file
+        if not file and self.dataset.with_label:
             self._look_at_folders()
         super().look(quick)
+        if quick and file and not self.has_errors():
+            self.samples = self._check_lines(file, self.dataset.img_prefix)
+            self._check_labels()
+            self.check_first_image()
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes, by default those of their folders."""
@@ -95,7 +100,7 @@ class ClassificationCheck(DatasetCheck):
     def _check_lines(self, file: str, root: str) -> list[dict]:
         """Check the lines of the ann_file, and return samples of those that can be read."""
         samples, labels = [], defaultdict(list)
-        for number, line in enumerate(Path(file).read_text().splitlines(), 1):
+        for number, line in enumerate(Path(file).read_text("utf-8", "replace").splitlines(), 1):
             name, _, label = line.strip().rpartition(" ")
             if not self.dataset.with_label:
                 name, label = line, "0"

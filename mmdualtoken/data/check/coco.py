@@ -17,7 +17,7 @@ from mmdualtoken.data.check.classes import NO_BOM, head_rules, names_in
 from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 from mmdualtoken.data.check.images import UPRIGHT
-from mmdualtoken.data.layout import file_evaluators, missing_hint
+from mmdualtoken.data.layout import file_evaluators
 
 SHOWN = 3  # annotations of an image that a finding describes
 QUICK_BYTES = 64 * 2**20  # COCO's own 450 MB would be parsed twice otherwise
@@ -57,12 +57,12 @@ class CocoCheck(DatasetCheck):
                 self.add(ERROR, "is cut off", "annotation file", NEW_COPY)
             return
         content = self._load(path)
-        first = next(iter(content["images"]), None)
-        image = isinstance(first, dict) and self._path(str(first.get("file_name", "")))
-        if image and not os.path.isfile(image):
-            self.add_missing(image, f"does not exist{missing_hint(image)}", f"named in {path}, ")
-        if first:
-            self._check_together(*self._lists(content))
+        if not content["images"]:
+            return
+        images, categories, annotations = self._lists(content)
+        self.samples = [dict(img_path=self._path(image["file_name"])) for image in images[:1]]
+        self.check_first_image()
+        self._check_together(images, categories, annotations)
 
     def check_heads(self) -> None:
         """Compare the heads with classes of the config; mmdet numbers others by the file."""
@@ -120,10 +120,10 @@ class CocoCheck(DatasetCheck):
             numbers = [c.get("id") for c in content["categories"] if c.get("name") in twice]
             detail = f"{name_list(map(repr, twice))}, ids {name_list(numbers)}"
             remedy = (
-                "mmdet then numbers the classes otherwise than the config, so that objects become "
-                "background; remove the category that has no objects, or give it another name"
+                "remove the category that has no objects, or rename it: mmdet looks classes up by "
+                "name, numbers both, and objects become background"
             )
-            self.add(ERROR, "category names occur more than once", detail, remedy)
+            self.add(ERROR, "has categories of the same name", detail, remedy)
         elif missing and own:
             kind = f"has no category {' nor '.join(map(repr, missing[:3]))}, a class of the config"
             remedy = (

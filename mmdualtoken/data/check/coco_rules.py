@@ -59,20 +59,20 @@ def flag_rules(annotations: list[dict], evaluated: bool) -> Iterator[Breach]:
         if wrong := [a for a in given if a[key] not in (0, 1)]:
             detail = f"{len(wrong)} annotations, the first {wrong[0]['id']}: {wrong[0][key]!r:.60}"
             remedy = "write the number 0 or 1; any text is taken for true, and the object ignored"
-            yield ERROR, f"annotations with {key!r} that is neither 0 nor 1", detail, remedy
+            yield ERROR, f"has annotations whose {key!r} is neither 0 nor 1", detail, remedy
     if not evaluated:
         return
     if bare := [a["id"] for a in annotations if a.get("iscrowd") is None]:
         detail = f"{len(bare)} annotations, the first {bare[0]}"
-        remedy = 'the evaluation would stop with a KeyError; write "iscrowd": 0'
-        yield ERROR, "annotations without 'iscrowd'", detail, remedy
+        remedy = 'write "iscrowd": 0; the evaluation would stop with a KeyError'
+        yield ERROR, "has annotations without 'iscrowd'", detail, remedy
     if texts := [a["id"] for a in annotations if isinstance(a["id"], str)]:
-        remedy = "the evaluation keeps ids as numbers and would stop; number them from 1"
-        yield ERROR, "annotation ids are text", name_list(map(repr, texts), 3), remedy
+        remedy = "number annotations from 1; the evaluation keeps ids as numbers and would stop"
+        yield ERROR, "has annotation ids that are text", name_list(map(repr, texts), 3), remedy
     if any(a["id"] == 0 for a in annotations):
         remedy = "number annotations from 1: the evaluation takes id 0 for 'not found', so that "
         remedy += "this object lowers AP even if it is found"
-        yield WARNING, "an annotation has the id 0", "", remedy
+        yield WARNING, "has an annotation with the id 0", "", remedy
 
 
 def box_rules(annotation: dict, width: float, height: float) -> Iterator[Breach]:

@@ -43,11 +43,13 @@ class SegmentationCheck(DatasetCheck):
     def look(self, quick: bool) -> None:
         """Check files, folders and classes; if quick, also the labels of some maps."""
         super().look(quick)
-        if not quick or not self.annotation_loaders or self.has_errors():
+        if not quick or self.has_errors():
             return
-        samples = [s for s in self.toolbox_samples() if s.get("seg_map_path")]
+        self.samples = self.toolbox_samples()
+        self.check_first_image()
+        samples = [s for s in self.samples if s.get("seg_map_path")]
         chosen = samples[:: math.ceil(len(samples) / QUICK_MAPS) or 1]
-        for sample in chosen:
+        for sample in chosen if self.annotation_loaders else ():
             path, self.counts = sample["seg_map_path"], Counter()
             # Training stops at a broken file, or takes another, as its pipeline says.
             if self._check_map(path, lambda *breach: None) is not None:
