@@ -1,6 +1,7 @@
 """Each fault of class folders and lists of files: what the check says, and what mmpretrain does."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from data_faults import CLASSIFICATION_IMAGE, check, config, expect, train_step,
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from mmdualtoken.data.check import ERROR, WARNING, check_config
+from mmdualtoken.data.check import ERROR, WARNING, check_config, check_data
+from mmdualtoken.errors import InputError
 
 CLASSES = Path("data/imagenet/train")
 
@@ -122,6 +124,39 @@ def test_label_that_stops_the_model():
         write("list.txt", f"disc/disc_00000001.jpg {label}\n" * 2)
         with pytest.raises(IndexError):
             train_step(config("classification", ann_file="list.txt"))
+
+
+QUICK = {
+    "label": ("disc/disc_00000001.jpg 4\n", "utf-8", "label is out of range: label 4"),
+    "BOM": ("disc/disc_00000001.jpg 0\n", "utf-8-sig", "begins with a byte order mark"),
+    "GBK": ("disc/\u5f62.jpg 0\n", "gbk", "is not encoded in UTF-8"),
+    "backslash": ("disc\\disc_00000001.jpg 0\n", "utf-8", "its name has backslashes"),
+    "case": ("disc/DISC_00000001.jpg 0\n", "utf-8", "differs in upper and lower case"),
+}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_list_before_training(name):
+    """The quick look of train.py reads the list; the whole check says the same."""
+    text, encoding, words = QUICK[name]
+    (CLASSES.parent / "list.txt").write_bytes(text.encode(encoding))
+    cfg = config("classification", ann_file="list.txt")
+    with pytest.raises(InputError, match=re.escape(words)):
+        check_data(cfg, "train_dataloader")
+    assert any(words in reason for severity, _, reason in check(cfg) if severity == ERROR)
+
+
+def test_mixed_labels_of_another_number():
+    """Mixup writes labels as vectors, as long as data_preprocessor.num_classes says."""
+    cfg = config("classification")
+    cfg.model.data_preprocessor.num_classes = 10
+    check_data(cfg, "train_dataloader")  # without Mixup it has no effect
+    cfg.model.head.loss = dict(type="CrossEntropyLoss", use_soft=True)
+    cfg.model.train_cfg = dict(augments=dict(type="Mixup", alpha=0.2))
+    with pytest.raises(InputError, match="model.data_preprocessor has num_classes=10"):
+        check_data(cfg, "train_dataloader")
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        train_step(cfg)
 
 
 def test_folders_of_two_splits():
