@@ -115,8 +115,8 @@ def head_rules(cfg: Config, names: Sequence[str], own: bool) -> Iterator[Breach]
     numbers = {labels for _, _, labels in found}
     stops = len(numbers) > 1 or min(numbers) < count
     severity = ERROR if stops or own and cfg.get("default_scope") == "mmdet" else WARNING
-    by = "metainfo.classes" if own else "its default"
-    kind = f"has {count} classes by {by} ({name_list(names)}), but the model counts others"
+    by = " by metainfo.classes" if own else ""
+    kind = f"has {count} classes{by} ({name_list(names)}), but the model counts others"
     detail = name_list(f"{path} has num_classes={number}" for path, number in wrong)
     remedy = f"set num_classes of every head to {count}"
     if not own:

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from itertools import zip_longest
 from pathlib import Path
 
+from mmdualtoken.data.check.classes import names_in
 from mmdualtoken.data.check.dataset import DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 
@@ -33,6 +34,11 @@ class ClassificationCheck(DatasetCheck):
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes, by default those of their folders."""
         return super().class_names() or tuple(self.folders)
+
+    def check_heads(self) -> None:
+        """Compare the model's heads with the classes; `compare_folders` does so for val's."""
+        if names_in(self.config) or self.report.split != "val":
+            super().check_heads()
 
     def _look_at_folders(self) -> None:
         entries = sorted(Path(self.dataset.img_prefix).iterdir())
