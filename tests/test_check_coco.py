@@ -567,6 +567,10 @@ def test_quick_look_is_the_first_part():
     assert any(reason in error for reason in reasons if "has no class" in reason)
     Path(DETECTION_IMAGE).unlink()
     assert quick_error(config("detection")).startswith(f"{DETECTION_IMAGE} does not exist")
+    cfg = config("detection")
+    loader = dict(type="CheckedLoadImageFromFile", on_error="skip")
+    cfg.train_dataloader.dataset.pipeline[0] = loader
+    check_data(cfg, "train_dataloader", "val_dataloader")
 
 
 def test_quick_look_does_not_parse_a_large_file(monkeypatch):

@@ -84,13 +84,8 @@ def form_rules(objects: list[tuple[dict, tuple[float, float]]]) -> Iterator[Brea
     masked = np.array([extent is not None for extent in found])
     extents = np.array([extent or [0.0] * 4 for extent in found])
     if masked.sum() >= LEAST and extents.max() <= SHARE:
-        remedy = "write coordinates in px"
-        yield (
-            ERROR,
-            "has polygons that are shares of the image's sides",
-            f"all {masked.sum()}",
-            remedy,
-        )
+        kind = "has polygons that are shares of the image's sides"
+        yield ERROR, kind, f"all {masked.sum()}", "write coordinates in px"
         return
     everything = np.full(len(boxes), True)
     evidence = [

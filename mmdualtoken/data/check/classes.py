@@ -73,7 +73,10 @@ def heads_of(model: Any, path: str = "model") -> Iterator[tuple[str, str, Config
     The path is that for --cfg-options; the key is the one that holds their number.
     """
     if isinstance(model, dict):
-        if model.get("class_agnostic") or model.get("type") in OTHER_TYPES:
+        # A model with a language model takes the names themselves.
+        if {"class_agnostic", "language_model"} & {key for key in model if model[key]}:
+            return
+        if model.get("type") in OTHER_TYPES:
             return
         for key in ("num_classes", "num_things_classes"):
             if isinstance(model.get(key), int):

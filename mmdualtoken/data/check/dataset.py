@@ -78,9 +78,11 @@ class DatasetCheck:
         self.found = self.report.findings
         steps = getattr(getattr(dataset, "pipeline", None), "transforms", [])
         loaders = [t for t in steps if isinstance(t, LoadImageFromFile)]
-        for loader in loaders:
-            if isinstance(loader, CheckedLoadImageFromFile):
-                loader.on_error = "raise"
+        checked = [t for t in loaders if isinstance(t, CheckedLoadImageFromFile)]
+        #: Whether training does without broken images.
+        self.skips_broken = any(loader.on_error == "skip" for loader in checked)
+        for loader in checked:
+            loader.on_error = "raise"
         self.loader = loaders[0] if loaders else LoadImageFromFile()
         self.annotation_loaders = [t for t in steps if isinstance(t, LoadAnnotations)]
         self.model = cfg.get("model") or {}
@@ -116,7 +118,9 @@ class DatasetCheck:
 
     def check_first_image(self) -> None:
         """Check that the first of `samples` is there, as the others will then be."""
-        path = self.samples[0].get("img_path") if self.samples else None
+        if not self.samples or self.skips_broken:
+            return
+        path = self.samples[0].get("img_path")
         if isinstance(path, str) and "://" not in path and not Path(path).exists():
             self.add_missing(path, f"does not exist{missing_hint(path)}", "the first image, ")
 
