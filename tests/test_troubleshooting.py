@@ -38,9 +38,9 @@ def boxes_only():
 
 
 def own_classes(names):
+    dataset = dict(metainfo=dict(classes=names))
     Path("mine.py").write_text(
-        f"_base_ = {DETECTOR!r}\n"
-        f"train_dataloader = val_dataloader = dict(dataset=dict(metainfo=dict(classes={names!r})))\n"
+        f"_base_ = {DETECTOR!r}\ntrain_dataloader = val_dataloader = dict(dataset={dataset})\n"
     )
     return ["mine.py"]
 

@@ -96,16 +96,14 @@ class CocoCheck(DatasetCheck):
         """Compare the classes and masks of the config with those of the annotation file."""
         objects = [a for a in content.get("annotations") or [] if isinstance(a, dict)]
         if self._reads_masks and objects and not any(a.get("segmentation") for a in objects):
-            kind = "trains masks (LoadAnnotations with_mask=True)"
-            remedy = "use a config without a mask head"
-            if not self._loads_masks:
-                kind, remedy = (
-                    "measures masks (metric 'segm')",
-                    "set metric='bbox' of the evaluator",
-                )
-            kind = f"has boxes only (no 'segmentation'), but the config {kind}"
+            use, remedy = "measures masks (metric 'segm')", "set metric='bbox' of the evaluator"
+            if self._loads_masks:
+                use = "trains masks (LoadAnnotations with_mask=True)"
+                remedy = "use a config without a mask head"
+            kind = f"has boxes only (no 'segmentation'), but the config {use}"
             self.add(ERROR, kind, "", remedy)
-        names = [c.get("name") for c in content["categories"] if isinstance(c, dict)]
+        categories = [c for c in content["categories"] if isinstance(c, dict)]
+        names = [c.get("name") for c in categories]
         classes, own = self.class_names(), names_in(self.config)
         missing = [c for c in classes if c not in names]
         known = f"the config has {list(classes)[:8]}, the file has {names[:8]}"
@@ -117,7 +115,7 @@ class CocoCheck(DatasetCheck):
             remedy = "set metainfo.classes of the data sets and num_classes of the heads to yours"
             self.add(ERROR, "has no class of the config", known, remedy)
         elif twice := [name for name, count in Counter(present).items() if count > 1]:
-            numbers = [c.get("id") for c in content["categories"] if c.get("name") in twice]
+            numbers = [c.get("id") for c in categories if c.get("name") in twice]
             detail = f"{name_list(map(repr, twice))}, ids {name_list(numbers)}"
             remedy = (
                 "remove the category that has no objects, or rename it: mmdet looks classes up by "
