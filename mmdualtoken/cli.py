@@ -131,7 +131,7 @@ def run_tool(main: Callable[[], None]) -> None:
         sys.exit(130)
     except json.JSONDecodeError as error:
         print_error(
-            f"an annotation file is not valid JSON ({error}); it may be cut off. Copy or download "
-            "it again."
+            f"an annotation file is not valid JSON ({error}). If it is cut off, copy or download "
+            "it again; if it begins with a byte order mark (BOM), save it as UTF-8 without."
         )
         sys.exit(2)

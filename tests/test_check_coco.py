@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from data_faults import DETECTION_IMAGE, check, config, expect, expect_clean, write_data
 from mmdet.datasets import CocoDataset
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mmdualtoken.data.check import ERROR, WARNING, check_data, coco
+from mmdualtoken.data.check.box_forms import form_rules
 from mmdualtoken.errors import InputError
 
 ANNOTATIONS = "data/scenes/annotations/instances_train2017.json"
@@ -97,7 +100,74 @@ def test_annotation(name):
         expect(config("detection"), severity, DETECTION_IMAGE, words, stops)
 
 
+def boxes(form):
+    """Write all boxes in another form: form(x, y, width, height, image width, image height)."""
+
+    def write(content):
+        sizes = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
+        for annotation in content["annotations"]:
+            annotation["bbox"] = form(*annotation["bbox"], *sizes[annotation["image_id"]])
+
+    return write
+
+
+def polygons_as_shares(content):
+    for annotation in content["annotations"]:
+        annotation.update(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]], iscrowd=0)
+
+
+def everywhere(**values):
+    """Change all annotations."""
+    return lambda content: [annotation.update(values) for annotation in content["annotations"]]
+
+
 FILES = {
+    "iscrowd as text": (everywhere(iscrowd="0"), ERROR, "'iscrowd' is neither 0 nor 1", False),
+    "ignore as text": (change(ignore="false"), ERROR, "1 annotations, the first 1: 'false'", False),
+    "all crowd": (everywhere(iscrowd=1), ERROR, "no object to learn from: iscrowd is set", False),
+    "all narrow": (
+        everywhere(bbox=[2, 2, 0.5, 9], segmentation=[[2, 2, 2.5, 2, 2.5, 11]]),
+        ERROR,
+        "no object to learn from: box is narrower than one pixel",
+        False,
+    ),
+    "corners": (
+        boxes(lambda x, y, w, h, *_: [x, y, x + w, y + h]),
+        ERROR,
+        "do not fit their masks and seem to be [x1, y1, x2, y2]",
+        False,
+    ),
+    "centres": (
+        boxes(lambda x, y, w, h, *_: [x + w / 2, y + h / 2, w, h]),
+        ERROR,
+        "seem to be [x of the centre, y of the centre, width, height]",
+        False,
+    ),
+    "sides exchanged": (
+        boxes(lambda x, y, w, h, *_: [x, y, h, w]),
+        ERROR,
+        "seem to be [x, y, height, width]",
+        False,
+    ),
+    "loose": (
+        boxes(lambda x, y, w, h, *_: [max(x - 9, 0), max(y - 9, 0), w, h]),
+        WARNING,
+        "has boxes that do not fit their masks: ",
+        False,
+    ),
+    "shares": (
+        boxes(lambda x, y, w, h, width, height: [x / width, y / height, w / width, h / height]),
+        ERROR,
+        "has boxes that are shares of the image's sides",
+        False,
+    ),
+    "polygon shares": (polygons_as_shares, ERROR, "polygons that are shares of the", False),
+    "other order": (
+        lambda content: content["categories"].reverse(),
+        ERROR,
+        "has the classes in another order than the config",
+        False,
+    ),
     "unknown image": (change(image_id=999), WARNING, "image 999", False),
     "image id as text": (change(image_id="1"), WARNING, "image '1'", False),
     "no box": (drop("bbox"), ERROR, "annotation lacks bbox: entry 0", True),
@@ -106,7 +176,12 @@ FILES = {
     "same annotation id": (repeat("annotations", "id"), ERROR, "annotation ids occur more", True),
     "same image id": (repeat("images", "id"), ERROR, "image ids occur more", False),
     "same category id": (repeat("categories", "id"), ERROR, "category ids occur more", False),
-    "same category": (repeat("categories", "name"), ERROR, "category names occur more", False),
+    "same category": (
+        repeat("categories", "name"),
+        ERROR,
+        "has categories of the same name: 'disc', ids",
+        False,
+    ),
     "empty": (lambda content: content.update(images=[]), ERROR, "has empty ['images']", True),
 }
 
@@ -195,6 +270,7 @@ def test_polygon_that_stops_the_evaluation_only():
     cfg = config("detection")
     cfg.val_dataloader.dataset.ann_file = cfg.train_dataloader.dataset.ann_file
     cfg.val_dataloader.dataset.data_prefix = cfg.train_dataloader.dataset.data_prefix
+    cfg.val_evaluator.ann_file = ANNOTATIONS
     stops = [f for f in check(cfg, "val") if f[0] == ERROR]
     assert [f[1] for f in stops] == [DETECTION_IMAGE] and "stops the evaluation" in stops[0][2]
     with pytest.raises(TypeError):
@@ -240,7 +316,7 @@ def test_boxes_only_need_no_masks():
 def test_other_classes():
     cfg = config("detection", metainfo=dict(classes=("disc", "square")))
     words = "classes that the config leaves out: triangle, star"
-    cfg.model.roi_head.bbox_head.num_classes = 2
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 2
     expect(cfg, WARNING, ANNOTATIONS, words, False)
     cfg.train_dataloader.dataset.metainfo = dict(classes=("cat", "dog"))
     found = check(cfg)
@@ -258,6 +334,203 @@ def test_annotations_that_mmdet_cannot_read_leave_the_images_checked():
 def test_cut_off_annotations():
     Path(ANNOTATIONS).write_text(Path(ANNOTATIONS).read_text()[:200])
     expect(config("detection"), ERROR, ANNOTATIONS, "is not valid JSON", True)
+
+
+def test_mmdet_numbers_classes_in_the_order_of_the_file():
+    """Labels then carry the names of other classes, silently."""
+    cfg = config("detection", metainfo=dict(classes=("star", "triangle", "square", "disc")))
+    init_default_scope("mmdet")
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    first = json.loads(Path(ANNOTATIONS).read_text())["categories"][0]
+    assert first["name"] == "disc" and dataset.cat2label[first["id"]] == 0
+    assert dataset.metainfo["classes"][0] == "star"
+    words = "metainfo.classes=('disc', 'square', 'triangle', 'star')"
+    assert words in quick_error(cfg)
+
+
+# What COCO's evaluation reads.
+
+
+VAL = ANNOTATIONS.replace("train", "val")
+
+
+def edit_val(change):
+    content = json.loads(Path(VAL).read_text())
+    change(content)
+    Path(VAL).write_text(json.dumps(content))
+
+
+def perfect_ap():
+    """COCO's AP of detections that are the objects themselves."""
+    truth = COCO(VAL)
+    keys = ("image_id", "category_id", "bbox")
+    objects = [a for a in truth.dataset["annotations"] if not a.get("iscrowd")]
+    results = truth.loadRes([{k: a[k] for k in keys} | {"score": 0.9} for a in objects])
+    evaluation = COCOeval(truth, results, "bbox")
+    for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+        step()
+    return evaluation.stats[0]
+
+
+def renumber(first):
+    return lambda content: [a.update(id=n) for n, a in enumerate(content["annotations"], first)]
+
+
+def without_evaluated_file():
+    """The evaluators make the file from what mmdet loaded, with keys and ids of its own."""
+    cfg = config("detection")
+    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = None
+    return cfg
+
+
+def test_annotation_id_0():
+    """Of perfect detections, the evaluation takes that of the object with id 0 for a wrong one."""
+    edit_val(renumber(1))
+    assert perfect_ap() == pytest.approx(1) and check(config("detection"), "val") == []
+    edit_val(renumber(0))
+    assert 0 < perfect_ap() < 0.99
+    assert check(config("detection"), "val") == [(WARNING, VAL, "has an annotation with the id 0")]
+    assert check(without_evaluated_file(), "val") == []
+
+
+EVALUATED = {
+    "no iscrowd": (lambda a: a.pop("iscrowd"), KeyError, "has annotations without 'iscrowd'"),
+    "iscrowd null": (lambda a: a.update(iscrowd=None), TypeError, "annotations without 'iscrowd'"),
+    "text ids": (lambda a: a.update(id=f"a{a['id']}"), ValueError, "annotation ids that are text"),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_key_that_stops_the_evaluation_only(name):
+    change, error, words = EVALUATED[name]
+    edit_val(lambda content: [change(a) for a in content["annotations"]])
+    with pytest.raises(error):
+        perfect_ap()
+    assert words in quick_error(config("detection"))
+    check_data(without_evaluated_file(), "train_dataloader", "val_dataloader")
+
+
+def test_masks_that_the_evaluation_alone_reads():
+    edit_val(lambda content: [a.pop("segmentation") for a in content["annotations"]])
+    cfg = config("detection")
+    cfg.val_dataloader.dataset.pipeline[2] = dict(type="LoadAnnotations", with_bbox=True)
+    assert "the config measures masks (metric 'segm'). Set metric='bbox'" in quick_error(cfg)
+    cfg.val_evaluator.metric = cfg.test_evaluator.metric = "bbox"
+    assert check(cfg, "val") == []
+
+
+def test_evaluator_of_another_file():
+    cfg = config("detection")
+    cfg.val_evaluator.ann_file = ANNOTATIONS
+    kind = "is not the file that val_evaluator compares the results with"
+    assert (WARNING, VAL, f"{kind}: {ANNOTATIONS}") in check(cfg, "val")
+
+
+# Files written on another system.
+
+
+def rename(change):
+    return lambda content: [i.update(file_name=change(i["file_name"])) for i in content["images"]]
+
+
+WRITTEN = {
+    "backslashes": (rename(lambda name: f"sub\\{name}"), "its name has backslashes"),
+    "case": (rename(str.upper), "differs in upper and lower case"),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_paths_of_another_system(name):
+    change, words = WRITTEN[name]
+    edit(change)
+    error = quick_error(config("detection"))
+    assert words in error and "usual layout" not in error
+    assert len([f for f in check(config("detection")) if words in f[2]]) == 4  # images
+
+
+def test_accents_written_in_another_way():
+    """macOS writes an accent and its letter apart."""
+    Path(DETECTION_IMAGE).rename(Path(DETECTION_IMAGE).with_name("e\u0301.jpg"))
+    edit(lambda content: content["images"][0].update(file_name="\u00e9.jpg"))
+    assert "write it as it is on the disk" in quick_error(config("detection"))
+
+
+def test_encodings(monkeypatch):
+    text = Path(ANNOTATIONS).read_text()
+    whole = text.replace('"images"', '"\u5f62": 1, "images"', 1)
+    words = {"gbk": "is not encoded in UTF-8", "utf-8-sig": "begins with a byte order mark (BOM)"}
+    for encoding, reason in words.items():
+        Path(ANNOTATIONS).write_bytes(whole.encode(encoding))
+        error = quick_error(config("detection"))
+        assert error.startswith(f"{ANNOTATIONS} {reason}") and "cut off" not in error
+        assert any(reason in f[2] for f in check(config("detection")))
+    monkeypatch.setattr(coco, "QUICK_BYTES", 1000)
+    assert "byte order mark" in quick_error(config("detection"))
+    Path(ANNOTATIONS).write_bytes(b" \n" + whole.encode())
+    check_data(config("detection"), "train_dataloader")
+
+
+def test_heads_of_a_cascade():
+    """Each head is compared; the message names those that differ."""
+    cfg = config("detection")
+    head = cfg.model.roi_head.bbox_head
+    cfg.model.roi_head.bbox_head = [{**head, "num_classes": n} for n in (4, 2, 4)]
+    cfg.model.roi_head.mask_head.num_classes = 80
+    numbers = "model.roi_head.bbox_head.1 has num_classes=2, model.roi_head.mask_head has"
+    error = quick_error(cfg)
+    assert f"the model counts others: {numbers} num_classes=80. Set num_classes of" in error
+    assert "bbox_head.0" not in error and "rpn_head" not in error
+
+
+def test_heads_against_stock_classes():
+    """mmdet numbers those of COCO's classes that the file has; the head needs as many outputs."""
+    names = CocoDataset.METAINFO["classes"][:4]
+    edit(
+        lambda content: [
+            c.update(name=n) for c, n in zip(content["categories"], names, strict=True)
+        ]
+    )
+    cfg = config("detection")
+    cfg.train_dataloader.dataset.pop("metainfo")
+    assert {f[0] for f in check(cfg)} == {WARNING}
+    cfg.model.roi_head.bbox_head.num_classes = 3
+    assert "bbox_head has num_classes=3. Set metainfo.classes" in quick_error(cfg)
+
+
+CENTRES = "[x of the centre, y of the centre, width, height]"
+BOXES_ONLY = {
+    # By their areas, and by the image: its corners and centres lie inside.
+    "areas": (
+        [[10, 20, 40, 60], [30, 30, 90, 50], [5, 40, 70, 80]],
+        [1200, 1200, 2600],
+        [(ERROR, "has boxes that do not fit their areas and seem to be [x1, y1, x2, y2]")],
+    ),
+    "corners": (
+        [[10, 20, 90, 95], [30, 30, 90, 50], [5, 60, 70, 80]],
+        None,
+        [(WARNING, "has boxes that reach outside of their images and seem to be [x1, y1, x2, y2]")],
+    ),
+    "centres": (
+        [[80, 80, 40, 40], [20, 50, 30, 60], [90, 20, 20, 40]],
+        None,
+        [(WARNING, f"has boxes that reach outside of their images and seem to be {CENTRES}")],
+    ),
+    "no other form": ([[80, 80, 40, 40], [1, 2, 90, 80], [99, 1, 30, 9]], None, []),
+    "inside": ([[10, 20, 40, 60], [30, 30, 60, 50], [5, 40, 70, 60]], None, []),
+    "area of a mask": ([[10, 20, 40, 60]] * 3, [900, 1500, 2000], []),
+    "few": ([[80, 80, 40, 40]] * 2, None, []),
+}
+
+
+@pytest.mark.parametrize("name", BOXES_ONLY)
+def test_form_of_boxes_without_masks(name):
+    found, areas, expected = BOXES_ONLY[name]
+    areas = areas or [w * h for _, _, w, h in found]
+    objects = [
+        (dict(id=i, bbox=box, area=area), (100, 100))
+        for i, (box, area) in enumerate(zip(found, areas, strict=True))
+    ]
+    assert [(severity, kind) for severity, kind, *_ in form_rules(objects)] == expected
 
 
 def test_stock_classes_that_the_file_lacks():
@@ -287,13 +560,17 @@ def test_quick_look_is_the_first_part():
     edit(change(bbox=[900, 900, 9, 9]))
     check_data(config("detection"), "train_dataloader", "val_dataloader")
     cfg = config("detection", metainfo=dict(classes=("cat", "dog")))
-    cfg.model.roi_head.bbox_head.num_classes = 2
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 2
     error = quick_error(cfg)
     assert error.startswith(f"{ANNOTATIONS} has no class of the config: ") and "cat" in error
     reasons = [reason for _, _, reason in check(cfg)]
     assert any(reason in error for reason in reasons if "has no class" in reason)
     Path(DETECTION_IMAGE).unlink()
     assert quick_error(config("detection")).startswith(f"{DETECTION_IMAGE} does not exist")
+    cfg = config("detection")
+    loader = dict(type="CheckedLoadImageFromFile", on_error="skip")
+    cfg.train_dataloader.dataset.pipeline[0] = loader
+    check_data(cfg, "train_dataloader", "val_dataloader")
 
 
 def test_quick_look_does_not_parse_a_large_file(monkeypatch):

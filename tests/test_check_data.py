@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from mmdualtoken.data import layout
 from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, check_data
+from mmdualtoken.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,6 +108,60 @@ def test_one_line_for_what_all_of_many_images_share(number):
         assert lines == [f"{i}.jpg: is grey (convert)" for i in range(number)]
     else:
         assert lines == ["Set data, each of 10 images: is grey (convert)"]
+
+
+def name_file(content):
+    Path("classes.txt").write_bytes(content)
+    return "classes.txt"
+
+
+LINES = b"disc\nsquare\ntriangle\nstar\n"
+NAMES = {
+    "text": (lambda: "disc", "has classes='disc', neither a list nor a file of names"),
+    "set": (lambda: {"disc", "square"}, "has classes as a set, which has no order"),
+    "numbers": (lambda: (1, 2, 3, 4), "has classes without a name: 1, 2, 3, 4"),
+    "empty line": (lambda: name_file(LINES + b"\n"), "classes.txt has classes without a name: ''"),
+    "BOM": (
+        lambda: name_file(b"\xef\xbb\xbf" + LINES),
+        "classes.txt begins with a byte order mark",
+    ),
+    "UTF-16": (lambda: name_file(LINES.decode().encode("utf-16")), "is not encoded in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("task", TASKS)
+def test_class_names(task, name):
+    """All three toolboxes would take them, some for the letters of a text."""
+    write_data(task)
+    names, words = NAMES[name]
+    metainfo = dict(classes=names())
+    with pytest.raises(InputError, match=re.escape(words)):
+        check_data(config(task, metainfo=metainfo), "train_dataloader")
+    (report,) = check_config(config(task, metainfo=metainfo), ["train"])
+    assert [words in f"{f.file} {f.reason}" for f in report.findings] == [True]
+
+
+def test_class_names_twice():
+    """mmdet then numbers later ones otherwise; elsewhere their results cannot be told apart."""
+    write_data("detection", "segmentation")
+    kind = "has classes of the same name: disc"
+    cfg = config("detection", metainfo=dict(classes=("disc", "disc", "square", "star")))
+    with pytest.raises(InputError, match=kind):
+        check_data(cfg, "train_dataloader")
+    metainfo = dict(classes=("background", "disc", "disc", "triangle", "star"))
+    (report,) = check_config(config("segmentation", metainfo=metainfo), ["train"])
+    assert [(f.severity, f.reason) for f in report.findings] == [(WARNING, kind)]
+
+
+def test_file_of_class_names():
+    """It is compared as a list is."""
+    write_data("detection")
+    cfg = config("detection", metainfo=dict(classes=name_file(LINES.replace(b"\n", b"\r\n"))))
+    check_data(cfg, "train_dataloader")
+    name_file(b"disc\nsquare\n")
+    with pytest.raises(InputError, match="mask_head has num_classes=4. Set num_classes of every"):
+        check_data(cfg, "train_dataloader")
 
 
 def test_any_name_can_be_printed(tool):

@@ -1,6 +1,7 @@
 """Each fault of class folders and lists of files: what the check says, and what mmpretrain does."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from data_faults import CLASSIFICATION_IMAGE, check, config, expect, train_step,
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from mmdualtoken.data.check import ERROR, WARNING, check_config
+from mmdualtoken.data.check import ERROR, WARNING, check_config, check_data
+from mmdualtoken.errors import InputError
 
 CLASSES = Path("data/imagenet/train")
 
@@ -49,11 +51,19 @@ FOLDERS = {
     "text": (lambda: write("train/disc/a"), {}, WARNING, A, "no image by its name", False),
     "no class": (lambda: shutil.copy(CLASSIFICATION_IMAGE, B), {}, WARNING, B, "class", False),
     "empty class": (
-        lambda: os.mkdir(CLASSES / "z"),
+        lambda: [path.unlink() for path in CLASSES.glob("star/*")],
         {},
         WARNING,
-        f"{CLASSES}/z",
+        f"{CLASSES}/star",
         "no image",
+        False,
+    ),
+    "more classes than outputs": (
+        lambda: os.mkdir(CLASSES / "z"),
+        {},
+        ERROR,
+        str(CLASSES),
+        "the model counts others: model.head has num_classes=4",
         False,
     ),
     "hidden": (lambda: os.mkdir(CLASSES / ".z"), {}, ERROR, f"{CLASSES}/.z", "hidden", False),
@@ -116,6 +126,39 @@ def test_label_that_stops_the_model():
             train_step(config("classification", ann_file="list.txt"))
 
 
+QUICK = {
+    "label": ("disc/disc_00000001.jpg 4\n", "utf-8", "label is out of range: label 4"),
+    "BOM": ("disc/disc_00000001.jpg 0\n", "utf-8-sig", "begins with a byte order mark"),
+    "GBK": ("disc/\u5f62.jpg 0\n", "gbk", "is not encoded in UTF-8"),
+    "backslash": ("disc\\disc_00000001.jpg 0\n", "utf-8", "its name has backslashes"),
+    "case": ("disc/DISC_00000001.jpg 0\n", "utf-8", "differs in upper and lower case"),
+}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_list_before_training(name):
+    """The quick look of train.py reads the list; the whole check says the same."""
+    text, encoding, words = QUICK[name]
+    (CLASSES.parent / "list.txt").write_bytes(text.encode(encoding))
+    cfg = config("classification", ann_file="list.txt")
+    with pytest.raises(InputError, match=re.escape(words)):
+        check_data(cfg, "train_dataloader")
+    assert any(words in reason for severity, _, reason in check(cfg) if severity == ERROR)
+
+
+def test_mixed_labels_of_another_number():
+    """Mixup writes labels as vectors, as long as data_preprocessor.num_classes says."""
+    cfg = config("classification")
+    cfg.model.data_preprocessor.num_classes = 10
+    check_data(cfg, "train_dataloader")  # without Mixup it has no effect
+    cfg.model.head.loss = dict(type="CrossEntropyLoss", use_soft=True)
+    cfg.model.train_cfg = dict(augments=dict(type="Mixup", alpha=0.2))
+    with pytest.raises(InputError, match="model.data_preprocessor has num_classes=10"):
+        check_data(cfg, "train_dataloader")
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        train_step(cfg)
+
+
 def test_folders_of_two_splits():
     """mmpretrain numbers the folders of each split: without one, all labels after it move.
 
@@ -129,7 +172,9 @@ def test_folders_of_two_splits():
 def test_fewer_classes_than_the_head():
     cfg = config("classification")
     cfg.model.head.num_classes = 1000
-    expect(cfg, WARNING, str(CLASSES), "fewer classes than the head: 4 classes", False)
+    expect(
+        cfg, WARNING, str(CLASSES), "model counts others: model.head has num_classes=1000", False
+    )
 
 
 def test_images_in_memory(monkeypatch):
@@ -141,6 +186,7 @@ def test_images_in_memory(monkeypatch):
     cfg.train_dataloader.dataset.split = "train"
     resize = dict(type="Resize", scale=(64, 64))
     cfg.train_dataloader.dataset.pipeline = [resize, dict(type="PackInputs")]
+    cfg.model.head.num_classes = 10
     (report,) = check_config(cfg, ["train"])
     (finding,) = report.findings
     assert (report.images, finding.severity) == (2, ERROR)

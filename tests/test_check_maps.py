@@ -10,12 +10,15 @@ from data_faults import (
     config,
     expect,
     expect_clean,
+    toolbox_stops,
     train_step,
     write_data,
 )
+from helpers import log_lines
 from PIL import Image
 
-from mmdualtoken.data.check import ERROR, WARNING, check_config
+from mmdualtoken.data.check import ERROR, WARNING, check_config, check_data, segmentation
+from mmdualtoken.errors import InputError
 
 MAP = "data/ade/annotations/training/ADE_train_00000001.png"
 IMAGES = "data/ade/images/training"
@@ -105,6 +108,107 @@ def test_reduction_that_leaves_the_last_class_empty():
     assert "if the labels count from 0, set reduce_zero_label=False" in finding.remedy
 
 
+def rewrite(change, split="training"):
+    """Change all maps of a split."""
+    for path in Path(f"data/ade/annotations/{split}").iterdir():
+        Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def binary(reduce_zero_label, **head):
+    """A config of two classes."""
+    loaders = [
+        dict(type="LoadImageFromFile"),
+        dict(type="LoadAnnotations", reduce_zero_label=reduce_zero_label),
+    ]
+    resize = dict(type="Resize", scale=(64, 64), keep_ratio=False)
+    cfg = config(
+        "segmentation",
+        reduce_zero_label=reduce_zero_label,
+        metainfo=dict(classes=("background", "object"), palette=[[0, 0, 0], [255, 0, 0]]),
+        pipeline=[*loaders, resize, dict(type="PackSegInputs")],
+    )
+    cfg.model.decode_head.update({"num_classes": 2, **head})
+    return cfg
+
+
+ONE_OUTPUT = dict(out_channels=1, loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=True))
+OBJECTS = {
+    "0 and 255": (255, False, "has one label that counts: 0, 255 in 4 of 4 maps"),
+    "0 and 255, 0 ignored": (255, True, "has no label that counts: 255 in 4 of 4 maps"),
+    "0 and 1, 0 ignored": (1, True, "has one label that counts: 1, 255 in 4 of 4 maps"),
+    "nothing": (0, False, "has one label that counts: 0 in 4 of 4 maps"),
+    "0 and 1": (1, False, None),
+}
+
+
+@pytest.mark.parametrize("head", [{}, ONE_OUTPUT], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_masks_of_one_object(name, head):
+    """255 is ignored, so that an object of 255 is never learnt and nothing stops."""
+    value, reduce_zero_label, words = OBJECTS[name]
+    rewrite(lambda labels: np.where(labels > 1, value, 0).astype(np.uint8))
+    cfg = binary(reduce_zero_label, **head)
+    if words is None:
+        expect_clean(cfg)
+        check_data(cfg, "train_dataloader")
+        return
+    assert (ERROR, "data/ade/images/training", words) in [
+        (severity, file, reason.partition(";")[0]) for severity, file, reason in check(cfg)
+    ]
+    with pytest.raises(InputError, match=words):
+        check_data(cfg, "train_dataloader")
+    assert not toolbox_stops(cfg)
+
+
+def test_head_of_one_class_and_one_output():
+    """mmseg's sigmoid loss takes the labels 0 and 1 there."""
+    rewrite(lambda labels: (labels > 1).astype(np.uint8))
+    cfg = binary(False, **ONE_OUTPUT, num_classes=1)
+    expect_clean(cfg)
+    assert train_step(cfg)["decode.loss_ce"].isfinite()
+
+
+def test_some_of_many_maps(monkeypatch):
+    """The quick look reads some maps, spread over all; it then warns of what may be chance."""
+    monkeypatch.setattr(segmentation, "QUICK_MAPS", 2)
+    rewrite(lambda labels: np.where(labels > 1, 255, 0).astype(np.uint8))
+    with log_lines() as lines:
+        check_data(binary(False), "train_dataloader")
+    assert any("has one label that counts: 0, 255 in 2 of 4 maps" in line for line in lines)
+    third = sorted(Path("data/ade/annotations/training").iterdir())[2]
+    Image.fromarray(np.full_like(np.array(Image.open(third)), 7)).save(third)
+    with pytest.raises(InputError, match="labels out of range: 7"):
+        check_data(binary(False), "train_dataloader")
+
+
+def test_one_label_in_evaluation():
+    """A small set may be so; the model has learnt from another."""
+    rewrite(lambda labels: np.where(labels > 1, 255, 0).astype(np.uint8), "validation")
+    cfg = binary(False)
+    cfg.val_dataloader.dataset.update(
+        reduce_zero_label=False,
+        metainfo=cfg.train_dataloader.dataset.metainfo,
+        pipeline=cfg.train_dataloader.dataset.pipeline,
+    )
+    found = [f for f in check(cfg, "val") if "one label" in f[2]]
+    assert [f[0] for f in found] == [WARNING]
+
+
+def test_heads():
+    """An auxiliary head counts the classes, too; one of edges does not."""
+    cfg = config("segmentation")
+    heads = [{**cfg.model.decode_head, "num_classes": n} for n in (5, 4, 6)]
+    heads[2]["type"] = "STDCHead"
+    cfg.model.auxiliary_head = heads
+    words = "the model counts others: model.auxiliary_head.1 has num_classes=4. Set"
+    with pytest.raises(InputError, match=words):
+        check_data(cfg, "train_dataloader")
+    cfg.model.auxiliary_head = heads[::2]
+    expect_clean(cfg)
+    cfg.model.decode_head.num_classes = cfg.model.auxiliary_head[0].num_classes = 150
+    assert [f[0] for f in check(cfg)] == [WARNING]  # outputs that are never learnt
+
+
 def test_jpeg_map():
     with Image.open(MAP) as labels:
         labels.save(MAP, "JPEG")
@@ -163,6 +267,14 @@ def test_folder_is_empty_or_missing():
     expect(config("segmentation"), ERROR, IMAGES, "is empty (data folder)", True)
     Path(IMAGES).rmdir()
     expect(config("segmentation"), ERROR, IMAGES, "does not exist (data folder)", True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_list_written_on_windows(encoding):
+    Path("data/ade/list.txt").write_text("ADE_train_00000001\n", encoding=encoding)
+    words = {"utf-8-sig": "begins with a byte order mark", "utf-16": "is not encoded in UTF-8"}
+    with pytest.raises(InputError, match=words[encoding]):
+        check_data(config("segmentation", ann_file="list.txt"), "train_dataloader")
 
 
 def test_list_of_names():

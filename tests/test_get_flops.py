@@ -39,6 +39,18 @@ def test_heads_that_are_called_past_their_hooks_have_their_share():
     assert macs["decode_head"] == 2 * 2 * (16 * 16 * 9 + 32 * 16 * 9 + 16 * 5)
 
 
+def test_every_stage_of_a_cascade_is_counted():
+    cfg = narrow("mmdet")
+    parts = {part.name: part.macs for part in break_down(cfg, (64, 64)).parts}
+    one = measure(cfg, (64, 64)).macs
+    head, stage = cfg.model.roi_head.bbox_head, cfg.model.train_cfg.rcnn
+    cfg.model.type, cfg.model.train_cfg.rcnn = "CascadeRCNN", [stage] * 3
+    settings = dict(num_stages=3, stage_loss_weights=[1, 1, 1], bbox_head=[head] * 3)
+    cfg.model.roi_head.update(type="CascadeRoIHead", **settings)
+    heads = parts["roi_head.bbox_head"] + parts["roi_head.mask_head"]
+    assert heads > 0 and measure(cfg, (64, 64)).macs == one + 2 * heads
+
+
 def test_stem_by_hand():
     """48 x 48 pixels: 24 x 24 cells at 3 -> 8 and twice depthwise, 12 x 12, then 6 x 6 to 16."""
     (stem,) = (p for p in break_down(narrow("mmpretrain"), (48, 48)).parts if p.name[9:] == "stem")

@@ -204,6 +204,9 @@ def test_names_of_classes(here):
     assert meta["palette"] == [(40 * i, 0, 0) for i in range(5)]
     file = write_checkpoint("segmentation", epoch=1)
     assert load_model(cfg, file).dataset_meta["classes"] == CLASSES["segmentation"]
+    # Of a config with classes=("road"), which is a text.
+    file = write_checkpoint("segmentation", dataset_meta=dict(classes="road"))
+    assert load_model(cfg, file).dataset_meta["classes"][:2] == ("road", "class 1")
     file = write_checkpoint("classification", epoch=1)
     meta = load_model(Config.fromfile(TASKS["classification"][0]), file).dataset_meta
     assert meta["classes"] == ("class 0", "class 1", "class 2", "class 3")

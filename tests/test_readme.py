@@ -32,7 +32,7 @@ def test_inheritance_example(tmp_path):
     assert cfg.model.backbone.arch == "small"
     assert cfg.model.roi_head.mask_head.num_classes == 3
     assert cfg.train_dataloader.dataset.ann_file == "train.json"
-    assert cfg.test_dataloader.dataset.metainfo.classes == ("car", "truck", "bus")
+    assert cfg.test_dataloader.dataset.metainfo.classes == ("car", "bus", "truck")
     assert cfg.test_evaluator.ann_file == "data/vehicles/val.json"
 
 

@@ -37,10 +37,10 @@ def boxes_only():
     return [DETECTOR]
 
 
-def own_classes(*names):
+def own_classes(names):
+    dataset = dict(metainfo=dict(classes=names))
     Path("mine.py").write_text(
-        f"_base_ = {DETECTOR!r}\n"
-        f"train_dataloader = val_dataloader = dict(dataset=dict(metainfo=dict(classes={names})))\n"
+        f"_base_ = {DETECTOR!r}\ntrain_dataloader = val_dataloader = dict(dataset={dataset})\n"
     )
     return ["mine.py"]
 
@@ -70,8 +70,9 @@ CAUSES = {
         "train_dataloader.dataset.data_root=gone/",
     ],
     "has boxes only": boxes_only,
-    "has no class of the config": lambda: own_classes("cat", "dog", "owl", "cow"),
-    "the model's bbox_head has num_classes": lambda: own_classes("disc", "square"),
+    "has no class of the config": lambda: own_classes(("cat", "dog", "owl", "cow")),
+    "but the model counts others": lambda: own_classes(("disc", "square")),
+    "neither a list nor a file of names": lambda: own_classes("disc"),
     "does not fit the config's backbone": other_variant,
     "was refused": hostile,
     "holds checkpoints of an earlier run": occupied,

@@ -1,6 +1,9 @@
 """Where the data of a config lies: its files and folders, before any is read."""
 
+import os
+import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -76,12 +79,49 @@ def layout_advice(cfg: Config, dataset: ConfigDict) -> str:
     )
 
 
+def _fold(name: str) -> str:
+    """Return what names that look the same share; macOS writes accents apart from letters."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+@lru_cache(maxsize=8)
+def _folded_names(folder: str, modified_ns: int) -> dict[str, str]:
+    return {_fold(name): name for name in os.listdir(folder)}
+
+
+def missing_hint(path: str | Path) -> str:
+    """Say why a path does not exist, where its writing shows that; '' otherwise.
+
+    A link may lead nowhere. A path written on Windows has backslashes, or differs from the name on
+    the disk in the case of letters, which is no difference there.
+    """
+    path = str(path)
+    if os.path.islink(path):
+        return ": it is a link that leads nowhere"
+    if "\\" in path:
+        return ": its name has backslashes, as on Windows; write / and a path below the data folder"
+    place, other_case = Path(path).anchor or ".", False
+    for part in Path(path).parts[Path(path).is_absolute() :]:
+        there = os.path.join(place, part)
+        if not os.path.exists(there):
+            try:
+                names = _folded_names(place, os.stat(place).st_mtime_ns)
+            except OSError:  # no folder, or one that may not be read
+                return ""
+            if _fold(part) not in names:
+                return ""
+            part, other_case = names[_fold(part)], True
+        place = os.path.join(place, part)
+    hint = ": the name there differs in upper and lower case; write it as it is on the disk"
+    return hint if other_case else ""  # without, it is no file but a folder
+
+
 def layout_problems(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
     """Yield (path, problem) for annotation file and folders that are missing or empty."""
     root = Path(dataset.get("data_root") or "")
     file = dataset.get("ann_file")
     if file and not (root / file).is_file():
-        yield str(root / file), "does not exist (annotation file)"
+        yield str(root / file), f"does not exist (annotation file){missing_hint(root / file)}"
     prefix = dataset.get("data_prefix") or ""
     folders = [prefix] if isinstance(prefix, str) else list(prefix.values())
     if dataset.get("split") and not any(folders):
@@ -89,18 +129,23 @@ def layout_problems(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
         folders = [dataset["split"]] if type_name(dataset).endswith("ImageNet") else []
     for folder in (root / folder for folder in folders if isinstance(folder, str)):
         if not folder.is_dir():
-            yield str(folder), "does not exist (data folder)"
+            yield str(folder), f"does not exist (data folder){missing_hint(folder)}"
         elif not any(folder.iterdir()):
             yield str(folder), "is empty (data folder)"
 
 
+def file_evaluators(cfg: Config, loader: str) -> list[ConfigDict]:
+    """Return a dataloader's evaluators that read an annotation file themselves."""
+    found = cfg.get(loader.replace("_dataloader", "_evaluator")) or []
+    return [e for e in ([found] if isinstance(found, dict) else found) if e.get("ann_file")]
+
+
 def evaluator_problems(cfg: Config, loader: str) -> Iterator[tuple[str, str]]:
     """Yield (path, problem) for annotation files of a dataloader's evaluators that are missing."""
-    evaluators = cfg.get(loader.replace("_dataloader", "_evaluator")) or []
-    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-        file = evaluator.get("ann_file")
-        if file and not Path(file).is_file():
-            yield str(file), f"does not exist (ann_file of {loader.partition('_')[0]}_evaluator)"
+    for file in (evaluator["ann_file"] for evaluator in file_evaluators(cfg, loader)):
+        if not Path(file).is_file():
+            where = f"ann_file of {loader.partition('_')[0]}_evaluator"
+            yield str(file), f"does not exist ({where}){missing_hint(file)}"
 
 
 def type_name(dataset: ConfigDict) -> str:

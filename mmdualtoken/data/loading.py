@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 
+from mmdualtoken.data.layout import missing_hint
 from mmdualtoken.errors import InputError
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -42,8 +43,7 @@ def read_file(path: str, backend_args: dict | None = None) -> bytes:
     try:
         content = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:
-        link = ": it is a link that leads nowhere" if os.path.islink(path) else ""
-        raise BrokenFileError(f"{path} does not exist{link}") from error
+        raise BrokenFileError(f"{path} does not exist{missing_hint(path)}") from error
     except Exception as error:  # each kind of storage has errors of its own
         text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise BrokenFileError(f"{path} cannot be read ({text})") from error

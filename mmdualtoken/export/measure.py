@@ -65,7 +65,8 @@ def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
     Args:
         model: a classifier, a segmentor, or a detector with one or two stages.
         scope: 'mmpretrain', 'mmseg' or 'mmdet'.
-        size: height and width of the image. RoI heads get 1000 boxes and 100 masks at any size.
+        size: height and width of the image. RoI heads get 1000 boxes and 100 masks at any size,
+            those of a cascade in each stage.
     """
     parameter = next(model.parameters())
     image = parameter.new_zeros(1, 3, *size)
@@ -81,10 +82,13 @@ def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
     if model.roi_head.with_mask:
         heads.append((model.roi_head, "mask", MASK_ROIS))
     for parent, name, count in heads:
-        extractor = getattr(parent, f"{name}_roi_extractor")
-        # RoIAlign itself has no multiply-accumulates that are counted; its output is what counts.
-        side = extractor.roi_layers[0].output_size
-        getattr(parent, f"{name}_head")(parameter.new_zeros(count, extractor.out_channels, *side))
+        parts = [getattr(parent, f"{name}_{part}") for part in ("roi_extractor", "head")]
+        # A cascade has one of each for every stage.
+        stages = zip(*parts, strict=True) if isinstance(parts[0], nn.ModuleList) else [parts]
+        for extractor, head in stages:
+            # RoIAlign itself has no multiply-accumulates that are counted; its output counts.
+            side = extractor.roi_layers[0].output_size
+            head(parameter.new_zeros(count, extractor.out_channels, *side))
 
 
 def measure(cfg: Config, size: tuple[int, int] | None = None) -> Complexity:

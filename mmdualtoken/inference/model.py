@@ -104,7 +104,9 @@ def complete_meta(meta: dict, num_classes: int = 0) -> dict:
         meta: may have `classes` and `palette`.
         num_classes: how many classes are needed at least.
     """
-    classes = list(meta.get("classes") or ())
+    classes = meta.get("classes") or ()
+    # mmdet's and mmseg's checkpoints may hold the name of one class as a text.
+    classes = [classes] if isinstance(classes, str) else list(classes)
     classes += [f"class {i}" for i in range(len(classes), num_classes)]
     colours = np.random.RandomState(42).randint(40, 220, (len(classes), 3)).tolist()
     palette = meta.get("palette")

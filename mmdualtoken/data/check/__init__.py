@@ -6,6 +6,7 @@ same look and then reads every file and every annotation, for tools/check_data.p
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Iterable
 
 from mmengine.config import Config
@@ -13,12 +14,18 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from mmdualtoken.data.check import official, pool
+from mmdualtoken.data.check.classes import name_rules, names_in
 from mmdualtoken.data.check.classification import ClassificationCheck, compare_folders
 from mmdualtoken.data.check.coco import CocoCheck
 from mmdualtoken.data.check.dataset import DatasetCheck, build
 from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Report
 from mmdualtoken.data.check.segmentation import SegmentationCheck
-from mmdualtoken.data.layout import evaluator_problems, layout_problems, locate_data
+from mmdualtoken.data.layout import (
+    evaluator_problems,
+    file_evaluators,
+    layout_problems,
+    locate_data,
+)
 from mmdualtoken.errors import InputError
 
 __all__ = ["ERROR", "SPLITS", "WARNING", "Finding", "Report", "check_config", "check_data"]
@@ -53,20 +60,34 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
     init_default_scope(cfg.get("default_scope") or "mmengine")
     checks, reports = [], []
     for split in splits:
-        loader = f"{split}_dataloader"
+        loader, files = f"{split}_dataloader", set()
         for config in locate_data(cfg, loader):
             check = next((c for c in checks if c.config == config), None)
             if check:
                 reports.append(Report(split, check.report.name, same_as=check.report.split))
             else:
-                # Without their files some data sets cannot even be built.
-                dataset = None if any(layout_problems(config)) else build(config, quick)
+                names = names_in(config)
+                breaches = list(name_rules(names, cfg.get("default_scope")))
+                # Without their files or classes some data sets cannot even be built.
+                broken = any(breach[0] == ERROR for breach in breaches)
+                broken = broken or any(layout_problems(config))
+                dataset = None if broken else build(config, quick)
                 check = kind_of(dataset)(cfg, config, dataset, split)
                 checks.append(check)
                 reports.append(check.report)
+                named = isinstance(names, str) and os.path.isfile(names)
+                for breach in breaches:
+                    check.add(*breach, file=names if named else "")
                 check.look(quick)
             for path, problem in evaluator_problems(cfg, loader):
                 check.add_missing(path, problem)
+            if isinstance(check, CocoCheck):
+                files.add(os.path.realpath(check.dataset.ann_file))
+        for file in (evaluator["ann_file"] for evaluator in file_evaluators(cfg, loader)):
+            if files and os.path.realpath(file) not in files:
+                kind = f"is not the file that {split}_evaluator compares the results with"
+                remedy = "set its ann_file to that of the data set, unless it lists the same images"
+                check.add(WARNING, kind, file, remedy)
     compare_folders(checks)
     return checks, reports
 

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from itertools import zip_longest
 from pathlib import Path
 
+from mmdualtoken.data.check.classes import names_in
 from mmdualtoken.data.check.dataset import DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 
@@ -20,9 +21,26 @@ class ClassificationCheck(DatasetCheck):
     unit = "images"
 
     def look(self, quick: bool) -> None:
-        """Check the folders of the classes, not the files in them."""
-        if self.dataset.ann_file or not self.dataset.with_label:
-            return
+        """Check the folders of the classes, not the files in them; if quick, the list of files."""
+        file = self.dataset.ann_file
+        if not file and self.dataset.with_label:
+            self._look_at_folders()
+        super().look(quick)
+        if quick and file and not self.has_errors():
+            self.samples = self._check_lines(file, self.dataset.img_prefix)
+            self._check_labels()
+            self.check_first_image()
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, by default those of their folders."""
+        return super().class_names() or tuple(self.folders)
+
+    def check_heads(self) -> None:
+        """Compare the model's heads with the classes; `compare_folders` does so for val's."""
+        if names_in(self.config) or self.report.split != "val":
+            super().check_heads()
+
+    def _look_at_folders(self) -> None:
         entries = sorted(Path(self.dataset.img_prefix).iterdir())
         folders = self.folders = [entry.name for entry in entries if entry.is_dir()]
         is_image = self.dataset.is_valid_file
@@ -88,7 +106,7 @@ class ClassificationCheck(DatasetCheck):
     def _check_lines(self, file: str, root: str) -> list[dict]:
         """Check the lines of the ann_file, and return samples of those that can be read."""
         samples, labels = [], defaultdict(list)
-        for number, line in enumerate(Path(file).read_text().splitlines(), 1):
+        for number, line in enumerate(Path(file).read_text("utf-8", "replace").splitlines(), 1):
             name, _, label = line.strip().rpartition(" ")
             if not self.dataset.with_label:
                 name, label = line, "0"
@@ -128,10 +146,6 @@ class ClassificationCheck(DatasetCheck):
                 self.add(ERROR, "label is out of range", detail, remedy)
         if self.dataset.ann_file:  # of folders, each has a line of its own
             self.warn_of_empty_classes("image")
-        if num_classes and len(names) < num_classes:
-            detail = f"{len(names)} classes, num_classes={num_classes}"
-            remedy = "set num_classes of the head to the number of classes"
-            self.add(WARNING, "has fewer classes than the head", detail, remedy)
 
 
 def compare_folders(checks: list[DatasetCheck]) -> None:

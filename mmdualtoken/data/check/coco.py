@@ -1,5 +1,6 @@
 """Check of detection and instance segmentation data in COCO's format."""
 
+import codecs
 import json
 import os
 from collections import Counter, defaultdict
@@ -11,9 +12,12 @@ import numpy as np
 
 from mmdualtoken.data.check import anchors
 from mmdualtoken.data.check import coco_rules as rules
+from mmdualtoken.data.check.box_forms import form_rules
+from mmdualtoken.data.check.classes import NO_BOM, head_rules, names_in
 from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 from mmdualtoken.data.check.images import UPRIGHT
+from mmdualtoken.data.layout import file_evaluators
 
 SHOWN = 3  # annotations of an image that a finding describes
 QUICK_BYTES = 64 * 2**20  # COCO's own 450 MB would be parsed twice otherwise
@@ -25,28 +29,58 @@ class CocoCheck(DatasetCheck):
 
     unit = "objects"
 
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        file = os.path.realpath(self.dataset.ann_file)
+        loaders = ("val_dataloader", "test_dataloader")
+        evaluators = [e for loader in loaders for e in file_evaluators(self.cfg, loader)]
+        mine = [e for e in evaluators if os.path.realpath(e["ann_file"]) == file]
+        #: Whether COCO's evaluation reads this file; and what of it, such as 'bbox' and 'segm'.
+        self.evaluated = bool(mine)
+        metrics = [e.get("metric", "bbox") for e in mine]
+        self.metrics = {m for n in metrics for m in ([n] if isinstance(n, str) else n)}
+
     def look(self, quick: bool) -> None:
         """Check annotation file, classes and first image; no large file is parsed."""
+        super().look(quick)
         path = Path(self.dataset.ann_file)
         if not quick:  # `read` does the same and more
             return
         if path.stat().st_size > QUICK_BYTES:
             with path.open("rb") as file:
-                start = file.read(1)
+                start = file.read(16)
                 file.seek(-16, os.SEEK_END)
-                if start != b"{" or not file.read().rstrip().endswith(b"}"):
-                    self.add(ERROR, "is cut off", "annotation file", NEW_COPY)
+                end = file.read().rstrip()
+            if start.startswith(codecs.BOM_UTF8):
+                self.add(ERROR, "begins with a byte order mark (BOM)", "", NO_BOM)
+            elif not start.lstrip().startswith(b"{") or not end.endswith(b"}"):
+                self.add(ERROR, "is cut off", "annotation file", NEW_COPY)
             return
-        first = next(iter(self._load(path)["images"]), None)
-        image = isinstance(first, dict) and self._path(str(first.get("file_name", "")))
-        if image and not os.path.isfile(image):
-            self.add_missing(image, "does not exist", f"named in {path}, ")
+        content = self._load(path)
+        if not content["images"]:
+            return
+        images, categories, annotations = self._lists(content)
+        self.samples = [dict(img_path=self._path(image["file_name"])) for image in images[:1]]
+        self.check_first_image()
+        self._check_together(images, categories, annotations)
+
+    def check_heads(self) -> None:
+        """Compare the heads with classes of the config; mmdet numbers others by the file."""
+        if names_in(self.config):
+            super().check_heads()
 
     def _load(self, path: Path) -> dict[str, list]:
         """Return the annotation file's lists, with no images if broken; check its classes."""
         try:
-            content = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            text = path.read_text()  # in the encoding that pycocotools reads it in
+            if text.startswith("\ufeff"):
+                self.add(ERROR, "begins with a byte order mark (BOM)", "", NO_BOM)
+                return dict(images=[])
+            content = json.loads(text)
+        except UnicodeDecodeError as error:
+            self.add(ERROR, f"is not encoded in {error.encoding.upper()}", str(error), NO_BOM)
+            return dict(images=[])
+        except json.JSONDecodeError as error:
             self.add(ERROR, "is not valid JSON, perhaps cut off", str(error), NEW_COPY)
             return dict(images=[])
         keys = ["images", "categories"] + ["annotations"] * (not self.config.get("test_mode"))
@@ -59,26 +93,35 @@ class CocoCheck(DatasetCheck):
         return content
 
     def _check_classes(self, content: dict[str, list]) -> None:
-        """Compare the classes and masks of the config, its heads and the annotation file."""
+        """Compare the classes and masks of the config with those of the annotation file."""
         objects = [a for a in content.get("annotations") or [] if isinstance(a, dict)]
-        if self._loads_masks and objects and not any(a.get("segmentation") for a in objects):
-            kind = "has boxes only (no 'segmentation'), but the config trains masks"
-            remedy = "use a config without a mask head"
-            self.add(ERROR, f"{kind} (LoadAnnotations with_mask=True)", "", remedy)
-        names = [c.get("name") for c in content["categories"] if isinstance(c, dict)]
-        classes, own = self.class_names(), (self.config.get("metainfo") or {}).get("classes")
-        head = (self.model.get("roi_head") or self.model).get("bbox_head") or {}
-        count = head.get("num_classes") if isinstance(head, dict) else None
-        if own and count and count != len(classes):
-            kind = f"has {len(classes)} classes by metainfo.classes {name_list(classes)}"
-            remedy = f"set num_classes of every head (bbox_head, mask_head) to {len(classes)}"
-            kind += f", but the model's bbox_head has num_classes={count}"
+        if self._reads_masks and objects and not any(a.get("segmentation") for a in objects):
+            use, remedy = "measures masks (metric 'segm')", "set metric='bbox' of the evaluator"
+            if self._loads_masks:
+                use = "trains masks (LoadAnnotations with_mask=True)"
+                remedy = "use a config without a mask head"
+            kind = f"has boxes only (no 'segmentation'), but the config {use}"
             self.add(ERROR, kind, "", remedy)
+        categories = [c for c in content["categories"] if isinstance(c, dict)]
+        names = [c.get("name") for c in categories]
+        classes, own = self.class_names(), names_in(self.config)
         missing = [c for c in classes if c not in names]
         known = f"the config has {list(classes)[:8]}, the file has {names[:8]}"
+        present = [name for name in names if name in classes]
+        if not own:
+            for breach in head_rules(self.cfg, present, False):
+                self.add(*breach)
         if classes and len(missing) == len(classes):
             remedy = "set metainfo.classes of the data sets and num_classes of the heads to yours"
             self.add(ERROR, "has no class of the config", known, remedy)
+        elif twice := [name for name, count in Counter(present).items() if count > 1]:
+            numbers = [c.get("id") for c in categories if c.get("name") in twice]
+            detail = f"{name_list(map(repr, twice))}, ids {name_list(numbers)}"
+            remedy = (
+                "remove the category that has no objects, or rename it: mmdet looks classes up by "
+                "name, numbers both, and objects become background"
+            )
+            self.add(ERROR, "has categories of the same name", detail, remedy)
         elif missing and own:
             kind = f"has no category {' nor '.join(map(repr, missing[:3]))}, a class of the config"
             remedy = (
@@ -94,10 +137,17 @@ class CocoCheck(DatasetCheck):
                 "labels than in the config"
             )
             self.add(WARNING, "lacks classes of the config", detail, remedy)
+        elif present != list(classes):
+            remedy = f"mmdet numbers them as the file does; write metainfo.classes={tuple(present)}"
+            self.add(ERROR, "has the classes in another order than the config", known, remedy)
 
     @property
     def _loads_masks(self) -> bool:
         return any(getattr(t, "with_mask", False) for t in self.annotation_loaders)
+
+    @property
+    def _reads_masks(self) -> bool:
+        return self._loads_masks or "segm" in self.metrics
 
     def read(self) -> None:
         content = self._load(Path(self.dataset.ann_file))
@@ -116,18 +166,12 @@ class CocoCheck(DatasetCheck):
 
     def _check(self, content: dict[str, list]) -> list[tuple]:
         """Check all entries; return name, width and height of the images."""
-        images = self._entries("image", content["images"])
-        categories = self._entries("category", content["categories"])
-        annotations = self._entries("annotation", content.get("annotations") or [])
-        names = Counter(c["name"] for c in categories)
-        if twice := [name for name, count in names.items() if count > 1]:
-            remedy = "mmdet then numbers the classes otherwise than the config; merge them"
-            self.add(ERROR, "category names occur more than once", name_list(twice), remedy)
+        images, categories, annotations = lists = self._lists(content)
+        self._check_together(*lists)
         by_image = defaultdict(list)
         for annotation in annotations:
             by_image[annotation["image_id"]].append(annotation)
         self._check_names(images, by_image)
-        self._count(images, annotations, categories)
         if self.report.split == "train":
             self._check_anchors(images, annotations)
         bare = sum(image["id"] not in by_image for image in images)
@@ -147,16 +191,46 @@ class CocoCheck(DatasetCheck):
                 self.add(WARNING, kind, name_list(a["id"] for a in stray), remedy)
         return [(i["file_name"], i["width"], i["height"]) for i in images]
 
+    def _lists(self, content: dict[str, list]) -> list[list[dict]]:
+        """Return images, categories and annotations that have all keys; check keys and ids."""
+        keys = dict(image="images", category="categories", annotation="annotations")
+        return [self._entries(kind, content.get(key) or []) for kind, key in keys.items()]
+
+    def _check_together(
+        self, images: list[dict], categories: list[dict], annotations: list[dict]
+    ) -> None:
+        """Check what all annotations have in common, and what is left of them."""
+        for breach in rules.flag_rules(annotations, self.evaluated):
+            self.add(*breach)
+        self._count(images, annotations, categories)
+        sizes = {i["id"]: (i["width"], i["height"]) for i in images if not [*rules.image_rules(i)]}
+        known = {c["id"] for c in categories if c["name"] in self.class_names()}
+        objects = [
+            (a, sizes[a["image_id"]])
+            for a in annotations
+            if a["image_id"] in sizes and a["category_id"] in known
+        ]
+        for breach in form_rules(objects):
+            self.add(*breach)
+        if self.has_errors() or self.config.get("test_mode") or not objects:
+            return
+        reasons = [rules.reason_left_out(a, *size) for a, size in objects]
+        if all(reasons):
+            detail = ", ".join(f"{reason} ({n})" for reason, n in Counter(reasons).items())
+            self.add(ERROR, "has no object to learn from", detail, "mmdet leaves all of them out")
+
     def _entries(self, kind: str, entries: list) -> list[dict]:
         """Return the entries of a list that have all keys; check keys and ids."""
-        whole = []
+        whole, found = [], defaultdict(list)
         for number, entry in enumerate(entries):
             breaches = list(rules.key_rules(kind, entry))
             for severity, what, detail, remedy in breaches:
                 place = f"entry {number} of the list" + (f", {detail}" if detail else "")
-                self.add(severity, what, place, remedy)
+                found[severity, what, remedy].append(place)
             if not breaches:
                 whole.append(entry)
+        for (severity, what, remedy), places in found.items():
+            self.add(severity, what, name_list(places, SHOWN), remedy)
         if twice := [i for i, n in Counter(e["id"] for e in whole).items() if n > 1]:
             effect = {
                 "image": "mmdet keeps the last image of an id and gives it all annotations",
@@ -205,8 +279,8 @@ class CocoCheck(DatasetCheck):
             yield ERROR, kind, f"category {annotation['category_id']!r}", rules.BACKGROUND
         size = (image["width"], image["height"])
         yield from rules.box_rules(annotation, *size)
-        if self._loads_masks:
-            yield from rules.mask_rules(annotation, *size, bool(self.config.get("test_mode")))
+        if self._reads_masks:
+            yield from rules.mask_rules(annotation, *size, self.evaluated)
 
     def _check_anchors(self, images: list[dict], annotations: list[dict]) -> None:
         """Compare the anchors with well-formed objects that mmdet trains on."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from mmdualtoken.data.check.findings import ERROR, WARNING
+from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 
 Breach = tuple[str, str, str, str]
 ROUNDING = 1.0  # px that a box may reach outside without a warning
@@ -48,6 +48,33 @@ def image_rules(entry: dict) -> Iterator[Breach]:
         yield ERROR, "width and height are no positive numbers", f"{sides[0]}x{sides[1]}", remedy
 
 
+def flag_rules(annotations: list[dict], evaluated: bool) -> Iterator[Breach]:
+    """Check what mmdet and pycocotools read of annotations without their content.
+
+    Args:
+        evaluated: whether COCO's evaluation reads the file.
+    """
+    for key in ("iscrowd", "ignore"):
+        given = [a for a in annotations if a.get(key) is not None]
+        if wrong := [a for a in given if a[key] not in (0, 1)]:
+            detail = f"{len(wrong)} annotations, the first {wrong[0]['id']}: {wrong[0][key]!r:.60}"
+            remedy = "write the number 0 or 1; any text is taken for true, and the object ignored"
+            yield ERROR, f"has annotations whose {key!r} is neither 0 nor 1", detail, remedy
+    if not evaluated:
+        return
+    if bare := [a["id"] for a in annotations if a.get("iscrowd") is None]:
+        detail = f"{len(bare)} annotations, the first {bare[0]}"
+        remedy = 'write "iscrowd": 0; the evaluation would stop with a KeyError'
+        yield ERROR, "has annotations without 'iscrowd'", detail, remedy
+    if texts := [a["id"] for a in annotations if isinstance(a["id"], str)]:
+        remedy = "number annotations from 1; the evaluation keeps ids as numbers and would stop"
+        yield ERROR, "has annotation ids that are text", name_list(map(repr, texts), 3), remedy
+    if any(a["id"] == 0 for a in annotations):
+        remedy = "number annotations from 1: the evaluation takes id 0 for 'not found', so that "
+        remedy += "this object lowers AP even if it is found"
+        yield WARNING, "has an annotation with the id 0", "", remedy
+
+
 def box_rules(annotation: dict, width: float, height: float) -> Iterator[Breach]:
     """Check the box and the area of an annotation; yield at most one breach."""
     box, area = annotation["bbox"], annotation["area"]
@@ -74,6 +101,15 @@ def box_rules(annotation: dict, width: float, height: float) -> Iterator[Breach]
     elif min(x, y) < -ROUNDING or x + w > width + ROUNDING or y + h > height + ROUNDING:
         remedy = "mmdet cuts it off at the edge; correct the box if it is not meant so"
         yield WARNING, "box reaches outside of the image", detail, remedy
+
+
+def reason_left_out(annotation: dict, width: float, height: float) -> str:
+    """Return why mmdet does not train on an annotation of a class; '' if it does."""
+    for key in ("ignore", "iscrowd"):
+        if annotation.get(key):
+            return f"{key} is set"
+    breaches = box_rules(annotation, width, height)
+    return next((kind for s, kind, _, remedy in breaches if s == ERROR or remedy == DROPPED), "")
 
 
 def mask_rules(annotation: dict, width: float, height: float, evaluated: bool) -> Iterator[Breach]:

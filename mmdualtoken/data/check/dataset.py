@@ -15,9 +15,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
+from mmdualtoken.data.check.classes import head_rules, list_rules, names_in
 from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Report, name_list
 from mmdualtoken.data.check.images import UNUSUAL, check_image
-from mmdualtoken.data.layout import layout_advice, layout_problems, type_name
+from mmdualtoken.data.layout import layout_advice, layout_problems, missing_hint, type_name
 from mmdualtoken.data.loading import CheckedLoadImageFromFile
 from mmdualtoken.errors import InputError
 
@@ -77,9 +78,11 @@ class DatasetCheck:
         self.found = self.report.findings
         steps = getattr(getattr(dataset, "pipeline", None), "transforms", [])
         loaders = [t for t in steps if isinstance(t, LoadImageFromFile)]
-        for loader in loaders:
-            if isinstance(loader, CheckedLoadImageFromFile):
-                loader.on_error = "raise"
+        checked = [t for t in loaders if isinstance(t, CheckedLoadImageFromFile)]
+        #: Whether training does without broken images.
+        self.skips_broken = any(loader.on_error == "skip" for loader in checked)
+        for loader in checked:
+            loader.on_error = "raise"
         self.loader = loaders[0] if loaders else LoadImageFromFile()
         self.annotation_loaders = [t for t in steps if isinstance(t, LoadAnnotations)]
         self.model = cfg.get("model") or {}
@@ -95,7 +98,8 @@ class DatasetCheck:
         """Add an error about a file that is not there, with advice on the first of them."""
         known = any(finding.remedy == self.advice for finding in self.found)
         detail = f"{detail}working directory {Path.cwd()}"
-        self.add(ERROR, problem, detail, "" if known else self.advice, path)
+        needless = known or "; write " in problem  # by missing_hint: it is there
+        self.add(ERROR, problem, detail, "" if needless else self.advice, path)
 
     def look(self, quick: bool) -> None:
         """Check that files and folders are there, and what needs no reading of all annotations.
@@ -105,11 +109,32 @@ class DatasetCheck:
         """
         for path, problem in layout_problems(self.config):
             self.add_missing(path, problem)
+        if self.dataset is not None:
+            file = getattr(self.dataset, "ann_file", None)
+            if isinstance(file, str) and file.endswith(".txt") and Path(file).is_file():
+                for breach in list_rules(file):
+                    self.add(*breach)
+            self.check_heads()
+
+    def check_first_image(self) -> None:
+        """Check that the first of `samples` is there, as the others will then be."""
+        if not self.samples or self.skips_broken:
+            return
+        path = self.samples[0].get("img_path")
+        if isinstance(path, str) and "://" not in path and not Path(path).exists():
+            self.add_missing(path, f"does not exist{missing_hint(path)}", "the first image, ")
+
+    def check_heads(self) -> None:
+        """Compare the model's heads with the classes."""
+        metainfo = getattr(self.dataset, "metainfo", None) or {}
+        names = metainfo.get("thing_classes") or self.class_names()  # of panoptic sets
+        for breach in head_rules(self.cfg, names, bool(names_in(self.config))):
+            self.add(*breach)
 
     def read(self) -> None:
         """Check all annotations and fill `samples`."""
         self.samples = self.toolbox_samples()
-        if not self.samples and not self.found:
+        if not self.samples and not self.has_errors():
             self.add(ERROR, "holds no image")
 
     def finish(self) -> None:

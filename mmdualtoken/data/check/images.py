@@ -34,7 +34,7 @@ def read_and_decode(
         return content, decode(path, content, flag, loader.imdecode_backend)
     except BrokenFileError as error:
         kind, _, detail = str(error).removeprefix(path).strip().partition(" (")
-        add(ERROR, kind, detail.removesuffix(")"), REPLACE)
+        add(ERROR, kind, detail.removesuffix(")"), "" if "; write " in kind else REPLACE)
         return None
 
 

@@ -1,15 +1,20 @@
 """Check of semantic segmentation data: images and their maps of labels."""
 
+import math
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 from mmengine import fileio
 
-from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck
+from mmdualtoken.data.check.classes import heads_of, num_labels
+from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck, Inspection
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
-from mmdualtoken.data.check.images import UPRIGHT, read_and_decode
+from mmdualtoken.data.check.images import UPRIGHT, Add, read_and_decode
 from mmdualtoken.data.loading import JPEG_START, size_mismatch
+
+QUICK_MAPS = 20  # maps that the quick look reads, spread over all of them
 
 
 class SegmentationCheck(DatasetCheck):
@@ -19,15 +24,13 @@ class SegmentationCheck(DatasetCheck):
 
     def __init__(self, *args) -> None:
         super().__init__(*args)
-        heads = [self.model.get("decode_head"), self.model.get("auxiliary_head")]
-        flat = [h for head in heads if head for h in (head if isinstance(head, list) else [head])]
-        self.heads = [head for head in flat if head.get("num_classes")]
+        heads = [head for _, key, head in heads_of(self.model) if key == "num_classes"]
         # Labels that every head can learn, and those that every head leaves out.
-        numbers = [head["num_classes"] for head in self.heads]
-        self.num_classes = min(numbers, default=len(self.class_names()) or 255)
-        self.ignored = set.intersection(
-            *({head.get("ignore_index", 255)} for head in self.heads or [{}])
-        )
+        self.num_classes = min(map(num_labels, heads), default=len(self.class_names()) or 255)
+        ignored = ({head.get("ignore_index", 255)} for head in heads or [{}])
+        self.ignored = set.intersection(*ignored)
+        #: Pixels of each label in all maps that were read, as the heads get them.
+        self.labels: Counter = Counter()
 
     @property
     def allowed(self) -> str:
@@ -37,16 +40,29 @@ class SegmentationCheck(DatasetCheck):
             return f"1 to {self.num_classes}, ignored 0 and {names} (reduce_zero_label=True)"
         return f"0 to {self.num_classes - 1}, ignored {names} (reduce_zero_label=False)"
 
-    def read(self) -> None:
-        dataset, names = self.dataset, self.class_names()
+    def look(self, quick: bool) -> None:
+        """Check files, folders and classes; if quick, also the labels of some maps."""
+        super().look(quick)
+        if not quick or self.has_errors():
+            return
         self.samples = self.toolbox_samples()
-        self.report.classes = dict.fromkeys(names, 0)
-        if self.heads and len(names) != self.num_classes:
-            detail = f"{len(names)} classes, num_classes={self.num_classes}"
-            remedy = "set num_classes of every head to the number of metainfo.classes"
-            self.add(WARNING, "classes and heads differ in number", detail, remedy)
+        self.check_first_image()
+        samples = [s for s in self.samples if s.get("seg_map_path")]
+        chosen = samples[:: math.ceil(len(samples) / QUICK_MAPS) or 1]
+        for sample in chosen if self.annotation_loaders else ():
+            path, self.counts = sample["seg_map_path"], Counter()
+            # Training stops at a broken file, or takes another, as its pipeline says.
+            if self._check_map(path, lambda *breach: None) is not None:
+                with suppress(Exception):  # `inspect` reports it
+                    self.inspect_annotations(sample, self.annotation_loaders[0](dict(sample)))
+                self.labels += self.counts
+        self._check_labels(len(chosen), len(samples))
+
+    def read(self) -> None:
+        dataset = self.dataset
+        self.samples = self.toolbox_samples()
         images, maps = (dataset.data_prefix.get(k) for k in ("img_path", "seg_map_path"))
-        if not self.samples and not self.found:
+        if not self.samples and not self.has_errors():
             there = name_list(path.removeprefix(images).strip("/") for path in _files(images))
             detail = f"no file ends in {dataset.img_suffix!r}; {there or 'nothing'} is there"
             remedy = "set img_suffix of the data set, or move the images there"
@@ -71,21 +87,26 @@ class SegmentationCheck(DatasetCheck):
         if not path or not self.annotation_loaders:
             return
         add = partial(self.add, file=path)
-        found = read_and_decode(path, self.annotation_loaders[0], "unchanged", add)
-        if found is None:
-            return
-        content, values = found
-        if values.ndim > 2 and values.shape[2] > 1:
-            remedy = "write one channel with the index of the class; a palette may be attached"
-            detail = f"{values.shape[2]} channels"
-            add(ERROR, "is a colour image, not a map of labels", detail, remedy)
-            return
-        if values.shape[:2] != image.shape[:2]:
+        values = self._check_map(path, add)
+        if values is not None and values.shape[:2] != image.shape[:2]:
             remedy = "label map and image must show the same pixels"
             detail = size_mismatch(values, image).removeprefix("is ")
             if turned:
                 detail, remedy = f"{detail}; EXIF {turned}", f"{remedy}; or {UPRIGHT}"
             add(ERROR, "has another size than its image", detail, remedy)
+
+    def _check_map(self, path: str, report_broken: Add) -> np.ndarray | None:
+        """Check a map as the file holds it; return its values if they may be labels."""
+        found = read_and_decode(path, self.annotation_loaders[0], "unchanged", report_broken)
+        if found is None:
+            return None
+        add = partial(self.add, file=path)
+        content, values = found
+        if values.ndim > 2 and values.shape[2] > 1:
+            remedy = "write one channel with the index of the class; a palette may be attached"
+            detail = f"{values.shape[2]} channels"
+            add(ERROR, "is a colour image, not a map of labels", detail, remedy)
+            return None
         if content.startswith(JPEG_START):
             remedy = "write PNG from the original labels; JPEG mixes neighbouring labels"
             add(ERROR, "is a JPEG, which does not keep labels", "", remedy)
@@ -93,6 +114,7 @@ class SegmentationCheck(DatasetCheck):
             detail = f"values {values.min()} to {values.max()}, allowed {self.allowed}"
             remedy = "mmseg wraps them at 256 to other labels; write 8-bit labels"
             add(ERROR, "has values that 8 bits cannot hold", detail, remedy)
+        return values
 
     def inspect_annotations(self, sample: dict, results: dict) -> None:
         labels = results.get("gt_seg_map")
@@ -100,9 +122,8 @@ class SegmentationCheck(DatasetCheck):
             return
         add = partial(self.add, file=sample["seg_map_path"])
         values, numbers = np.unique(labels, return_counts=True)
-        found = Counter(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-        for ignored in self.ignored:
-            del found[ignored]
+        self.counts = Counter(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+        found = {k: n for k, n in self.counts.items() if k not in self.ignored}
         wrong = {label: n for label, n in found.items() if label >= self.num_classes}
         if wrong and not self.has_errors():
             shift = int(bool(self.dataset.reduce_zero_label))
@@ -111,14 +132,38 @@ class SegmentationCheck(DatasetCheck):
             add(ERROR, "has labels out of range", f"{values}; allowed {self.allowed}", remedy)
         elif len(wrong) == len(found):
             add(WARNING, "has ignored labels only", "", "nothing can be learnt from it")
-        usable = min(self.num_classes, len(self.class_names()))
-        self.counts = Counter({label: n for label, n in found.items() if label < usable})
+
+    def merge(self, inspection: Inspection) -> None:
+        found, size, labels = inspection
+        self.labels += labels  # those of no class, too
+        super().merge((found, size, Counter()))
 
     def finish(self) -> None:
-        remedy, counts = NO_USE, list(self.report.classes.values())
-        if self.dataset.reduce_zero_label and counts and not counts[-1]:
-            remedy += "; if the labels count from 0, set reduce_zero_label=False"
-        self.warn_of_empty_classes("pixel", remedy)
+        self._check_labels(len(self.samples), len(self.samples))
+
+    def _check_labels(self, read: int, number: int) -> None:
+        """Check the labels of all maps together, of which `read` of `number` were read."""
+        counted, ignored = set(self.labels) - self.ignored, set(self.labels) & self.ignored
+        names, reduced = self.class_names(), bool(self.dataset.reduce_zero_label)
+        if read == number:
+            self.report.classes = {name: self.labels[i] for i, name in enumerate(names)}
+        if self.labels and len(counted) < 2 <= self.num_classes:
+            values = sorted({label + reduced for label in counted} | ignored)
+            detail = f"{name_list(values)} in {read} of {number} maps; allowed {self.allowed}"
+            remedy = NO_USE
+            if ignored:
+                remedy = f"{name_list(ignored)} is no class: write 1 for objects beside 0"
+                if reduced:
+                    remedy = f"labels from 0 need reduce_zero_label=False; {remedy}"
+            # A small set for evaluation may well have one class.
+            wrong = read == number and (self.report.split == "train" or not counted)
+            kind = "has one label that counts" if counted else "has no label that counts"
+            self.add(ERROR if wrong else WARNING, kind, detail, remedy)
+        elif read == number:
+            remedy, counts = NO_USE, list(self.report.classes.values())
+            if reduced and counts and not counts[-1]:
+                remedy += "; if the labels count from 0, set reduce_zero_label=False"
+            self.warn_of_empty_classes("pixel", remedy)
 
 
 def _files(folder: str | None, suffix: str = "") -> list[str]:
