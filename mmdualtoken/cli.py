@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS
-from mmdualtoken.errors import InputError, print_stderr
+from mmdualtoken.errors import InputError, explain, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
     UNSAFE_FLAG,
@@ -120,7 +120,7 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print_error(str(error))
+        print_error(explain(error.__cause__) or str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         print_stderr("\nStopped by Ctrl-C.")
@@ -130,4 +130,9 @@ def run_tool(main: Callable[[], None]) -> None:
             f"an annotation file is not valid JSON ({error}); it may be cut off. Copy or download "
             "it again."
         )
+        sys.exit(2)
+    except Exception as error:
+        if (text := explain(error)) is None:
+            raise
+        print_error(text)
         sys.exit(2)

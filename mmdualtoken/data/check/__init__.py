@@ -65,6 +65,9 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
                 checks.append(check)
                 reports.append(check.report)
                 check.look(quick)
+                if split != "train" and cfg[loader].get("drop_last"):
+                    kind = "drop_last=True leaves a last batch that is not full out of evaluation"
+                    check.add(WARNING, kind, "", f"set {loader}.drop_last=False")
             for path, problem in evaluator_problems(cfg, loader):
                 check.add_missing(path, problem)
     compare_folders(checks)

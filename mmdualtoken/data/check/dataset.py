@@ -120,12 +120,19 @@ class DatasetCheck:
         MMLogger.get_current_instance()  # else it would be made in, and bound to, the redirection
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-                return self.dataset.load_data_list() or []
+                samples = self.dataset.load_data_list() or []
+                self.dataset.data_list = samples
+                left = self.dataset.filter_data() if samples else None
         except Exception as error:  # of any kind, as the annotations are
             toolbox = type(self.dataset).__module__.split(".")[0]
             kind = f"{toolbox} cannot read it, and training cannot start"
             self.add(ERROR, kind, f"{type(error).__name__}: {error}")
             return []
+        if left == []:
+            detail = f"filter_cfg={dict(self.dataset.filter_cfg or {})}"
+            remedy = "set it otherwise: a smaller min_size, or filter_empty_gt=False"
+            self.add(ERROR, "has no image that its filter_cfg leaves in training", detail, remedy)
+        return samples
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes in the order of the labels; may be empty."""
