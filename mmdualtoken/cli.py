@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
 
 from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS
+from mmdualtoken.config_variables import unused_changes
 from mmdualtoken.errors import InputError, explain, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
@@ -89,6 +92,8 @@ def load_config(args: argparse.Namespace) -> Config:
             f"({type(error).__name__}: {error}). If a base config or package is missing, "
             "`python -m mmdualtoken.doctor` lists what is installed."
         ) from error
+    for text in unused_changes(cfg, args.cfg_options or ()):
+        print_log(text, logger="current", level=logging.WARNING)
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     start_processes(cfg)

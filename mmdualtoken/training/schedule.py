@@ -43,7 +43,7 @@ def check_schedule(cfg: Config) -> None:
 
 def _check_switch(cfg: Config, hook: dict) -> None:
     """Check a hook that changes the pipeline at an epoch; its own class reports no failure."""
-    name, length = type_name(hook), cfg.train_cfg.get("max_epochs")
+    name, length = type_name(hook), (cfg.get("train_cfg") or {}).get("max_epochs")
     dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     if name == "PipelineSwitchHook":
         epochs = [hook.get("switch_epoch", 0)]
