@@ -41,6 +41,8 @@ def explain(error: BaseException | None) -> str | None:
             f"The config names {text.partition('. ')[0].replace(' is not', ', which is not', 1)}. "
             "Is it misspelt? A class of yours is registered by custom_imports in the config."
         )
+    if isinstance(error, RuntimeError) and text.startswith("Found 0 files"):  # mmpretrain
+        return f"{text} Move the images there, or set the data set's data_prefix or extensions."
     if isinstance(error, (ImportError, RuntimeError)):
         return _missing_package(
             error, text, [found["self"] for _, found in calls if "self" in found]
@@ -70,13 +72,13 @@ def _nothing_left(dataset: Any) -> str:
         img_suffix=getattr(dataset, "img_suffix", None),
     )
     named = ", ".join(f"{k}={v!r}" for k, v in settings.items() if v is not None)
+    if settings["filter_cfg"]:
+        named += " (min_size: an image's least side; filter_empty_gt: only those with objects)"
     where = dataset.ann_file or next(iter(dataset.data_prefix.values()), "")
     return (
-        f"The data set {type(dataset).__name__} {where} has no image left. Its settings leave out "
-        f"all that is there: {named or 'none that could'}. filter_cfg's min_size is the least side "
-        "of an image in pixels, and filter_empty_gt leaves out those without objects of the "
-        "classes. Change these settings of the data set, or the data; `python tools/check_data.py "
-        "CONFIG` reads all of it."
+        f"The data set {type(dataset).__name__} {where} has no image left: "
+        f"{named or 'nothing that is listed there'}. Change these settings of the data set, or "
+        "correct the data; `python tools/check_data.py CONFIG` reads all of it."
     )
 
 

@@ -110,7 +110,7 @@ class ExactResumeHook(Hook):
         elif changed:
             text = f"not exact, as the run has changed: {', '.join(changed)}"
         elif lost:
-            text = f"not exact, as gradients of {lost} iterations wait for an update and are lost"
+            text = f"not exact, as gradients of {lost} iterations, not yet applied, are not kept"
         else:
             text = "data and random numbers go on exactly"
         done = record.get("batch_in_epoch", 0)
@@ -123,7 +123,7 @@ class ExactResumeHook(Hook):
         steps = getattr(pipeline, "transforms", ())
         if caches := {type(step).__name__ for step in steps if hasattr(step, "results_cache")}:
             text += f", but for the images that {', '.join(sorted(caches))} had kept, if still used"
-        (runner.logger.warning if changed else runner.logger.info)(f"Resume: {text}.")
+        (runner.logger.warning if changed or lost else runner.logger.info)(f"Resume: {text}.")
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Keep the iteration at which the epoch began."""
