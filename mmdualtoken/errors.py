@@ -42,7 +42,7 @@ def explain(error: BaseException | None) -> str | None:
             "Is it misspelt? A class of yours is registered by custom_imports in the config."
         )
     if isinstance(error, RuntimeError) and text.startswith("Found 0 files"):  # mmpretrain
-        return f"{text} Move the images there, or set the data set's data_prefix or extensions."
+        return f"{text}. Move the images there, or set the data set's data_prefix or extensions."
     if isinstance(error, (ImportError, RuntimeError)):
         return _missing_package(
             error, text, [found["self"] for _, found in calls if "self" in found]

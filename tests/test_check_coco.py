@@ -230,6 +230,17 @@ def test_small_image_is_left_out():
     assert {f[0] for f in found} == {WARNING} and "min_size=77" in found[0][2]
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_filter_that_leaves_no_image(empty):
+    """Images are of 64 to 80 pixels; of a class that is not the config's, none is kept either."""
+    filtered = dict(filter_empty_gt=empty, min_size=0 if empty else 81)
+    if empty:
+        edit(lambda content: content["categories"].append(dict(id=99, name="moon")))
+        edit(lambda content: [a.update(category_id=99) for a in content["annotations"]])
+    words = f"has no image that its filter_cfg leaves in training: filter_cfg={filtered}"
+    expect(config("detection", filter_cfg=filtered), ERROR, ANNOTATIONS, words, True)
+
+
 def test_boxes_only_need_no_masks():
     edit(drop("segmentation"))
     cfg = config("detection")

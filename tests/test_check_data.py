@@ -195,6 +195,14 @@ def test_data_below_the_project(project, monkeypatch):
     assert cfg.val_evaluator.ann_file.startswith(f"{project}/data/scenes/annotations/")
 
 
+def test_evaluation_that_drops_images(tool):
+    write_data("classification")
+    for value, number in (("True", 1), ("False", 0)):
+        options = ["--cfg-options", f"val_dataloader.drop_last={value}"]
+        status, out = tool(config_file("classification"), "--split", "val", *options)
+        assert status == 0 and out.count("drop_last=True leaves a last batch that is") == number
+
+
 def test_evaluator_file(tool):
     write_data("detection")
     options = ["--cfg-options", "val_evaluator.ann_file=nowhere.json"]

@@ -105,8 +105,16 @@ def test_options_that_are_read(tmp_path):
     assert warnings_of(tmp_path, "", *options) == []
 
 
-def test_the_projects_own_configs():
-    for path in (*narrow.CONFIGS, *sorted(CONFIGS.glob("*.py"))):
+@pytest.mark.parametrize(
+    "paths",
+    [
+        sorted(CONFIGS.glob("*.py")),
+        pytest.param(narrow.CONFIGS, marks=pytest.mark.slow),
+    ],
+    ids=["tests", "all"],
+)
+def test_the_projects_own_configs(paths):
+    for path in paths:
         assert list(unused_changes(Config.fromfile(path))) == [], path
 
 
