@@ -222,12 +222,12 @@ def test_shape_that_is_left_out():
 
 
 def test_small_image_is_left_out():
-    filtered = dict(filter_empty_gt=True, min_size=77)
+    filtered = dict(filter_empty_gt=True, min_size=75)
     found = check(config("detection", filter_cfg=filtered))
     content = json.loads(Path(ANNOTATIONS).read_text())
-    small = [i for i in content["images"] if min(i["width"], i["height"]) < 77]
+    small = [i for i in content["images"] if min(i["width"], i["height"]) < 75]
     assert small and len(small) == len(found)
-    assert {f[0] for f in found} == {WARNING} and "min_size=77" in found[0][2]
+    assert {f[0] for f in found} == {WARNING} and "min_size=75" in found[0][2]
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -163,7 +163,10 @@ def test_warnings_of_a_kind_are_counted_beyond_the_limit(tool):
         (["CONFIG", "--timeout", "0"], "--timeout is 0"),
         (["CONFIG", "--max-warnings", "-2"], "--max-warnings is -2"),
         (["CONFIG", "--json", "empty.py/x.json"], "its folder cannot be made"),
-        (["CONFIG", "--cfg-options", "train_dataloader.dataset.type=X"], "cannot be built"),
+        (
+            ["CONFIG", "--cfg-options", "train_dataloader.dataset.type=X"],
+            "names X, which is not in the mmpretrain::dataset registry",
+        ),
         (["EMPTY"], "nothing to check"),
     ],
 )

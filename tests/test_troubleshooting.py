@@ -45,6 +45,12 @@ def own_classes(*names):
     return ["mine.py"]
 
 
+def changed_alone():
+    """With a --work-dir that is refused, so that the warning is all that is run."""
+    Path("mine.py").write_text(f"_base_ = {DETECTOR!r}\ntrain_pipeline = []\n")
+    return ["mine.py", *occupied()[1:]]
+
+
 def occupied():
     Path("run").mkdir()
     Path("run/epoch_1.pth").touch()
@@ -70,6 +76,12 @@ CAUSES = {
         "train_dataloader.dataset.data_root=gone/",
     ],
     "has boxes only": boxes_only,
+    "has no image left": lambda: [
+        DETECTOR,
+        "--cfg-options",
+        "train_dataloader.dataset.filter_cfg.min_size=1000",
+    ],
+    "has no effect on train_dataloader": changed_alone,
     "has no class of the config": lambda: own_classes("cat", "dog", "owl", "cow"),
     "the model's bbox_head has num_classes": lambda: own_classes("disc", "square"),
     "does not fit the config's backbone": other_variant,
