@@ -2,14 +2,15 @@
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import training_runs
 from mmengine.config import Config
-from mmengine.registry import LOOPS
+from mmengine.registry import DATASETS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from toy_training import names, run, toy_config, with_hook
+from toy_training import ToyData, names, run, toy_config, with_hook
 from training_runs import assert_same, last, random_config, state_of, train, write_scenes
 
 from mmdualtoken.errors import InputError
@@ -181,6 +182,27 @@ def test_loop_of_the_users_own(interrupted, capfd):
     assert "will differ after a resume: OwnLoop and its loader cannot start at" in output
     assert REPEATED in output
     assert iterations_of("run/epoch_2.pth") == 7 + 5
+
+
+class Mosaic:
+    """Keeps images, as mmdet's CachedMosaic does."""
+
+    results_cache = ()
+
+
+@DATASETS.register_module()
+class CachingData(ToyData):
+    """Its transforms keep images."""
+
+    pipeline = SimpleNamespace(transforms=[Mosaic()])
+
+
+def test_images_that_transforms_keep(interrupted, capfd):
+    interrupted.train_dataloader.dataset.type = "CachingData"
+    interrupted.log_level = "INFO"
+    run(interrupted, "run", resume=True)
+    words = "in epoch 2 after batch 2, but for the images that Mosaic had kept, if still used."
+    assert words in capfd.readouterr().out
 
 
 def test_checkpoint_of_the_stock_hooks(interrupted, capfd):
