@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
 
 from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path
-from mmdualtoken.errors import InputError, print_stderr
+from mmdualtoken.config_variables import unused_changes
+from mmdualtoken.errors import InputError, explain, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
     UNSAFE_FLAG,
@@ -93,6 +96,8 @@ def load_config(args: argparse.Namespace) -> Config:
             f"({type(error).__name__}: {error}). If a base config or package is missing, "
             "`python -m mmdualtoken.doctor` lists what is installed."
         ) from error
+    for text in unused_changes(cfg, args.cfg_options or ()):
+        print_log(text, logger="current", level=logging.WARNING)
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     start_processes(cfg)
@@ -124,7 +129,7 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print_error(str(error))
+        print_error(explain(error.__cause__) or str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         print_stderr("\nStopped by Ctrl-C.")
@@ -134,4 +139,9 @@ def run_tool(main: Callable[[], None]) -> None:
             f"an annotation file is not valid JSON ({error}). If it is cut off, copy or download "
             "it again; if it begins with a byte order mark (BOM), save it as UTF-8 without."
         )
+        sys.exit(2)
+    except Exception as error:
+        if (text := explain(error)) is None:
+            raise
+        print_error(text)
         sys.exit(2)

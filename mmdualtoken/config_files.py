@@ -1,6 +1,7 @@
 """The configs that come with the package, for the `_base_` of a user's own config."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmdualtoken.errors import InputError
@@ -15,6 +16,12 @@ RIVALS = PROJECT_ROOT / "lab" / "configs"
 #: The optimizer, for the `_base_` of any config.
 MUON = "_base_/muon.py"
 LIST_ALL = "python -c 'import mmdualtoken; print(*mmdualtoken.list_configs(), sep=\"\\n\")'"
+
+
+def type_name(cfg: Mapping) -> str:
+    """Return a config's type, a name or a class, as a name without its scope."""
+    kind = cfg.get("type")
+    return getattr(kind, "__name__", str(kind)).split(".")[-1]
 
 
 def _folder() -> Path:

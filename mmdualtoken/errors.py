@@ -1,7 +1,10 @@
 """Errors caused by user input, and how they reach the user."""
 
+import re
 import sys
+import traceback
 from contextlib import suppress
+from typing import Any
 
 
 class InputError(Exception):
@@ -18,6 +21,65 @@ class WrongValue(InputError, ValueError):
 
 class WrongType(InputError, TypeError):
     """An argument of a model is of a type that is not allowed."""
+
+
+def explain(error: BaseException | None) -> str | None:
+    """Say in one paragraph what an error of the toolboxes asks of the user; None if nothing.
+
+    Known are packages that are not installed, types that no registry has, and data sets that are
+    empty. The toolboxes raise them as errors of many kinds, deep inside.
+    """
+    if error is None:
+        return None
+    calls = [
+        (frame.f_code.co_name, frame.f_locals)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    if isinstance(error, KeyError) and re.search("is not in the .* registry", text):
+        return (
+            f"The config names {text.partition('. ')[0].replace(' is not', ', which is not', 1)}. "
+            "Is it misspelt? A class of yours is registered by custom_imports in the config."
+        )
+    if isinstance(error, RuntimeError) and text.startswith("Found 0 files"):  # mmpretrain
+        return f"{text}. Move the images there, or set the data set's data_prefix or extensions."
+    if isinstance(error, (ImportError, RuntimeError)):
+        return _missing_package(
+            error, text, [found["self"] for _, found in calls if "self" in found]
+        )
+    data = [found.get("self") for name, found in calls if name == "_serialize_data"]
+    return _nothing_left(data[-1]) if data and isinstance(error, ValueError) else None
+
+
+def _missing_package(error: Exception, text: str, objects: list) -> str | None:
+    absent = re.search(r"([\w.-]+)[`'\"]? is not installed", text)
+    module = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not (absent or "pip install" in text or module) or (module or "").startswith("mmdualtoken"):
+        return None
+    command = f" (pip install {absent[1]})" if absent and "pip install" not in text else ""
+    owner = type(objects[-1]).__name__ if objects else "something"
+    return (
+        f"The config names {owner}, which needs a package that is not installed: {text}{command}. "
+        f"Install the package, or take {owner} out of the config."
+    )
+
+
+def _nothing_left(dataset: Any) -> str:
+    """Say which settings can have left every image of a data set of the toolboxes out."""
+    settings = dict(
+        filter_cfg=None if dataset.test_mode else dataset.filter_cfg,
+        indices=dataset._indices,
+        img_suffix=getattr(dataset, "img_suffix", None),
+    )
+    named = ", ".join(f"{k}={v!r}" for k, v in settings.items() if v is not None)
+    if settings["filter_cfg"]:
+        named += " (min_size: an image's least side; filter_empty_gt: only those with objects)"
+    where = dataset.ann_file or next(iter(dataset.data_prefix.values()), "")
+    return (
+        f"The data set {type(dataset).__name__} {where} has no image left: "
+        f"{named or 'nothing that is listed there'}. Change these settings of the data set, or "
+        "correct the data; `python tools/check_data.py CONFIG` reads all of it."
+    )
 
 
 def print_stderr(text: str) -> None:

@@ -59,6 +59,7 @@ SAME = {
         dict(token_module="normal", token_size=INT(8)),
         dict(token_module="normal", token_size=(1, 8)),
     ),
+    "square grid": (dict(token_size=5), dict(token_size=(5, 5))),
     "largest grid": (dict(token_size=[64, 64]), dict(token_size=(64, 64))),
     # Configs write it to replace a base's dict; MMEngine leaves it where the base has none.
     "_delete_": (

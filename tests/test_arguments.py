@@ -34,9 +34,9 @@ BACKBONE = [
     ("alpha", 1.1, WrongValue, "a number, 0 to 1"),
     ("alpha", NAN, WrongValue, "a number, 0 to 1"),
     ("drop_path_rate", 1.0, WrongValue, "a number, 0 to 1, without 1"),
-    ("token_size", None, WrongType, "a pair (h, w) of positive ints, at most 4096 tokens"),
+    ("token_size", None, WrongType, "positive ints or one int, for n x n, at most 4096 tokens"),
     ("token_size", "77", WrongType, "a pair (h, w)"),
-    ("token_size", 7, WrongValue, "a pair (h, w)"),
+    ("token_size", 65, WrongValue, "at most 4096 tokens"),
     ("token_size", (7, 7, 7), WrongValue, "a pair (h, w)"),
     ("token_size", (7.0, 7), WrongValue, "a pair (h, w)"),
     ("token_size", (7, 0), WrongValue, "a pair (h, w)"),
@@ -138,7 +138,7 @@ def test_ratios_of_no_whole_number_of_channels(ratio):
 @pytest.mark.parametrize("tokens", ["normal", "msa"])
 def test_numbers_of_tokens_without_a_grid(tokens, value):
     text = message(lambda **s: build(token_module=tokens, **s), "token_size", value)
-    assert "a positive int, the number of tokens" in text
+    assert "one int, the number of tokens" in text
 
 
 @pytest.mark.parametrize(("make", "argument", "value", "allowed"), OTHERS)

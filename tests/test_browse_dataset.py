@@ -122,6 +122,10 @@ def test_broken_image_is_named(project, tool):
             ["--out", "seen", "--cfg-options", "train_dataloader.dataset.indices=x"],
             "train_dataloader cannot be built (TypeError: ",
         ),
+        (
+            ["--out", "seen", "--cfg-options", "train_dataloader.dataset.indices=0"],
+            "CustomDataset data/imagenet/train has no image left: indices=0. Change these",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message, project, tool):

@@ -298,12 +298,23 @@ def test_shape_that_is_left_out():
 
 
 def test_small_image_is_left_out():
-    filtered = dict(filter_empty_gt=True, min_size=77)
+    filtered = dict(filter_empty_gt=True, min_size=75)
     found = check(config("detection", filter_cfg=filtered))
     content = json.loads(Path(ANNOTATIONS).read_text())
-    small = [i for i in content["images"] if min(i["width"], i["height"]) < 77]
+    small = [i for i in content["images"] if min(i["width"], i["height"]) < 75]
     assert small and len(small) == len(found)
-    assert {f[0] for f in found} == {WARNING} and "min_size=77" in found[0][2]
+    assert {f[0] for f in found} == {WARNING} and "min_size=75" in found[0][2]
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_filter_that_leaves_no_image(empty):
+    """Images are of 64 to 80 pixels; of a class that is not the config's, none is kept either."""
+    filtered = dict(filter_empty_gt=empty, min_size=0 if empty else 81)
+    if empty:
+        edit(lambda content: content["categories"].append(dict(id=99, name="moon")))
+        edit(lambda content: [a.update(category_id=99) for a in content["annotations"]])
+    words = f"has no image that its filter_cfg leaves in training: filter_cfg={filtered}"
+    expect(config("detection", filter_cfg=filtered), ERROR, ANNOTATIONS, words, True)
 
 
 def test_boxes_only_need_no_masks():

@@ -219,7 +219,10 @@ def test_warnings_of_a_kind_are_counted_beyond_the_limit(tool):
         (["CONFIG", "--timeout", "0"], "--timeout is 0"),
         (["CONFIG", "--max-warnings", "-2"], "--max-warnings is -2"),
         (["CONFIG", "--json", "empty.py/x.json"], "its folder cannot be made"),
-        (["CONFIG", "--cfg-options", "train_dataloader.dataset.type=X"], "cannot be built"),
+        (
+            ["CONFIG", "--cfg-options", "train_dataloader.dataset.type=X"],
+            "names X, which is not in the mmpretrain::dataset registry",
+        ),
         (["EMPTY"], "nothing to check"),
     ],
 )
@@ -249,6 +252,14 @@ def test_data_below_the_project(project, monkeypatch):
     check_data(cfg, "train_dataloader", "val_dataloader")
     assert cfg.train_dataloader.dataset.data_root == f"{project}/data/scenes/"
     assert cfg.val_evaluator.ann_file.startswith(f"{project}/data/scenes/annotations/")
+
+
+def test_evaluation_that_drops_images(tool):
+    write_data("classification")
+    for value, number in (("True", 1), ("False", 0)):
+        options = ["--cfg-options", f"val_dataloader.drop_last={value}"]
+        status, out = tool(config_file("classification"), "--split", "val", *options)
+        assert status == 0 and out.count("drop_last=True leaves a last batch that is") == number
 
 
 def test_evaluator_file(tool):

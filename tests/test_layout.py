@@ -13,7 +13,7 @@ PACKAGE = Path(mmdualtoken.__file__).parent
 #: the lines above its own.
 LAYERS = [
     {"version", "errors", "ops"},
-    {"config_files", "files", "environment"},
+    {"config_files", "config_variables", "files", "environment"},
     {"weights"},
     {"models"},
     {"data", "training"},

@@ -2,14 +2,15 @@
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import training_runs
 from mmengine.config import Config
-from mmengine.registry import LOOPS
+from mmengine.registry import DATASETS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from toy_training import names, run, toy_config, with_hook
+from toy_training import ToyData, names, run, toy_config, with_hook
 from training_runs import assert_same, last, random_config, state_of, train, write_scenes
 
 from mmdualtoken.errors import InputError
@@ -183,6 +184,27 @@ def test_loop_of_the_users_own(interrupted, capfd):
     assert iterations_of("run/epoch_2.pth") == 7 + 5
 
 
+class Mosaic:
+    """Keeps images, as mmdet's CachedMosaic does."""
+
+    results_cache = ()
+
+
+@DATASETS.register_module()
+class CachingData(ToyData):
+    """Its transforms keep images."""
+
+    pipeline = SimpleNamespace(transforms=[Mosaic()])
+
+
+def test_images_that_transforms_keep(interrupted, capfd):
+    interrupted.train_dataloader.dataset.type = "CachingData"
+    interrupted.log_level = "INFO"
+    run(interrupted, "run", resume=True)
+    words = "in epoch 2 after batch 2, but for the images that Mosaic had kept, if still used."
+    assert words in capfd.readouterr().out
+
+
 def test_checkpoint_of_the_stock_hooks(interrupted, capfd):
     checkpoint = load_file("run/interrupted.pth")
     del checkpoint["exact_resume"]
@@ -212,6 +234,126 @@ def test_resume_without_an_optimizer(interrupted, capfd):
     interrupted.load_from = "less.pth"
     run(interrupted, "other", resume=True)
     assert "less.pth holds no optimizer, which starts anew" in capfd.readouterr().out
+
+
+# What the config changes in a run that is resumed.
+
+
+def scheduled(length, by_epoch=True, **optimizer):
+    """A warm-up of 7 iterations and a cosine over the run, by iterations and by epochs."""
+    cfg = toy_config(length=length, by_epoch=by_epoch)
+    cfg.train_cfg.val_interval = 100
+    cfg.optim_wrapper.optimizer.update(optimizer)
+    cosine = dict(type="CosineAnnealingLR", T_max=length, end=length, by_epoch=by_epoch)
+    warm_up = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=7)
+    cfg.param_scheduler = [cosine, warm_up]
+    return cfg
+
+
+def rates_of(file):
+    return list(load_file(file)["message_hub"]["log_scalars"]["train/lr"].data[0])
+
+
+@pytest.mark.parametrize("by_epoch, lengths", [(True, (2, 4)), (True, (4, 3)), (False, (6, 15))])
+def test_changed_schedule_holds(by_epoch, lengths, tmp_path, monkeypatch, capfd):
+    """From the resume on, rates and schedulers are those of a run that had it all along."""
+    monkeypatch.chdir(tmp_path)
+    short, long = lengths
+    done = 10 if by_epoch else 6
+    first = scheduled(short, by_epoch)
+    if short > long:  # a shorter one, taken up in the middle of an epoch
+        before, done = signal.signal(signal.SIGTERM, signal.SIG_DFL), 12
+        with pytest.raises(SystemExit):
+            run(with_hook(first, type="SignalAt", done=done, numbers=[signal.SIGTERM]), "run")
+        signal.signal(signal.SIGTERM, before)
+    else:
+        run(first, "run")
+    capfd.readouterr()
+    run(scheduled(long, by_epoch), "run", resume=True)
+    words = f"param_scheduler[0] (CosineAnnealingLR) T_max {short} -> {long}, end {short} -> {long}"
+    assert f"are not the checkpoint's: {words}. The config's holds" in capfd.readouterr().out
+    run(scheduled(long, by_epoch), "whole")
+    resumed, whole = last("run"), last("whole")
+    assert rates_of(resumed)[done:] == rates_of(whole)[done:]
+    assert rates_of(resumed)[1:done] != rates_of(whole)[1:done]
+    assert_same(load_file(resumed)["param_schedulers"], load_file(whole)["param_schedulers"])
+
+
+def test_changed_schedule_of_other_batches(tmp_path, monkeypatch):
+    """An epoch of 5 batches is as much of the schedule as one of 2; the second begins anew."""
+    monkeypatch.chdir(tmp_path)
+
+    def config(batch_size):
+        cfg = scheduled(4)
+        cfg.train_dataloader.batch_size = batch_size
+        cfg.param_scheduler = [{**cfg.param_scheduler[0], "convert_to_iter_based": True}]
+        return cfg
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with pytest.raises(SystemExit):
+        run(with_hook(config(2), type="SignalAt", done=7, numbers=[signal.SIGTERM]), "run")
+    signal.signal(signal.SIGTERM, before)
+    run(config(5), "run", resume=True)
+    run(config(5), "whole")
+    assert rates_of(last("run"))[7:] == rates_of(last("whole"))[2:]
+
+
+def test_changed_optimizer_holds(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+
+    def config(length, **optimizer):
+        cfg = scheduled(length, **optimizer)
+        cfg.param_scheduler = None
+        return cfg
+
+    run(config(1), "run")
+    run(config(2, lr=0.02, weight_decay=0.5, betas=(0.8, 0.9)), "run", resume=True)
+    output = capfd.readouterr().out
+    assert "lr 0.01 -> 0.02; betas (0.9, 0.999) -> (0.8, 0.9); weight_decay 0.01 -> 0.5" in output
+    (group,) = load_file(last("run"))["optimizer"]["param_groups"]
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (0.02, 0.5, (0.8, 0.9))
+
+
+def test_schedule_that_depends_on_evaluations_stays(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+
+    def config(length, factor):
+        cfg = scheduled(length)
+        kind = dict(type="ReduceOnPlateauLR", monitor="error", rule="greater", patience=0)
+        cfg.param_scheduler = [dict(kind, factor=factor)]
+        cfg.train_cfg.val_interval = 1
+        return cfg
+
+    run(config(3, 0.5), "run")
+    rate = rates_of(last("run"))[-1]
+    run(config(4, 0.1), "run", resume=True)
+    assert "factor 0.5 -> 0.1" in (output := capfd.readouterr().out)
+    assert "the checkpoint's schedule stays" in output
+    assert rates_of(last("run"))[-1] in (rate, rate / 2)
+
+
+def test_nothing_left_to_do(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    run(scheduled(2), "run")
+    before = load_file(last("run"))
+    capfd.readouterr()
+    run(scheduled(2), "run", resume=True)
+    output = capfd.readouterr().out
+    assert "the run is finished, 2 of max_epochs=2: nothing is left to do" in output
+    assert "are not the checkpoint's" not in output
+    assert_same(load_file(last("run"))["state_dict"], before["state_dict"])
+
+
+def test_resume_between_two_updates(tmp_path, monkeypatch, capfd):
+    """Gradients of the fourth and fifth iteration are in no checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    cfg = scheduled(2)
+    cfg.optim_wrapper.accumulative_counts = 3
+    run(cfg.copy(), "whole")
+    cfg.load_from = "whole/epoch_1.pth"
+    run(cfg, "run", resume=True)
+    words = "not exact, as gradients of 2 iterations, not yet applied, are not kept"
+    assert words in capfd.readouterr().out
 
 
 # Which configs get it.

@@ -2,6 +2,7 @@
 path and remedy, exit status 2, no traceback.
 """
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from tasks import DETECTOR, TASKS
+
+from mmdualtoken.errors import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -146,3 +149,100 @@ def test_arguments_of_the_model(option, message, project, tool):
     """Also where it is the first batch that shows it."""
     status, printed = tool("train", DETECTOR, "--cfg-options", option)
     assert status == 2 and message in printed
+
+
+@pytest.mark.parametrize(
+    "task, options, message",
+    [
+        (
+            "detection",
+            ["train_dataloader.dataset.filter_cfg.min_size=1000"],
+            "instances_train2017.json has no image left: filter_cfg={'filter_empty_gt': True, "
+            "'min_size': 1000}",
+        ),
+        (
+            "segmentation",
+            ["val_dataloader.dataset.img_suffix=.bmp"],
+            "BaseSegDataset data/ade/images/validation has no image left: img_suffix='.bmp'.",
+        ),
+        (
+            "classification",
+            ["train_dataloader.dataset.extensions=('.bmp',)"],
+            "data/imagenet/train'}. Supported extensions are: .bmp. Move the images there",
+        ),
+        (
+            "classification",
+            ["train_dataloader.batch_size=9", "train_dataloader.drop_last=True"],
+            "gets 8 of the data set's 8 images, fewer than batch_size=9",
+        ),
+        (
+            "segmentation",
+            ["train_dataloader.batch_size=9", "train_dataloader.drop_last=True"],
+            "train_dataloader gives no batch",
+        ),
+        (
+            "classification",
+            ["train_dataloader.sampler.type=InfiniteSampler"],
+            "the InfiniteSampler of train_dataloader never ends one",
+        ),
+    ],
+)
+def test_nothing_left_to_train(task, options, message, project, tool):
+    """No checkpoint either: MMEngine writes one after an epoch without a batch."""
+    args = ["--work-dir", "run", "--cfg-options", *options]
+    status, printed = tool("train", TASKS[task][0], *args)
+    assert status == 2 and message in printed
+    assert not list(Path("run").glob("*.pth"))
+
+
+def test_endless_sampler_of_few_images(project, tool):
+    """mmseg's own configs have it: drop_last then leaves nothing out."""
+    options = ["sampler.type=InfiniteSampler", "batch_size=9", "drop_last=True"]
+    options = ["--cfg-options", *(f"train_dataloader.{option}" for option in options)]
+    assert tool("train", TASKS["segmentation"][0], *options)[0] == 0
+
+
+VISUALIZER = "visualizer = dict(vis_backends=[dict(type='WandbVisBackend')])"
+ALBU = """
+train_pipeline = _base_.train_pipeline
+train_pipeline.insert(3, dict(type="Albu", transforms=[dict(type="RandomBrightnessContrast")]))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+"""
+
+
+@pytest.mark.parametrize("name", ["train", "check_data"])
+def test_optional_package_is_missing(name, project, tool, monkeypatch):
+    transforms = importlib.import_module("mmdet.datasets.transforms.transforms")
+    monkeypatch.setattr(transforms, "albumentations", None)
+    Path("albu.py").write_text(f"_base_ = {DETECTOR!r}\n{ALBU}")
+    status, printed = tool(name, "albu.py")
+    assert status == 2 and "Traceback" not in printed
+    assert (
+        "The config names Albu, which needs a package that is not installed: albumentations is "
+        "not installed (pip install albumentations). Install the package, or take Albu out"
+    ) in printed
+
+
+def test_package_of_a_visualizer_is_missing(project, tool, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    Path("tracked.py").write_text(f"_base_ = {DETECTOR!r}\n{VISUALIZER}\n")
+    status, printed = tool("train", "tracked.py")
+    assert status == 2 and "Traceback" not in printed
+    assert (
+        'names WandbVisBackend, which needs a package that is not installed: Please run "pip '
+        'install wandb"' in printed
+    )
+
+
+def test_type_that_no_registry_has(project, tool):
+    options = ["--cfg-options", "model.neck.type=DualTokenFpn"]
+    status, printed = tool("train", DETECTOR, *options)
+    assert status == 2
+    assert "The config names DualTokenFpn, which is not in the mmdet::model registry." in printed
+
+
+def test_errors_that_are_no_users_mistake():
+    """They keep their traceback."""
+    for error in (KeyError("x"), RuntimeError("x"), ImportError("cannot import name 'x'")):
+        assert explain(error) is None
+    assert explain(ModuleNotFoundError("No module named", name="mmdualtoken.x")) is None

@@ -45,6 +45,12 @@ def own_classes(names):
     return ["mine.py"]
 
 
+def changed_alone():
+    """With a --work-dir that is refused, so that the warning is all that is run."""
+    Path("mine.py").write_text(f"_base_ = {DETECTOR!r}\ntrain_pipeline = []\n")
+    return ["mine.py", *occupied()[1:]]
+
+
 def occupied():
     Path("run").mkdir()
     Path("run/epoch_1.pth").touch()
@@ -73,6 +79,12 @@ CAUSES = {
     "has no class of the config": lambda: own_classes(("cat", "dog", "owl", "cow")),
     "but the model counts others": lambda: own_classes(("disc", "square")),
     "neither a list nor a file of names": lambda: own_classes("disc"),
+    "has no image left": lambda: [
+        DETECTOR,
+        "--cfg-options",
+        "train_dataloader.dataset.filter_cfg.min_size=1000",
+    ],
+    "has no effect on train_dataloader": changed_alone,
     "does not fit the config's backbone": other_variant,
     "was refused": hostile,
     "holds checkpoints of an earlier run": occupied,

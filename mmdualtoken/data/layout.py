@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmdualtoken.config_files import PROJECT_ROOT
+from mmdualtoken.config_files import PROJECT_ROOT, type_name
 
 #: By scope: files below {root}, and arguments of tools/make_scenes.py for a small set like it.
 LAYOUTS = {
@@ -146,9 +146,3 @@ def evaluator_problems(cfg: Config, loader: str) -> Iterator[tuple[str, str]]:
         if not Path(file).is_file():
             where = f"ann_file of {loader.partition('_')[0]}_evaluator"
             yield str(file), f"does not exist ({where}){missing_hint(file)}"
-
-
-def type_name(dataset: ConfigDict) -> str:
-    """Return the type of a data set config, by name or by class, as a name."""
-    kind = dataset.get("type")
-    return getattr(kind, "__name__", str(kind))

@@ -10,11 +10,12 @@ from matplotlib.font_manager import findfont
 from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.data.check import check_data
 from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference.canvas import Canvas, as_rgb
-from mmdualtoken.inference.model import complete_meta, registry, type_of
+from mmdualtoken.inference.model import complete_meta, registry
 
 FONT_SIZE = 13  # px
 CELL = 240  # height in px of a picture on the contact sheet
@@ -68,7 +69,7 @@ class Browser:
     def __init__(self, cfg: Config, dataset: Any, split: str = "train"):
         self.dataset = dataset
         inner = next(innermost_datasets(cfg[f"{split}_dataloader"]["dataset"]))
-        steps = [type_of(step) for step in inner.get("pipeline") or ()]
+        steps = [type_name(step) for step in inner.get("pipeline") or ()]
         loaded = [i for i, name in enumerate(steps) if name.startswith("LoadAnnotations")]
         self.labels_of_file = any("Resize" in name for name in steps[: max(loaded, default=0)])
         self.canvas = Canvas(cfg, complete_meta(dict(dataset.metainfo)))

@@ -12,6 +12,7 @@ from mmengine.registry import Registry, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.checkpoints import load_file
@@ -42,12 +43,6 @@ def registry(cfg: Config, name: str) -> Registry:
         ) from error
 
 
-def type_of(step: dict) -> str:
-    """Return a config's type, a name or a class, as a name without its scope."""
-    kind = step.get("type")
-    return getattr(kind, "__name__", str(kind)).split(".")[-1]
-
-
 def test_dataset(cfg: Config) -> ConfigDict:
     """Return the config of the data set for testing.
 
@@ -72,14 +67,14 @@ def split_pipeline(cfg: Config) -> tuple[ConfigDict, Compose]:
         InputError: the test pipeline does not begin with LoadImageFromFile.
     """
     steps = list(test_dataset(cfg).get("pipeline") or ())
-    if not steps or not type_of(steps[0]).endswith("LoadImageFromFile"):
-        found = type_of(steps[0]) if steps else "nothing"
+    if not steps or not type_name(steps[0]).endswith("LoadImageFromFile"):
+        found = type_name(steps[0]) if steps else "nothing"
         raise InputError(
             f"The config's test pipeline begins with {found}; it must be LoadImageFromFile, in "
             "whose place the given images are read."
         )
     transforms = registry(cfg, "TRANSFORMS")
-    rest = [step for step in steps[1:] if not type_of(step).startswith("LoadAnnotations")]
+    rest = [step for step in steps[1:] if not type_name(step).startswith("LoadAnnotations")]
     return steps[0], Compose([transforms.build(step) for step in rest])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdualtoken.errors import InputError
 from mmdualtoken.training.resumable_data import (
@@ -15,6 +15,7 @@ from mmdualtoken.training.resumable_data import (
     ResumableIterLoop,
     seed_all,
 )
+from mmdualtoken.training.schedule import Settings, apply_changed_settings, current_settings
 
 KEY = "exact_resume"
 
@@ -32,6 +33,8 @@ class ExactResumeHook(Hook):
     Processes draw different numbers for the model, unless the config says
     `randomness = dict(diff_rank_seed=False)`.
 
+    Where the config's schedule or optimizer is no longer the checkpoint's, the config's holds.
+
     Not covered: what a transform, model or hook keeps outside the checkpoint, such as a cache of
     images or a random generator of its own.
     """
@@ -40,6 +43,8 @@ class ExactResumeHook(Hook):
 
     def __init__(self) -> None:
         self._record: dict | None = None
+        self._settings: Settings | None = None
+        self._schedulers: list[dict] = []
         self._epoch = 0
         self._epoch_start = 0
 
@@ -62,6 +67,8 @@ class ExactResumeHook(Hook):
         if "optimizer" not in checkpoint:
             runner.logger.warning(f"Resume: {file} holds no optimizer, which starts anew.")
         self._record = checkpoint.get(KEY, {})
+        self._settings = current_settings(runner)
+        self._schedulers = checkpoint.get("param_schedulers") or []
 
     def before_train(self, runner: Runner) -> None:
         """Set the data to where the checkpoint was written, and say what is not exact."""
@@ -80,16 +87,30 @@ class ExactResumeHook(Hook):
         if isinstance(batches, ResumableBatches):
             batches.reset(runner.seed, record.get("sampler_seed"))
         self._set_position(runner, record)
+        if self._settings:
+            apply_changed_settings(runner, self._settings, self._schedulers)
+            self._settings = None
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        key = "max_epochs" if by_epoch else "max_iters"
+        done, last = loop.epoch if by_epoch else loop.iter, getattr(loop, key)
+        if done >= last:
+            runner.logger.warning(
+                f"Resume: the run is finished, {done} of {key}={last}: nothing is left to do. To "
+                f"train longer, raise train_cfg.{key}."
+            )
 
     def _set_position(self, runner: Runner, record: dict) -> None:
         loop, layout = runner.train_loop, self._layout(runner)
         changed = [
             f"{k} {record.get(k)} -> {layout[k]}" for k in layout if record.get(k) != layout[k]
         ]
+        lost = loop.iter % getattr(runner.optim_wrapper, "_accumulative_counts", 1)
         if not record:
             text = "not exact, as the checkpoint was written without ExactResumeHook"
         elif changed:
             text = f"not exact, as the run has changed: {', '.join(changed)}"
+        elif lost:
+            text = f"not exact, as gradients of {lost} iterations, not yet applied, are not kept"
         else:
             text = "data and random numbers go on exactly"
         done = record.get("batch_in_epoch", 0)
@@ -98,7 +119,11 @@ class ExactResumeHook(Hook):
             text += f", in epoch {loop.epoch + 1} after batch {done}"
         elif done:
             text += f"; epoch {loop.epoch + 1} begins anew: its first {done} batches are repeated"
-        (runner.logger.warning if changed else runner.logger.info)(f"Resume: {text}.")
+        pipeline = getattr(runner.train_dataloader.dataset, "pipeline", None)
+        steps = getattr(pipeline, "transforms", ())
+        if caches := {type(step).__name__ for step in steps if hasattr(step, "results_cache")}:
+            text += f", but for the images that {', '.join(sorted(caches))} had kept, if still used"
+        (runner.logger.warning if changed or lost else runner.logger.info)(f"Resume: {text}.")
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Keep the iteration at which the epoch began."""

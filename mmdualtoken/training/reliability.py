@@ -2,6 +2,7 @@
 
 from mmengine.config import Config, ConfigDict
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.training.exact_resume import ExactResumeHook
 from mmdualtoken.training.interrupt import InterruptHook
 from mmdualtoken.training.nan_loss import NanLossHook
@@ -12,17 +13,12 @@ LOOPS = {
 }
 
 
-def _kind(config: dict) -> str:
-    kind = config.get("type")
-    return getattr(kind, "__name__", str(kind)).split(".")[-1]
-
-
 def _make_loop_resumable(loop: dict) -> None:
     if "type" not in loop and "by_epoch" in loop:
         by_epoch = loop.pop("by_epoch")
         loop["type"] = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
-    if _kind(loop) in LOOPS:
-        loop["type"] = LOOPS[_kind(loop)]
+    if type_name(loop) in LOOPS:
+        loop["type"] = LOOPS[type_name(loop)]
 
 
 def add_reliability(cfg: Config, on_nan_loss: str | None = None) -> None:
@@ -46,13 +42,13 @@ def add_reliability(cfg: Config, on_nan_loss: str | None = None) -> None:
     hooks = list(cfg.get("custom_hooks") or ())
     configs = [h for h in (*cfg.default_hooks.values(), *hooks) if isinstance(h, dict)]
     for hook in configs:
-        if _kind(hook) == "CheckpointHook":
+        if type_name(hook) == "CheckpointHook":
             hook["type"] = "AtomicCheckpointHook"
-    known = {_kind(hook) for hook in configs}
+    known = {type_name(hook) for hook in configs}
     names = [hook.__name__ for hook in (ExactResumeHook, NanLossHook, InterruptHook)]
     cfg.custom_hooks = hooks + [ConfigDict(type=name) for name in names if name not in known]
     for hook in cfg.custom_hooks:
-        if on_nan_loss is not None and isinstance(hook, dict) and _kind(hook) == "NanLossHook":
+        if on_nan_loss is not None and isinstance(hook, dict) and type_name(hook) == "NanLossHook":
             hook["action"] = on_nan_loss
     _import_hooks(cfg)
 

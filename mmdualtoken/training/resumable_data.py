@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from mmdualtoken.errors import InputError
 from mmdualtoken.training.workers import end_workers, shield_workers
 
 # First number of the keys of seed_all, so that a sample and an iteration never share theirs.
@@ -152,6 +154,27 @@ def _rebuilder(config: dict, loader: DataLoader) -> Callable[[int], Sampler]:
     return rebuild
 
 
+def _check_batches(loader: DataLoader, endless: bool) -> None:
+    """MMEngine would train for no iteration and write a checkpoint, or never end an epoch."""
+    batches = loader.batch_sampler
+    never_ends = isinstance(getattr(batches, "sampler", None), InfiniteSampler)
+    if never_ends and not endless:
+        raise InputError(
+            "train_cfg counts epochs, but the InfiniteSampler of train_dataloader never ends one: "
+            "nothing would be evaluated or saved. Set train_dataloader.sampler to "
+            "dict(type='DefaultSampler', shuffle=True), or train by iterations: "
+            "dict(type='IterBasedTrainLoop', max_iters=...)."
+        )
+    if not never_ends and batches is not None and len(batches) == 0:
+        count = len(batches.sampler)
+        raise InputError(
+            f"train_dataloader gives no batch: each process gets {count} of the data set's "
+            f"{len(loader.dataset)} images, fewer than batch_size={batches.batch_size}, and "
+            "drop_last=True leaves out a batch that is not full. Set train_dataloader.batch_size "
+            f"to at most {count}, or train_dataloader.drop_last=False."
+        )
+
+
 def build_resumable_loader(
     runner: Runner, dataloader: DataLoader | dict, endless: bool = False
 ) -> DataLoader:
@@ -165,11 +188,15 @@ def build_resumable_loader(
         dataloader: config as in `Runner.build_dataloader`. A DataLoader is returned unchanged: it
             cannot start at another batch.
         endless: see `ResumableBatches`.
+
+    Raises:
+        InputError: the loader gives no batch, or one by epochs has a sampler that never ends.
     """
     if not isinstance(dataloader, dict):
         return dataloader
     diff_rank_seed = runner._randomness_cfg.get("diff_rank_seed", False)
     loader = runner.build_dataloader(dataloader, runner.seed, diff_rank_seed)
+    _check_batches(loader, endless)
     shield_workers(loader)
     if not isinstance(dataloader["sampler"], dict) or loader.batch_sampler is None:
         return loader

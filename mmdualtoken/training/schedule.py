@@ -1,15 +1,30 @@
-"""Check of the schedule of the learning rate, before anything is built."""
+"""The schedule of a training: checked before it, scaled to the batch, changed on resume."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.optim import Optimizer
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
+
+# What a scheduler's state has besides its settings.
+PROGRESS = {"last_step", "_global_step", "_last_value", "verbose"}
 
 
 def check_schedule(cfg: Config) -> None:
-    """Check that no part of the learning rate's schedule begins after the end of training.
+    """Check that every part of the schedule comes about: of the learning rate, and of the data.
 
     Raises:
-        InputError: one does, for instance after a warm-up that is longer than the run.
+        InputError: a part of param_scheduler begins after the end of training, for instance after
+            a warm-up that is longer than the run; or a hook's change of the pipeline has no effect.
     """
     schedulers = cfg.get("param_scheduler") or []
     for i, part in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
@@ -21,3 +36,187 @@ def check_schedule(cfg: Config) -> None:
                 f"at {key}={last}. Train longer, or give param_scheduler parts that begin before "
                 f"{last} (a shorter warm-up and what follows it)"
             )
+    for hook in cfg.get("custom_hooks") or ():
+        if isinstance(hook, dict):
+            _check_switch(cfg, hook)
+
+
+def _check_switch(cfg: Config, hook: dict) -> None:
+    """Check a hook that changes the pipeline at an epoch; its own class reports no failure."""
+    name, length = type_name(hook), (cfg.get("train_cfg") or {}).get("max_epochs")
+    dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
+    if name == "PipelineSwitchHook":
+        epochs = [hook.get("switch_epoch", 0)]
+        if ("dataset" in dataset or "datasets" in dataset) and "pipeline" not in dataset:
+            raise InputError(
+                f"PipelineSwitchHook sets the pipeline of train_dataloader.dataset, which is a "
+                f"{type_name(dataset)} and has none: the data sets in it would keep theirs. Put "
+                "the data set there without the wrapper, or take the hook out of custom_hooks."
+            )
+    elif name == "SwitchRecipeHook":
+        epochs = [part.get("action_epoch", 1) - 1 for part in hook.get("schedule") or ()]
+    elif name == "YOLOXModeSwitchHook":
+        epochs = [1]
+        if type_name(dataset) != "MultiImageMixDataset":
+            raise InputError(
+                "YOLOXModeSwitchHook needs a MultiImageMixDataset as train_dataloader.dataset, "
+                f"but it is a {type_name(dataset)}: training would end in an error when the hook "
+                "turns mosaic and mixup off. Wrap the data set, or take the hook out of "
+                "custom_hooks."
+            )
+    else:
+        return
+    if not length and max(epochs, default=0) > 0:
+        raise InputError(
+            f"{name} changes the training at an epoch, but train_cfg counts iterations, which are "
+            "one epoch to it. Train by epochs (type='EpochBasedTrainLoop', max_epochs=...), or "
+            "take the hook out of custom_hooks."
+        )
+    if length and max(epochs, default=0) >= length:
+        print_log(
+            f"{name} is set to epoch {max(epochs)}, but training ends at max_epochs={length}: its "
+            "change never comes. Set its epoch together with max_epochs, if that is not meant.",
+            logger="current",
+            level=logging.WARNING,
+        )
+
+
+def count_accumulation(runner: Runner) -> None:
+    """Let auto_scale_lr count the batches whose gradients are accumulated to one update.
+
+    MMEngine counts processes × batch size alone. The config stays as it is, so that its copy in
+    the work dir can be used again.
+
+    Args:
+        runner: before its `train`.
+    """
+    holder, name = runner, "auto_scale_lr"
+    if not isinstance(runner, Runner):  # FlexibleRunner leaves it to its strategy
+        holder, name = runner.strategy, "_auto_scale_lr"
+    settings = getattr(holder, name) or {}
+    count = (runner.cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
+    if not settings.get("enable") or count == 1:
+        return
+    base = settings["base_batch_size"]
+    setattr(holder, name, {**settings, "base_batch_size": base / count})
+    print_log(
+        f"auto_scale_lr: accumulative_counts={count} batches make one update, so that "
+        f"base_batch_size={base} is {base / count:g} for one batch.",
+        logger="current",
+    )
+
+
+class Settings(NamedTuple):
+    """The optimizer's groups without their tensors, and the states of the schedulers."""
+
+    groups: list[dict]
+    schedulers: list[dict]
+
+
+def current_settings(runner: Runner) -> Settings | None:
+    """The settings that a runner has built; None where there are several optimizers."""
+    optimizer = getattr(getattr(runner, "optim_wrapper", None), "optimizer", None)
+    schedulers = runner.param_schedulers or []
+    if not isinstance(optimizer, Optimizer) or isinstance(schedulers, dict):
+        return None
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    return Settings(groups, [scheduler.state_dict() for scheduler in schedulers])
+
+
+def apply_changed_settings(runner: Runner, own: Settings, old: Sequence[dict]) -> None:
+    """Let the config's optimizer settings and schedule hold in a resumed run; warn of a change.
+
+    MMEngine takes both from the checkpoint. A longer run would stay at the rate at which the old
+    schedule ended. The new schedule goes on where it would be, had it held from the beginning;
+    one that depends on evaluations stays the checkpoint's.
+
+    Args:
+        runner: resumed; its loop has its position.
+        own: `current_settings` before the checkpoint was loaded.
+        old: states of the schedulers in the checkpoint.
+    """
+    optimizer, schedulers = runner.optim_wrapper.optimizer, runner.param_schedulers or []
+    before = optimizer.param_groups[0].get("lr")
+    names = [type(scheduler).__name__ for scheduler in schedulers]
+    changed = _changed_schedules(names, own.schedulers, old)
+    fixed = any(getattr(scheduler, "need_val_args", False) for scheduler in schedulers)
+    others = _apply_groups(optimizer, own, {s.get("param_name") for s in own.schedulers})
+    if changed and not fixed:
+        _start_again(runner, own)
+    if not changed and not others:
+        return
+    text = "The config's holds, the schedule as if from the beginning"
+    if changed and fixed:
+        text = "ReduceOnPlateau has no place in a run by itself: the checkpoint's schedule stays"
+    after = optimizer.param_groups[0].get("lr")
+    print_log(
+        "Resume: the config's schedule and optimizer are not the checkpoint's: "
+        f"{'; '.join(changed + others)}. {text}: the learning rate was {before:g}, now it is "
+        f"{after:g}. To keep the old ones, resume with the config and options the run began with.",
+        logger="current",
+        level=logging.WARNING,
+    )
+
+
+def _changed_schedules(names: Sequence[str], own: Sequence[dict], old: Sequence[dict]) -> list[str]:
+    found = []
+    for i, (new, was) in enumerate(zip_longest(own, old)):
+        if new is None or was is None:
+            found.append(f"param_scheduler[{i}] is {'gone' if new is None else 'new'}")
+            continue
+        keys = [k for k in {**new, **was} if k not in PROGRESS and new.get(k) != was.get(k)]
+        if keys:
+            parts = [f"{k} {_brief(was.get(k))} -> {_brief(new.get(k))}" for k in keys]
+            found.append(f"param_scheduler[{i}] ({names[i]}) {', '.join(parts)}")
+    return found
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = sorted(value)
+    several = isinstance(value, list) and len(set(map(str, value))) > 3
+    return f"[{value[0]}, ...]" if several else str(value)
+
+
+def _apply_groups(optimizer: Optimizer, own: Settings, scheduled: set[str]) -> list[str]:
+    """Set what no scheduler changes, such as weight_decay; name the settings that were others."""
+    found = {}
+    for new, group in zip(own.groups, optimizer.param_groups, strict=False):
+        for key, value in new.items():
+            number = isinstance(value, (int, float, tuple)) and not isinstance(value, bool)
+            fixed = key not in scheduled and not key.startswith(("initial_", "max_", "min_"))
+            if not (number and fixed and key in group):
+                continue
+            was = tuple(group[key]) if isinstance(value, tuple) else group[key]
+            if was != value:
+                found.setdefault(key, f"{key} {was} -> {value}")
+                group[key] = value
+    return list(found.values())
+
+
+def _start_again(runner: Runner, own: Settings) -> None:
+    """Build the schedulers again from the config, and step them to the position of the loop."""
+    optimizer, config = runner.optim_wrapper.optimizer, runner.cfg.get("param_scheduler")
+    for new, group in zip(own.groups, optimizer.param_groups, strict=False):
+        for key, value in new.items():
+            if key.startswith("initial_"):
+                group[key] = group[key.removeprefix("initial_")] = value
+    if not config:
+        return
+    if isinstance(runner, Runner):
+        schedulers = runner.build_param_scheduler(copy.deepcopy(config))
+    else:
+        build = runner.strategy.build_param_scheduler
+        schedulers = build(copy.deepcopy(config), runner.optim_wrapper)
+        runner.strategy.param_schedulers = schedulers
+    runner.param_schedulers = schedulers
+    loop = runner.train_loop
+    by_epoch, length = isinstance(loop, EpochBasedTrainLoop), len(loop.dataloader)
+    # By epochs, which a run with another batch size has as many of.
+    done = loop.epoch * length + getattr(loop, "first_batch", 0) if by_epoch else loop.iter
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "step() before optimizer.step()"
+        for i in range(1, done + 1):
+            for scheduler in sorted(schedulers, key=lambda s: s.by_epoch):  # an epoch's end is last
+                if not scheduler.by_epoch or (by_epoch and i % length == 0):
+                    scheduler.step()

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from torch import Tensor, nn
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.checkpoints import load_file, load_remote
 
@@ -204,9 +205,7 @@ def use_our_pretrained(init_cfg: dict | list | None) -> tuple[list[dict], str | 
     entries = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or ())
 
     def is_pretrained(entry: dict) -> bool:
-        kind = entry.get("type")
-        name = getattr(kind, "__name__", str(kind)).split(".")[-1]
-        return name in ("Pretrained", "PretrainedInit")
+        return type_name(entry) in ("Pretrained", "PretrainedInit")
 
     ours = [{**e, "type": PretrainedBackbone} for e in entries if is_pretrained(e)]
     for entry in ours:
@@ -230,12 +229,11 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
         InputError: the file is missing, or the config has another backbone.
     """
     backbone = cfg.model.get("backbone", {})
-    kind = backbone.get("type")
-    if getattr(kind, "__name__", str(kind)).split(".")[-1] not in BACKBONES:
+    if type_name(backbone) not in BACKBONES:
         raise InputError(
-            f"--pretrained {filename}: the config's model.backbone is of type {kind!r}; only "
-            f"{' and '.join(BACKBONES)} can be started this way. For another backbone, set "
-            "model.backbone.init_cfg with --cfg-options."
+            f"--pretrained {filename}: the config's model.backbone is of type "
+            f"{backbone.get('type')!r}; only {' and '.join(BACKBONES)} can be started this way. "
+            "For another backbone, set model.backbone.init_cfg with --cfg-options."
         )
     if "://" not in filename and not Path(filename).expanduser().is_file():
         raise InputError(

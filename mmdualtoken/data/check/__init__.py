@@ -79,6 +79,9 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
                 for breach in breaches:
                     check.add(*breach, file=names if named else "")
                 check.look(quick)
+                if split != "train" and cfg[loader].get("drop_last"):
+                    kind = "drop_last=True leaves a last batch that is not full out of evaluation"
+                    check.add(WARNING, kind, "", f"set {loader}.drop_last=False")
             for path, problem in evaluator_problems(cfg, loader):
                 check.add_missing(path, problem)
             if isinstance(check, CocoCheck):

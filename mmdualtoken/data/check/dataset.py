@@ -15,10 +15,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.data.check.classes import head_rules, list_rules, names_in
 from mmdualtoken.data.check.findings import ERROR, WARNING, Finding, Report, name_list
 from mmdualtoken.data.check.images import UNUSUAL, check_image
-from mmdualtoken.data.layout import layout_advice, layout_problems, missing_hint, type_name
+from mmdualtoken.data.layout import layout_advice, layout_problems, missing_hint
 from mmdualtoken.data.loading import CheckedLoadImageFromFile
 from mmdualtoken.errors import InputError
 
@@ -145,12 +146,19 @@ class DatasetCheck:
         MMLogger.get_current_instance()  # else it would be made in, and bound to, the redirection
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-                return self.dataset.load_data_list() or []
+                samples = self.dataset.load_data_list() or []
+                self.dataset.data_list = samples
+                left = self.dataset.filter_data() if samples else None
         except Exception as error:  # of any kind, as the annotations are
             toolbox = type(self.dataset).__module__.split(".")[0]
             kind = f"{toolbox} cannot read it, and training cannot start"
             self.add(ERROR, kind, f"{type(error).__name__}: {error}")
             return []
+        if left == []:
+            detail = f"filter_cfg={dict(self.dataset.filter_cfg or {})}"
+            remedy = "set it otherwise: a smaller min_size, or filter_empty_gt=False"
+            self.add(ERROR, "has no image that its filter_cfg leaves in training", detail, remedy)
+        return samples
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes in the order of the labels; may be empty."""

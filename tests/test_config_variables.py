@@ -1,0 +1,126 @@
+"""Variables of a config that are changed after a base config has put them to use."""
+
+import narrow
+import pytest
+from mmengine.config import Config
+from tasks import CONFIGS, DETECTOR
+
+from mmdualtoken.config_variables import unused_changes
+
+PIPELINE = "[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]"
+
+
+def warnings_of(folder, text, *options, base=DETECTOR):
+    file = folder / "mine.py"
+    file.write_text(f"_base_ = {str(base)!r}\n{text}\n")
+    return list(unused_changes(Config.fromfile(file), options))
+
+
+@pytest.mark.parametrize(
+    "text, start, end",
+    [
+        (
+            f"train_pipeline = {PIPELINE}",
+            "train_pipeline of {file} has no effect on train_dataloader: ",
+            "Set train_dataloader as well: train_dataloader = "
+            "dict(dataset=dict(pipeline=train_pipeline))",
+        ),
+        (  # the loader keeps a copy
+            "train_pipeline = _base_.train_pipeline\ntrain_pipeline[2].scale = (48, 48)",
+            "train_pipeline of {file} has no effect on train_dataloader: ",
+            "dict(dataset=dict(pipeline=train_pipeline))",
+        ),
+        (
+            "train_pipeline, size = _base_.train_pipeline, 4\ntrain_pipeline.insert(3, size)",
+            "train_pipeline of {file} has no effect on train_dataloader: ",
+            "dict(dataset=dict(pipeline=train_pipeline))",
+        ),
+        (
+            "data_root = 'mine/'",
+            "data_root of {file} has no effect on train_dataloader, val_dataloader, val_evaluator",
+            "Set train_dataloader as well",
+        ),
+        (
+            "val_dataloader = dict(batch_size=4)",
+            "val_dataloader of {file} has no effect on test_dataloader: ",
+            "Set test_dataloader as well: test_dataloader = val_dataloader",
+        ),
+    ],
+)
+def test_changed_alone(text, start, end, tmp_path):
+    (found,) = warnings_of(tmp_path, text)
+    assert found.startswith(start.format(file=tmp_path / "mine.py")) and found.endswith(end)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train_pipeline = _base_.train_pipeline\ntrain_pipeline[2].scale = (48, 48)\n"
+        "train_dataloader = dict(dataset=dict(pipeline=train_pipeline))",
+        f"mine = {PIPELINE}\ntrain_dataloader = dict(dataset=dict(pipeline=mine))",
+        "val_dataloader = dict(batch_size=4)\ntest_dataloader = val_dataloader",
+        "val_dataloader = dict(batch_size=4)\ntest_dataloader = dict(batch_size=1)",
+        "tta_pipeline = []\nnote = 'of the third run'",
+        "train_cfg = dict(max_iters=3)",
+    ],
+)
+def test_changed_and_used(text, tmp_path):
+    assert warnings_of(tmp_path, text) == []
+
+
+def test_base_of_a_base(tmp_path):
+    """The last file that sets the variable decides, whichever is trained with."""
+    middle = tmp_path / "middle.py"
+    middle.write_text(f"_base_ = {DETECTOR!r}\ntrain_pipeline = {PIPELINE}\n")
+    (found,) = warnings_of(tmp_path, "train_cfg = dict(max_iters=3)", base=middle)
+    assert found.startswith(f"train_pipeline of {middle} has no effect")
+    used = "train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))"
+    assert warnings_of(tmp_path, used, base=middle) == []
+
+
+@pytest.mark.parametrize(
+    "option, start, end",
+    [
+        (
+            "train_pipeline.2.scale",
+            "--cfg-options train_pipeline.2.scale has no effect on train_dataloader: ",
+            "Give the place itself: train_dataloader.dataset.pipeline.2.scale",
+        ),
+        (
+            "arch.depths",
+            "--cfg-options arch.depths has no effect on model: ",
+            "Give the place itself, below model",
+        ),
+        ("optim_wraper.lr", "--cfg-options optim_wraper.lr: the", "did you mean optim_wrapper?"),
+        ("notes", "--cfg-options notes: the config has no notes", "no tool reads it"),
+    ],
+)
+def test_options(option, start, end, tmp_path):
+    (found,) = warnings_of(tmp_path, "", option)
+    assert found.startswith(start) and found.endswith(end)
+
+
+def test_options_that_are_read(tmp_path):
+    options = ("train_dataloader.batch_size", "model.backbone.alpha", "sync_bn", "load_from")
+    assert warnings_of(tmp_path, "", *options) == []
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        sorted(CONFIGS.glob("*.py")),
+        pytest.param(narrow.CONFIGS, marks=pytest.mark.slow),
+    ],
+    ids=["tests", "all"],
+)
+def test_the_projects_own_configs(paths):
+    for path in paths:
+        assert list(unused_changes(Config.fromfile(path))) == [], path
+
+
+@pytest.mark.parametrize("name", ["train", "check_data"])
+def test_tools_warn(name, project, tool):
+    args = ["--no-watch"] if name == "train" else ["--split", "train"]
+    status, printed = tool(name, DETECTOR, *args, "--cfg-options", "train_pipeline.2.scale=(48,48)")
+    assert status == 0
+    assert "WARNING - --cfg-options train_pipeline.2.scale has no effect" in printed

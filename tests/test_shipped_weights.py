@@ -1,0 +1,130 @@
+"""The weights in the package: found by name everywhere, finite, and giving recorded outputs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import log_lines
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+import mmdualtoken
+from mmdualtoken.cli import find_config
+from mmdualtoken.config_files import config_path
+from mmdualtoken.errors import InputError
+from mmdualtoken.inference import load_model
+from mmdualtoken.models import DualTokenViT
+from mmdualtoken.weights import weights_info
+from mmdualtoken.weights.shipped import complete_name, weights_path
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURE = ROOT / "tests" / "fixtures" / "shipped_weights.json"
+NAMES = mmdualtoken.list_weights()
+
+
+def photo(size):
+    """A picture of smooth colours and an edge, (1, 3, size, size), as the models get it."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
+    return torch.stack([torch.sin(3 * x), torch.cos(2 * y * x), (x > y).float()])[None]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded_output(name):
+    """Logits to 1e-3 of those that were recorded when the file was made; every tensor is finite."""
+    expected = json.loads(FIXTURE.read_text())[name]
+    content = CheckpointLoader.load_checkpoint(f"mmdualtoken://{name}")
+    assert all(torch.isfinite(v.float()).all() for v in content["state_dict"].values())
+    info = weights_info(name)
+    model = load_model(Config.fromfile(config_path(info["config"])), f"mmdualtoken://{name}")
+    with torch.no_grad():
+        logits = model(photo(96), mode="tensor")
+        logits = model.head((logits,) if torch.is_tensor(logits) else logits)[0]
+    assert logits.argmax() == expected["argmax"]
+    np.testing.assert_allclose(logits[:8], expected["first"], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata(name):
+    info = weights_info(name)
+    assert Path(config_path(info["config"])).is_file()
+    assert len(info["classes"]) == len(set(info["classes"])) == 393
+    assert sum(info["data"].values()) > 250_000 and info["photos_seen"] > 0
+    assert {"mini", "places"} <= set(info["accuracy"])
+    assert "research" in info["licence"]
+    assert weights_path(name).stat().st_size < 25e6
+
+
+def test_names():
+    assert "tiny" in NAMES
+    assert complete_name("tiny") == "mmdualtoken://tiny"
+    assert complete_name("other.pth") == "other.pth"
+    assert find_config("mmdualtoken://tiny").name.startswith("dualtoken_t_")
+    with pytest.raises(InputError, match=r"mmdualtoken://huge .*mmdualtoken://tiny"):
+        CheckpointLoader.load_checkpoint("mmdualtoken://huge")
+
+
+def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").touch()
+    assert complete_name("tiny") == "tiny"
+
+
+@pytest.mark.parametrize("token_size", [3, (7, 7), (5, 9)])
+def test_any_token_grid(token_size):
+    model = DualTokenViT(
+        arch="tiny",
+        token_mlp="mix",
+        token_size=token_size,
+        out_norm_cfg=dict(type="BN"),
+        init_cfg=dict(type="Pretrained", checkpoint="mmdualtoken://tiny", prefix="backbone."),
+    )
+    with log_lines() as lines:
+        model.init_weights()
+    assert any("backbone tensors from mmdualtoken://tiny" in line for line in lines)
+    state = CheckpointLoader.load_checkpoint("mmdualtoken://tiny")["state_dict"]
+    name = "stages.2.blocks.0.ffn.fc1.weight"
+    assert torch.equal(model.state_dict()[name], state[f"backbone.{name}"])
+    h, w = (token_size, token_size) if isinstance(token_size, int) else token_size
+    assert model.global_tokens.shape == (1, h, w, 48)
+
+
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg", "mmpretrain"])
+def test_in_the_toolboxes_own_way(scope):
+    """The backbone in a model of each toolbox, by init_cfg, without our tools."""
+    init_default_scope(scope)
+    init_cfg = dict(type="Pretrained", checkpoint="mmdualtoken://tiny", prefix="backbone.")
+    cfg = dict(type="DualTokenViT", arch="tiny", token_mlp="mix", init_cfg=init_cfg)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    state = CheckpointLoader.load_checkpoint("mmdualtoken://tiny")["state_dict"]
+    name = "stem.convs.0.weight"
+    assert torch.equal(model.state_dict()[name], state[f"backbone.{name}"])
+
+
+def test_whole_classifier_by_mmengine():
+    """What `load_from` of a runner does."""
+    cfg = Config.fromfile(config_path(weights_info("tiny")["config"]))
+    init_default_scope("mmpretrain")
+    model = MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor})
+    content = load_checkpoint(model, "mmdualtoken://tiny", strict=True)
+    assert content["meta"]["dataset_meta"]["classes"][0] == "tench"
+
+
+def test_predict_needs_no_config(tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "photo.jpg"), np.full((90, 120, 3), 128, np.uint8))
+    command = [sys.executable, "tools/predict.py", "mmdualtoken://tiny", tmp_path / "photo.jpg"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "preds" / "photo.json").read_text())
+    assert record["pred_class"] in weights_info("tiny")["classes"]
+    assert len(record["top"]) == 5
