@@ -576,7 +576,7 @@ BAD = [
     ),
     (dict(local_encoder="convnext"), ValueError, ["local_encoder", "convnext", "conv", "window"]),
     (dict(downsample="once"), ValueError, ["downsample", "once", "stepwise", "onestep"]),
-    (dict(token_size=7), ValueError, ["token_size", "7", "pair"]),
+    (dict(token_size=65), ValueError, ["token_size", "65", "4096 tokens"]),
     (dict(token_size=(7,)), ValueError, ["token_size", r"\(7,\)", "pair"]),
     (dict(token_size=(7, 7, 7)), ValueError, ["token_size", r"\(7, 7, 7\)", "pair"]),
     (dict(token_size=(7, 0)), ValueError, ["token_size", r"\(7, 0\)", "positive"]),
