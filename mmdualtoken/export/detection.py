@@ -144,9 +144,10 @@ def from_dense_head(
             scores = scores * factor[0].reshape(batch, -1).sigmoid().gather(1, place)
         priors = grid[place.flatten()]
         if hasattr(head, "integral"):  # GFLHead: a distribution over distances, in strides
-            bins = 4 * (head.reg_max + 1)
-            offsets = pick(offsets.reshape(batch, -1, bins), place).flatten(0, 1)
-            offsets = head.integral(offsets) * head.prior_generator.strides[level][0]
+            bins = head.reg_max + 1
+            offsets = pick(offsets.reshape(batch, -1, 4 * bins), place).reshape(-1, 4, bins)
+            distances = (offsets.softmax(-1) * head.integral.project).sum(-1)
+            offsets = distances * head.prior_generator.strides[level][0]
             priors = head.anchor_center(priors)
         else:
             offsets = offsets.reshape(batch, -1, head.bbox_coder.encode_size)
@@ -297,6 +298,8 @@ def check_detector(detector: nn.Module) -> None:
         unknown = set(nms_cfg) - {"type", "iou_threshold", "class_agnostic", "split_thr"}
         if nms_cfg.get("type") != "nms" or unknown:
             refuse(name, part, f"has test_cfg.nms={nms_cfg}; hard NMS alone is written")
+        if name != "roi_head" and cfg.get("nms_pre", 0) < 1:
+            refuse(name, part, "has no test_cfg.nms_pre")
 
     base = (detectors.SingleStageDetector, detectors.TwoStageDetector)
     same("model", detector, dict(predict=base))
