@@ -1,20 +1,27 @@
 """Results of exported models beside the toolboxes' own: decoding, NMS, RoI heads, the runner."""
 
 import json
+import re
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from exports import CLASSIFIER, DETECTORS, FCN, segmentor, two_stage
+from exports import CLASSIFIER, DETECTORS, FCN, save, segmentor, two_stage
 from helpers import randomise
 from mmdet.models import StandardRoIHead
 from mmengine.config import Config
 from mmengine.structures import InstanceData
+from pycocotools import mask as coco_mask
 from tasks import TASKS
 from torchvision.ops import batched_nms
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.export import compare, detection, runner
+from mmdualtoken.export import compare, detection, outputs, runner
 from mmdualtoken.export.measure import build_model
 from mmdualtoken.export.results import Results, pipeline_steps
 from mmdualtoken.inference.predictor import Preparer
@@ -290,3 +297,134 @@ def test_runner_pastes_masks_as_mmdet():
         runner.paste(m, b, (60, 80)) for m, b in zip(masks.numpy(), boxes.numpy(), strict=True)
     ]
     np.testing.assert_allclose(np.array(found), expected.numpy(), atol=1e-4)
+
+
+# ---------------------------------------------------------------- whole files
+
+
+def export_trained(tool, cfg, classes, *options):
+    """Write model.py, trained.pth and model.onnx; returns what the tool printed."""
+    save(cfg, classes=classes)
+    command = ("export", "model.py", "trained.pth", "model.onnx", "--rounds", "0", *options)
+    status, printed = tool(*command)
+    assert status == 0, printed
+    return printed
+
+
+#: Runs a script as where neither PyTorch nor any mm package is installed.
+ALONE = """
+import runpy, sys
+missing = "torch torchvision mmengine mmcv mmdet mmseg mmpretrain mmdualtoken PIL".split()
+sys.modules.update(dict.fromkeys(missing))
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def run_alone(*args):
+    command = [sys.executable, "-c", ALONE, "runner.py", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in Path(folder, "results.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_detector_in_one_file(runtime, onnx, project, tool):
+    """Exported, evaluated and run without PyTorch: the figures and objects of the toolbox."""
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    classes = ("disc", "square", "triangle", "star")
+    options = ("--raw", "--with-runner", "--runtime", runtime)
+    printed = export_trained(tool, DETECTORS["mask"](), classes, *options)
+    assert re.search(r"ONNX Runtime: \d\d objects.* 0 others that differ, IoU of masks", printed)
+    status, printed = tool(
+        *("test", "model.py", "model.onnx", "--runtime", runtime, "--beside", "trained.pth")
+    )
+    assert status == 0, printed
+    table = re.findall(r"^(coco/\w+) +([\d.-]+) +([\d.-]+) +[+-]", printed, re.M)
+    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= {name for name, *_ in table}
+    for _, pytorch, deployed in table:
+        assert float(deployed) == pytest.approx(float(pytorch), abs=1e-3)
+    photos = "data/scenes/val2017"
+    status, printed = run_alone(
+        *("model.onnx", photos, "--out", "found", "--score-thr", 0, "--runtime", runtime)
+    )
+    assert status == 0, printed
+    command = ("predict", "model.py", "trained.pth", photos, "--out", "own", "--score-thr", 0)
+    assert tool(*command)[0] == 0
+    found = lines_of("found")
+    assert len(found) == 6
+    for line in found:
+        own = json.loads(Path("own/preds", Path(line["image"]).stem + ".json").read_text())
+        assert line["labels"] == own["labels"] and len(own["labels"]) > 0
+        np.testing.assert_allclose(line["bboxes"], own["bboxes"], atol=0.01)
+        np.testing.assert_allclose(line["scores"], own["scores"], atol=1e-4)
+        for mask, other in zip(line["masks"], own["masks"], strict=True):
+            one = coco_mask.decode(coco_mask.frPyObjects(mask, *mask["size"]))
+            two = coco_mask.decode(other)
+            assert (one != two).sum() <= 0.001 * max(two.sum(), 1000)
+        picture = cv2.imread(f"found/{line['image']}.jpg")
+        assert picture.shape[:2] == (line["height"], line["width"])
+
+
+@pytest.mark.slow
+def test_segmentor_in_one_file(onnx, project, tool):
+    cfg = segmentor()
+    cfg.test_dataloader.dataset.pipeline.pop(1)  # at its own size there is nothing to resize
+    classes = ("background", "disc", "square", "triangle", "star")
+    export_trained(tool, cfg, classes, "--with-runner")
+    photos = "data/ade/images/validation"
+    status, printed = run_alone("model.onnx", photos, "--out", "found")
+    assert status == 0, printed
+    assert tool("predict", "model.py", "trained.pth", photos, "--out", "own")[0] == 0
+    for line in lines_of("found"):
+        labels = cv2.imread(f"found/{line['image']}.png", cv2.IMREAD_UNCHANGED)
+        own = cv2.imread(f"own/preds/{Path(line['image']).stem}.png", cv2.IMREAD_UNCHANGED)
+        assert (labels != own).mean() < 1e-3
+        assert sum(entry["share"] for entry in line["classes"]) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_bad_input_of_the_runner_and_of_test(onnx, project, tool):
+    classes = ("disc", "square", "star", "triangle")
+    export_trained(tool, Config.fromfile(CLASSIFIER), classes, "--with-runner")
+    Path("text.onnx").write_text("no model")
+    Path("empty.jpg").touch()
+    Path("broken.mp4").write_bytes(b"no video")
+    before = sorted(Path().iterdir())
+    for args, said in (
+        (("text.onnx", "data"), "text.onnx, no file with results that onnxruntime runs"),
+        (("model.onnx", "empty.jpg"), "empty.jpg is no image that OpenCV reads"),
+        (("model.onnx", "broken.mp4"), "it ends after 0 frames"),
+        (("model.onnx", "data", "--out", "data"), "--out data exists already"),
+    ):
+        out = () if "--out" in args else ("--out", "found")
+        status, printed = run_alone(*args, *out)
+        assert status == 2 and said in printed and "Traceback" not in printed, printed
+    status, printed = tool("test", FCN, "model.onnx")
+    assert status == 2 and "model.onnx is for classification; the config is of mmseg" in printed
+    status, printed = tool("test", CLASSIFIER, "text.onnx")
+    assert status == 2 and "Write one with tools/export.py" in printed
+    assert sorted(path for path in Path().iterdir() if path.name != "work_dirs") == before
+    status, printed = run_alone("model.onnx", "data/imagenet/val", "--out", "found")
+    assert status == 0, printed
+    line = lines_of("found")[0]
+    assert line["pred_class"] in classes and len(line["top"]) == 4
+
+
+@pytest.mark.slow
+def test_a_file_that_finds_other_objects_is_not_written(onnx, project, tool, monkeypatch):
+    record = outputs.record
+
+    def record_another(results, *args):
+        results = deepcopy(results)
+        results.run = results._classify
+        results.model.head.fc.bias[0] += 1
+        return record(results, *args)
+
+    monkeypatch.setattr(outputs, "record", torch.no_grad()(record_another))
+    status, printed = tool("export", CLASSIFIER, "none", "model.onnx")
+    assert status == 2 and "what ONNX Runtime finds on photos differs" in printed, printed
+    assert not Path("model.onnx").exists()
