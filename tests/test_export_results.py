@@ -340,7 +340,7 @@ def test_detector_in_one_file(runtime, onnx, project, tool):
     printed = export_trained(tool, DETECTORS["mask"](), classes, *options)
     assert re.search(r"ONNX Runtime: \d\d objects.* 0 others that differ, IoU of masks", printed)
     status, printed = tool(
-        *("test", "model.py", "model.onnx", "--runtime", runtime, "--beside", "trained.pth")
+        *("test", "model.py", "model.onnx", "--runtime", runtime, "--compare-with", "trained.pth")
     )
     assert status == 0, printed
     table = re.findall(r"^(coco/\w+) +([\d.-]+) +([\d.-]+) +[+-]", printed, re.M)
@@ -365,7 +365,7 @@ def test_detector_in_one_file(runtime, onnx, project, tool):
             one = coco_mask.decode(coco_mask.frPyObjects(mask, *mask["size"]))
             two = coco_mask.decode(other)
             assert (one != two).sum() <= 0.001 * max(two.sum(), 1000)
-        picture = cv2.imread(f"found/{line['image']}.jpg")
+        picture = cv2.imread(f"found/{line['image']}")
         assert picture.shape[:2] == (line["height"], line["width"])
 
 

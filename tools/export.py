@@ -48,7 +48,9 @@ def parse_args() -> argparse.Namespace:
         "--raw", action="store_true", help="take pixels, and normalise them in the file"
     )
     parser.add_argument(
-        "--with-runner", action="store_true", help="write runner.py, which runs it, beside the file"
+        "--with-runner",
+        action="store_true",
+        help="write runner.py, which runs it, next to the file",
     )
     parser.add_argument(
         "--check-images",
@@ -101,9 +103,9 @@ def check_arguments(args: argparse.Namespace) -> None:
                 f"--{flag.replace('_', '-')} is for .onnx files that end in results, without "
                 "--backbone and --raw-outputs."
             )
-    beside = out.absolute().parent / "runner.py"
-    if args.with_runner and beside.exists() and not args.overwrite:
-        raise InputError(f"{beside} exists already. Give another folder, or --overwrite.")
+    runner_file = out.absolute().parent / "runner.py"
+    if args.with_runner and runner_file.exists() and not args.overwrite:
+        raise InputError(f"{runner_file} exists already. Give another folder, or --overwrite.")
     if args.runtime != "onnxruntime" and out.suffix != ".onnx":
         raise InputError(f"{out}: --runtime {args.runtime} is for .onnx files alone.")
     if out.is_dir() or (out.exists() and not args.overwrite):

@@ -41,7 +41,9 @@ def parse_args() -> argparse.Namespace:
         help="what runs an exported file (onnxruntime; openvino for .xml)",
     )
     parser.add_argument(
-        "--beside", metavar="CHECKPOINT", help="evaluate the exported file's checkpoint as well"
+        "--compare-with",
+        metavar="CHECKPOINT",
+        help="evaluate the exported file's checkpoint as well",
     )
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
@@ -151,12 +153,14 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
             "Training writes checkpoints to work_dirs/CONFIG; last_checkpoint there names the last."
         )
-    if not is_exported(args) and (args.beside or args.runtime):
-        raise InputError(f"{args.checkpoint}: --runtime and --beside are for .onnx and .xml files.")
+    if not is_exported(args) and (args.compare_with or args.runtime):
+        raise InputError(
+            f"{args.checkpoint}: --runtime and --compare-with are for .onnx and .xml files."
+        )
     if is_exported(args) and args.tta:
         raise InputError(f"{args.checkpoint}: --tta is for checkpoints alone.")
-    if args.beside and not Path(args.beside).is_file():
-        raise InputError(f"--beside {args.beside} does not exist.")
+    if args.compare_with and not Path(args.compare_with).is_file():
+        raise InputError(f"--compare-with {args.compare_with} does not exist.")
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out {args.out}: predictions are written as .pkl or .pickle.")
     if args.out:
@@ -183,7 +187,7 @@ def main() -> None:
     cfg = load_config(args)
     if args.work_dir is None:  # not over the config that training left in its own
         cfg.work_dir = str(Path(cfg.work_dir) / "test")
-    cfg.load_from = args.beside or args.checkpoint
+    cfg.load_from = args.compare_with or args.checkpoint
     cfg.resume = False
     check_data(cfg, "test_dataloader")
     if args.show or args.show_dir:
@@ -194,7 +198,7 @@ def main() -> None:
     if is_exported(args):
         use_exported(cfg, args)
     found = evaluate(cfg, args, is_exported(args))
-    if args.beside:
+    if args.compare_with:
         args.out = None
         original.experiment_name = "pytorch"
         pytorch = evaluate(original, args, exported=False)

@@ -1,4 +1,4 @@
-"""A file's results beside those of the toolbox's own `predict`."""
+"""A file's results compared with those of the toolbox's own `predict`."""
 
 from dataclasses import dataclass
 from importlib import import_module

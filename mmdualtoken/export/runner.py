@@ -1,8 +1,7 @@
 """Run a detector, segmentor or classifier that tools/export.py wrote, without PyTorch.
 
-Needs numpy, opencv-python-headless and onnxruntime or openvino; copy this file where you need it:
-    python runner.py model.onnx PHOTO FOLDER VIDEO 0 --out results      (0: the first camera)
-The folder gets pictures, a segmentor's label maps, and results.jsonl: a line per image or frame.
+Needs numpy, opencv-python-headless and onnxruntime or openvino. 0 below is the first camera:
+    python runner.py model.onnx PHOTO FOLDER VIDEO 0 --out results
 """
 
 import argparse
@@ -107,7 +106,7 @@ class Model:
 
     def __call__(self, image, score_thr=0.3):
         """Return the image's record (for JSON), the picture and, of segmentors, the label map."""
-        picture = np.atleast_3d(image)[..., [0, 1, 2] if image.ndim == 3 else [0, 0, 0]]
+        picture = np.atleast_3d(image)[..., [0, 1, 2] if image.ndim == 3 else [0, 0, 0]].copy()
         if picture.dtype != np.uint8:
             picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
         size, label_map, captions = image.shape[:2], None, []
@@ -163,7 +162,7 @@ def read_all(model, names):
             yield file.relative_to(path.parent).as_posix(), model.read(file)
         video = cv2.VideoCapture(int(name) if name.isdigit() else name)
         while not files and (frame := video.read()[1]) is not None:
-            yield f"{path.name}_{number:06d}", frame
+            yield f"{path.name}_{number:06d}.jpg", frame
             number += 1
         if not files and number < max(1, video.get(cv2.CAP_PROP_FRAME_COUNT)):
             raise ValueError(f"{name}: no photo, folder or video, or it ends after {number} frames")
@@ -179,7 +178,7 @@ def main():
     parser.add_argument("--score-thr", type=float, default=0.3)
     args = parser.parse_args()
     if args.out.exists():
-        parser.error(f"--out {args.out} exists already; name a new folder")
+        parser.exit(2, f"runner: --out {args.out} exists already; name a new folder.\n")
     try:
         model = Model(args.model, args.runtime)
         with Temporary(prefix=".run-", dir=args.out.absolute().parent) as folder:
@@ -187,14 +186,14 @@ def main():
             for name, image in read_all(model, args.inputs):
                 record, picture, label_map = model(image, args.score_thr)
                 Path(new, name).parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(f"{new / name}.jpg", picture)
+                cv2.imwrite(f"{new / name}", picture)
                 if label_map is not None:
                     cv2.imwrite(f"{new / name}.png", label_map)
                 with open(new / "results.jsonl", "a", encoding="utf-8") as lines:
                     lines.write(json.dumps(dict(image=name, **record)) + "\n")
             new.rename(args.out)
     except (ValueError, OSError, cv2.error) as error:
-        parser.error(str(error))  # exit status 2
+        parser.exit(2, f"runner: {error}.\n")
 
 
 if __name__ == "__main__":
