@@ -236,6 +236,8 @@ def test_differences_of_masks_are_found():
     assert compare.compare_objects(one, one, CUT).mask_iou == 1
     found = compare.compare_objects(one, two, CUT)
     assert found.mask_iou == pytest.approx(898 / 900) and not found.passed
+    two.near = masks ^ other
+    assert compare.compare_objects(one, two, CUT).mask_iou == 1
 
 
 # ---------------------------------------------------------------- the runner

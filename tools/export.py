@@ -23,7 +23,7 @@ from mmdualtoken.errors import InputError
 from mmdualtoken.export import outputs as export
 from mmdualtoken.export import runner
 from mmdualtoken.export.breakdown import shape_of_config
-from mmdualtoken.export.compare import compare, packed, photos
+from mmdualtoken.export.compare import MARGIN, compare, packed, photos
 from mmdualtoken.export.deployed import DeployedModel
 from mmdualtoken.export.formats import FORMATS, RUNTIMES
 from mmdualtoken.export.measure import build_model, check_scope
@@ -170,7 +170,7 @@ def check_results(model: nn.Module, cfg: Config, images: list, file: Path, stric
     for name, file_format in RUNTIMES.items():
         with contextlib.suppress(InputError):
             file_format.check()
-            deployed = DeployedModel(file, name)
+            deployed = DeployedModel(file, name, margin=MARGIN)
             found = compare(model, deployed, cfg, images)
             lines[file_format.runtime] = str(found)
             if strict and not found.passed:

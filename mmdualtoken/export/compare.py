@@ -18,6 +18,8 @@ from mmdualtoken.inference.predictor import Preparer
 
 #: Most that boxes (pixels), scores and IoUs with a neighbour may differ, and least IoU of masks.
 BOX, SCORE, IOU, MASK_IOU = 0.01, 1e-4, 1e-3, 0.999
+#: A probability so close to the threshold of masks is a tie.
+MARGIN = 1e-3
 #: Largest share of pixels with another label, where two classes are equal but for rounding.
 SHARE = 1e-3
 #: Batch, height and width of the photos: sizes that the graph was not recorded with, none square.
@@ -36,7 +38,8 @@ class Agreement:
         ties: objects that differ where rounding decides: at the IoU of the NMS, or at the last
             score that is kept.
         wrong: objects that differ otherwise, or values beyond the limit.
-        mask_iou: of all matched masks of an image together, None without masks.
+        mask_iou: of all matched masks of an image together, without the pixels where rounding
+            decides; None without masks.
     """
 
     what: str
@@ -158,7 +161,10 @@ def compare_samples(expected: BaseDataElement, actual: BaseDataElement, cfg: dic
 
 
 def compare_objects(expected: BaseDataElement, actual: BaseDataElement, cfg: dict) -> Agreement:
-    """Match the objects of two predictions one to one, the closest first."""
+    """Match the objects of two predictions one to one, the closest first.
+
+    Pixels that `actual.near` marks are not compared.
+    """
     a, b = expected, actual
     gap = (a.bboxes[:, None] - b.bboxes[None]).abs().amax(-1)
     score_gap = (a.scores[:, None] - b.scores[None]).abs()
@@ -178,11 +184,12 @@ def compare_objects(expected: BaseDataElement, actual: BaseDataElement, cfg: dic
             tie = is_tie(one, i, one, cfg) or is_tie(one, i, other, cfg)
             result.ties, result.wrong = result.ties + tie, result.wrong + (not tie)
     if "masks" in a and pairs:
-        first, second = (
-            m.masks[list(k)] for m, k in zip((a, b), zip(*pairs, strict=True), strict=True)
-        )
-        union = (first | second).sum()
-        result.mask_iou = float((first & second).sum() / union) if union else 1.0
+        rows, columns = (list(k) for k in zip(*pairs, strict=True))
+        first, second = a.masks[rows], b.masks[columns]
+        differs, union = first ^ second, (first | second).sum()
+        if "near" in b:
+            differs = differs & ~b.near[columns]
+        result.mask_iou = 1 - float(differs.sum() / union.clamp(min=1))
     return result
 
 

@@ -24,13 +24,22 @@ class DeployedModel(BaseModel):
         file: NAME.onnx, or NAME.xml of OpenVINO.
         runtime: 'onnxruntime' or 'openvino'.
         threads: of the runtime; torch's number by default.
+        margin: above 0, mark in `pred_instances.near` the pixels of masks whose probability is so
+            close to the threshold.
 
     Raises:
         InputError: the file cannot be read, or holds no results.
     """
 
-    def __init__(self, file: str | Path, runtime: str = "onnxruntime", threads: int = 0):
+    def __init__(
+        self,
+        file: str | Path,
+        runtime: str = "onnxruntime",
+        threads: int = 0,
+        margin: float = 0.0,
+    ):
         super().__init__()
+        self.margin = margin
         try:
             self.file = Model(file, runtime, threads or torch.get_num_threads())
         except ValueError as error:
@@ -67,9 +76,8 @@ class DeployedModel(BaseModel):
 
     def _set_detection(self, sample: BaseDataElement, dets: np.ndarray, *rest: np.ndarray) -> None:
         ratio = np.tile(np.asarray(sample.metainfo["scale_factor"], np.float32), 2)[:4]
-        boxes, scores, labels, masks = self.file.objects(
-            (dets, *rest), ratio, sample.metainfo["ori_shape"][:2]
-        )
+        given = ((dets, *rest), ratio, sample.metainfo["ori_shape"][:2])
+        boxes, scores, labels, masks = self.file.objects(*given)
         found = InstanceData(
             bboxes=torch.from_numpy(boxes),
             scores=torch.from_numpy(scores),
@@ -77,6 +85,13 @@ class DeployedModel(BaseModel):
         )
         if masks is not None:
             found.masks = torch.from_numpy(masks)
+        if masks is not None and self.margin:
+            threshold = float(self.file.meta["mask_threshold"])
+            within = []
+            for moved in (threshold - self.margin, threshold + self.margin, threshold):
+                self.file.meta["mask_threshold"] = moved
+                within.append(self.file.objects(*given)[3])
+            found.near = torch.from_numpy(within[0] & ~within[1])
         sample.pred_instances = found
 
     def _set_segmentation(self, sample: BaseDataElement, label_map: np.ndarray) -> None:
