@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 from mmdualtoken.data.check import official, pool
 from mmdualtoken.data.check.classification import ClassificationCheck, compare_folders
@@ -67,8 +67,25 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
                 check.look(quick)
             for path, problem in evaluator_problems(cfg, loader):
                 check.add_missing(path, problem)
+    if checks and (problem := preprocessor_problem(cfg)):
+        remedy = "give 1 or 3 values, or mean=None and std=None for other numbers of channels"
+        checks[0].add(ERROR, "cannot build the data_preprocessor", problem, remedy, cfg.filename)
     compare_folders(checks)
     return checks, reports
+
+
+def preprocessor_problem(cfg: Config) -> str:
+    """What the model's data_preprocessor has against its arguments, '' for nothing.
+
+    Which numbers of means it takes differs by toolbox and stack.
+    """
+    preprocessor = cfg.get("model", {}).get("data_preprocessor") or {}
+    try:
+        if "type" in preprocessor:
+            MODELS.build(copy.deepcopy(preprocessor))
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 def check_data(cfg: Config, *dataloaders: str) -> None:
