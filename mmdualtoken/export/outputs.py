@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -204,8 +205,22 @@ def record(
             return torch.export.export(copy, (images,), dynamic_shapes=(axes,), strict=False)
         except Exception as error:  # whatever the model's own code raises while it is traced
             raise InputError(
-                f"The model cannot be recorded for all image sizes: {reason_of(error)}"
+                f"{module_of(error, copy)} cannot be recorded for all image sizes: "
+                f"{reason_of(error)}. Try --raw-outputs, or --backbone, which need less of it."
             ) from error
+
+
+def module_of(error: BaseException, model: nn.Module) -> str:
+    """The innermost module of a model that an error came through, with its class."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = "The model"
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            module = frame.f_locals.get("self")
+            if names.get(id(module)):
+                found = f"{names[id(module)].removeprefix('model.')} ({type(module).__name__})"
+        error = error.__cause__
+    return found
 
 
 def reason_of(error: BaseException) -> str:
