@@ -155,6 +155,9 @@ def test_binary_heads_use_their_threshold():
 # ---------------------------------------------------------------- refused by name
 
 
+SEESAW = dict(type="SeesawLoss", num_classes=4, loss_weight=1.0)
+
+
 class OwnRoIHead(StandardRoIHead):
     """A head that ends in its own way."""
 
@@ -166,6 +169,10 @@ class OwnRoIHead(StandardRoIHead):
     "change, said",
     [
         (dict(test_cfg=dict(rcnn=dict(nms=dict(type="soft_nms")))), "roi_head (StandardRoIHead)"),
+        (
+            dict(roi_head=dict(bbox_head=dict(loss_cls=dict(_delete_=True, **SEESAW)))),
+            "roi_head.bbox_head (Shared2FCBBoxHead) turns scores into classes by its SeesawLoss",
+        ),
         (dict(roi_head=dict(type=OwnRoIHead)), "roi_head (OwnRoIHead) has its own predict_bbox()"),
         (
             dict(roi_head=dict(mask_roi_extractor=dict(type="GenericRoIExtractor"))),

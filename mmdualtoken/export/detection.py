@@ -301,16 +301,21 @@ def check_detector(detector: nn.Module) -> None:
         if name != "roi_head" and cfg.get("nms_pre", 0) < 1:
             refuse(name, part, "has no test_cfg.nms_pre")
 
-    base = (detectors.SingleStageDetector, detectors.TwoStageDetector)
+    def own_classes(name: str, part: nn.Module) -> None:
+        loss = getattr(part, "loss_cls", None)
+        if getattr(loss, "custom_cls_channels", False):  # SeesawLoss, for one
+            refuse(name, part, f"turns scores into classes by its {type(loss).__name__}")
+
+    base = [detectors.SingleStageDetector, detectors.TwoStageDetector]
     same("model", detector, dict(predict=base))
-    standard = dict(predict=[dense.base_dense_head.BaseDenseHead])
-    standard.update(predict_by_feat=standard["predict"])
+    kinds = [dense.base_dense_head.BaseDenseHead]
+    standard = dict(predict=kinds, predict_by_feat=kinds)
     if not hasattr(detector, "roi_head"):
         head = detector.bbox_head
-        kinds = standard["predict"]
         same("bbox_head", head, {**standard, "_bbox_post_process": kinds})
         same("bbox_head", head, dict(_predict_by_feat_single=[*kinds, dense.GFLHead]))
         plain_nms("bbox_head", head, head.test_cfg)
+        own_classes("bbox_head", head)
         return
     rpn = [dense.RPNHead]
     same("rpn_head", detector.rpn_head, {**standard, "_predict_by_feat_single": rpn})
@@ -327,3 +332,4 @@ def check_detector(detector: nn.Module) -> None:
         own = roi_heads.BBoxHead if kind == "bbox" else roi_heads.FCNMaskHead
         for part in parts:
             same(f"roi_head.{kind}_head", part, dict(_predict_by_feat_single=[own]))
+            own_classes(f"roi_head.{kind}_head", part)
