@@ -90,15 +90,12 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: dict, count: int) -> tuple[Tens
         of the boxes. Each is (B, K), and K at least 1.
     """
     batch, groups, number = scores.shape
-    if boxes.shape[1] == 1:
-        kept = nms(boxes[:, 0], scores, cfg["iou_threshold"], 0.0)
-        flat = (kept[:, 0] * groups + kept[:, 1]) * number + kept[:, 2]
-    else:
-        # Four columns put together again: OpenVINO loses sight of their number in a reshape.
-        columns = [column.reshape(-1, number) for column in boxes.unbind(-1)]
-        rows = scores.reshape(-1, 1, number)
-        kept = nms(torch.stack(columns, -1), rows, cfg["iou_threshold"], 0.0)
-        flat = kept[:, 0] * number + kept[:, 2]
+    shared = boxes.shape[1] == 1
+    # Four columns put together again: OpenVINO loses sight of their number in a reshape.
+    boxes = torch.stack([column.reshape(-1, number) for column in boxes.unbind(-1)], -1)
+    rows = scores if shared else scores.reshape(-1, 1, number)
+    kept = nms(boxes, rows, cfg["iou_threshold"], 0.0)
+    flat = (kept[:, 0] * rows.shape[1] + kept[:, 1]) * number + kept[:, 2]
     survives = torch.zeros(batch * groups * number).scatter(0, flat, 1.0)
     scores, index = top(scores.flatten(1) * survives.view(batch, -1), count)
     most = (scores > 0).sum(1).max().clamp(min=1).item()
