@@ -1,6 +1,7 @@
 """Results of exported models beside the toolboxes' own: decoding, NMS, RoI heads, the runner."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -339,6 +340,7 @@ def lines_of(folder):
     return [json.loads(line) for line in Path(folder, "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.timeout(1800)  # an export, two evaluations and two predictions
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_detector_in_one_file(runtime, onnx, project, tool):
@@ -348,14 +350,21 @@ def test_detector_in_one_file(runtime, onnx, project, tool):
     options = ("--raw", "--with-runner", "--runtime", runtime)
     printed = export_trained(tool, DETECTORS["mask"](), classes, *options)
     assert re.search(r"ONNX Runtime: \d\d objects.* 0 others that differ, IoU of masks", printed)
-    status, printed = tool(
-        *("test", "model.py", "model.onnx", "--runtime", runtime, "--compare-with", "trained.pth")
-    )
+    options = ("--runtime", runtime, "--compare-with", "trained.pth", "--out", "file.pkl")
+    status, printed = tool("test", "model.py", "model.onnx", *options)
     assert status == 0, printed
     table = re.findall(r"^(coco/\w+) +([\d.-]+) +([\d.-]+) +[+-]", printed, re.M)
     assert {"coco/bbox_mAP", "coco/segm_mAP"} <= {name for name, *_ in table}
     for _, pytorch, deployed in table:
         assert float(deployed) == pytest.approx(float(pytorch), abs=1e-3)
+    # Random weights find nothing that counts: the predictions behind the figures, too.
+    assert tool("test", "model.py", "trained.pth", "--out", "pytorch.pkl")[0] == 0
+    files = (pickle.loads(Path(f"{name}.pkl").read_bytes()) for name in ("file", "pytorch"))
+    for one, two in zip(*files, strict=True):
+        one, two = one["pred_instances"], two["pred_instances"]
+        assert len(one["labels"]) > 0 and torch.equal(one["labels"], two["labels"])
+        torch.testing.assert_close(one["bboxes"], two["bboxes"], rtol=0, atol=0.01)
+        torch.testing.assert_close(one["scores"], two["scores"], rtol=0, atol=1e-4)
     photos = "data/scenes/val2017"
     status, printed = run_alone(
         *("model.onnx", photos, "--out", "found", "--score-thr", 0, "--runtime", runtime)
