@@ -1,5 +1,6 @@
 """Models to export, small ones of every kind, and the sizes that a file is tried at."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -29,6 +30,82 @@ def retinanet():
     cfg.model.neck.update(in_channels=list(NARROW["embed_dims"]), out_channels=16)
     cfg.model.bbox_head.update(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3)
     return cfg
+
+
+ANCHORS = dict(
+    type="AnchorGenerator",
+    ratios=[1.0],
+    octave_base_scale=8,
+    scales_per_octave=1,
+    strides=[8, 16, 32, 64, 128],
+)
+POINTS = dict(type="MlvlPointGenerator", offset=0, strides=ANCHORS["strides"])
+GROUPS = dict(type="GN", num_groups=4)
+DELTAS = dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2])
+QUALITY = dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0)
+
+
+def dense(**head):
+    """A RetinaNet with another head, of three classes."""
+    cfg = retinanet()
+    widths = dict(num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
+    cfg.model.bbox_head = dict(**widths, **head)
+    return cfg
+
+
+def rtmdet():
+    cfg = dense(
+        type="RTMDetSepBNHead",
+        anchor_generator=POINTS,
+        bbox_coder=dict(type="DistancePointBBoxCoder"),
+        with_objectness=False,
+        norm_cfg=dict(type="BN"),
+        loss_cls=QUALITY,
+        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+    )
+    cfg.model.type = "RTMDet"
+    cfg.model.test_cfg = dict(
+        nms_pre=30000,
+        min_bbox_size=0,
+        score_thr=0.001,
+        nms=dict(type="nms", iou_threshold=0.65),
+        max_per_img=300,
+    )
+    return cfg
+
+
+def two_stage(masks=True, cascade=False):
+    """Mask, Faster or Cascade R-CNN."""
+    cfg = Config.fromfile(TASKS["detection"][0])
+    head = cfg.model.roi_head
+    if not masks:
+        cfg.model.type = "FasterRCNN"
+        del head["mask_head"], head["mask_roi_extractor"]
+    if cascade:
+        cfg.model.type, head.type = "CascadeRCNN", "CascadeRoIHead"
+        stages = [deepcopy(head.bbox_head) for _ in range(3)]
+        for i, stage in enumerate(stages, 1):
+            stds = [std / i for std in DELTAS["target_stds"]]
+            stage.update(reg_class_agnostic=True, bbox_coder=dict(DELTAS, target_stds=stds))
+        head.update(bbox_head=stages, num_stages=3, stage_loss_weights=[1.0, 0.5, 0.25])
+        cfg.model.train_cfg.rcnn = [cfg.model.train_cfg.rcnn] * 3
+    return cfg
+
+
+DETECTORS = dict(
+    retinanet=retinanet,
+    atss=lambda: dense(
+        type="ATSSHead", norm_cfg=GROUPS, anchor_generator=ANCHORS, bbox_coder=DELTAS
+    ),
+    fcos=lambda: dense(type="FCOSHead", norm_cfg=GROUPS, strides=ANCHORS["strides"]),
+    gfl=lambda: dense(
+        type="GFLHead", norm_cfg=GROUPS, anchor_generator=ANCHORS, reg_max=16, loss_cls=QUALITY
+    ),
+    rtmdet=rtmdet,
+    faster=lambda: two_stage(masks=False),
+    mask=two_stage,
+    cascade=lambda: two_stage(cascade=True),
+)
 
 
 def segmentor(**head):

@@ -120,6 +120,24 @@ def test_channels():
     expect(cfg, ERROR, CLASSIFICATION_IMAGE, "wrong number of channels: 1", False)
 
 
+def test_channels_of_the_backbone():
+    """Four, without means: of four means mmdet and one of mmseg's stacks build no model."""
+    cfg = config("segmentation")
+    write_data("segmentation")
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.pipeline[0].color_type = "unchanged"
+        loader.dataset.img_suffix = ".png"
+    for file in Path("data").rglob("images/*/*.jpg"):
+        four = RNG.integers(0, 256, (*np.asarray(Image.open(file)).shape[:2], 4), dtype=np.uint8)
+        file.with_suffix(".png").write_bytes(png(four))
+    cfg.model.backbone.in_channels = 4
+    cfg.model.data_preprocessor.update(mean=None, std=None)
+    assert ERROR not in [severity for severity, *_ in check(cfg)]
+    cfg.model.data_preprocessor = dict(type="mmdet.DetDataPreprocessor", mean=[9] * 4, std=[9] * 4)
+    (reason,) = [reason for severity, _, reason in check(cfg) if severity == ERROR]
+    assert "cannot build the data_preprocessor" in reason and "4 values" in reason
+
+
 def test_pipe_does_not_block():
     """A list names a pipe, which nobody writes to: opening it would wait for ever."""
     write_data("classification")

@@ -38,6 +38,7 @@ FOREIGN = {
     "python $(python -c 'import mmdet": "test_installed.py runs the toolboxes' own tools",
     "python3 -m venv": "makes the environment of the next line",
     "export MALLOC_MMAP_MAX_=0": "of glibc; sets variables for what is run next",
+    "python runner.py": "beside an exported file; test_export_results.py runs it",
     "pip install": "of the environment that runs this test",
     "pip wheel": "compiles for minutes",
     "python benchmarks/learn.py": "trains for minutes; test_learning_records.py parses it",
@@ -50,6 +51,7 @@ NOT_RUN = {
     "tools/slurm_train.sh": "needs Slurm; what it hands to srun: test_launchers.py",
     "python tools/publish_model.py": "needs a checkpoint; test_publish_model.py runs it",
     "python tools/export.py": "over ten seconds a file; test_export_files.py exports",
+    "python tools/test.py CONFIG model.onnx": "needs such a file; test_export_results.py runs it",
     "python tools/inspector.py": "serves until Ctrl-C; test_inspector_page.py runs it",
     "python tools/reproduce.py": "counts or trains all models, minutes; test_report.py runs it",
 }
@@ -60,6 +62,7 @@ PYTHON_ELSEWHERE = {
     ("docs/installation.md", "DetInferencer("): "test_installed.py",
     ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export_files.py",
     ("docs/deployment.md", "openvino.Core()"): "test_export_files.py",
+    ("docs/deployment.md", "export.runner"): "test_export_results.py",
     ("docs/deployment.md", "fullgraph=True"): "test_compile.py",
 }
 #: What a key given by --cfg-options adds to the config rather than changes.
@@ -248,6 +251,7 @@ ARRIVED = {
         # test_checked_loading.py compares the values
         "CheckedLoadImageFromFile" in cfg.pretty_text
     ),
+    "docs/muon.md": lambda cfg: cfg.optim_wrapper.optimizer.type == "MuonAdamW",
     "docs/own-data.md": lambda cfg: (
         cfg.train_dataloader.dataset.pipeline[2].scale == (256, 256)
         and cfg.test_dataloader.dataset.pipeline[1].scale == (256, 256)

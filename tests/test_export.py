@@ -52,11 +52,13 @@ def test_the_largest_difference_is_found():
         ("there.onnx", "exists already. Give another name, or --overwrite"),
         ("model.pth", "the ending says the format; allowed: .onnx, .pt2"),
         ("nowhere/model.onnx", "the folder does not exist"),
+        ("model.pt2 --with-runner", "--with-runner is for .onnx files that end in results"),
+        ("model.onnx --backbone --raw", "--raw is for .onnx files that end in results"),
     ],
 )
 def test_tool_refuses(out, said, project, tool):
     Path("there.onnx").write_text("mine")
-    status, printed = tool("export", FCN, "none", out)
+    status, printed = tool("export", FCN, "none", *out.split())
     assert status == 2 and said in printed and "Traceback" not in printed
     assert Path("there.onnx").read_text() == "mine"
 
@@ -101,7 +103,8 @@ def test_tool_leaves_no_file_that_differs(onnx, project, tool, monkeypatch):
     monkeypatch.setattr(Onnx, "load", lambda *args: lambda x: [x.new_ones(len(x), 4)])
     Path("model.onnx").write_text("mine")
     before = sorted(os.listdir())
-    status, printed = tool("export", CLASSIFIER, "none", "model.onnx", "--overwrite")
+    options = ("--overwrite", "--raw-outputs")
+    status, printed = tool("export", CLASSIFIER, "none", "model.onnx", *options)
     assert status == 2 and "model.onnx was not written: its outputs differ" in printed
     assert sorted(os.listdir()) == before and Path("model.onnx").read_text() == "mine"
 
@@ -125,7 +128,8 @@ def test_what_cannot_be_exported_is_named(onnx, tmp_path):
     with pytest.raises(InputError, match=r"cannot be written as ONNX.*bessel_j0"):
         Onnx.save(program, ["map_0"], {}, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(InputError, match="cannot be recorded for all image sizes"):
+    said = r"^backbone \(Decides\) cannot be recorded for all image sizes: .*--raw-outputs"
+    with pytest.raises(InputError, match=said):
         export.record(holder(Decides()), deploy=False)
 
 

@@ -1,4 +1,4 @@
-"""Whole files that tools/export.py writes, of every kind of model: run, read and compared."""
+"""Whole files of networks' own outputs that tools/export.py writes: run, read and compared."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def check_export(tool, name, file, *options, runtime="onnxruntime"):
     cfg = MODELS[name][0]()
     model = save(cfg, classes=("a", "b", "c", "d", "e"))
     if Path(file).suffix == ".onnx":
-        options += ("--runtime", runtime)
+        options += ("--runtime", runtime, "--raw-outputs")
     status, printed = tool("export", "model.py", "trained.pth", file, *options)
     assert status == 0, printed
     differences = [float(x) for x in re.findall(r"differs from PyTorch by (\S+)", printed)]
@@ -101,6 +101,24 @@ def test_openvino_runs_every_model(name, onnx, project, tool):
 
 
 @pytest.mark.slow
+def test_channels_and_a_binary_head_are_described(onnx, project, tool):
+    """Four channels; one map of logits, of which argmax would be 0 everywhere."""
+    cfg = MODELS["fcn"][0]()
+    cfg.model.backbone.in_channels = 4
+    cfg.model.data_preprocessor.update(mean=None, std=None)
+    loss = dict(type="CrossEntropyLoss", use_sigmoid=True)
+    cfg.model.decode_head.update(num_classes=2, out_channels=1, threshold=0.4, loss_decode=loss)
+    save(cfg, classes=("a", "b"))
+    options = ("--raw-outputs", "--rounds", "1")
+    status, printed = tool("export", "model.py", "trained.pth", "model.onnx", *options)
+    assert status == 0 and "1x4x64x64, 1 threads" in printed, printed
+    meta = read_onnx("model.onnx")[1]
+    assert meta["input"].startswith("images (batch, 4, height, width)")
+    assert "sigmoid and the threshold 0.4" in meta["outputs"] and "argmax" not in meta["outputs"]
+    assert json.loads(meta["mean"]) == [0.0] * 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["maskrcnn", "retinanet"])
 def test_pt2_takes_of_detectors_the_backbone(name, project, tool):
     save(MODELS[name][0]())
@@ -124,7 +142,7 @@ def test_gelu_is_one_operator(onnx, tmp_path):
     assert "Erf" not in {node.op_type for node in graph.node}
 
 
-RUNS_A_FILE = [b for b in BLOCKS if b.language == "python" and '"model.onnx"' in b.text]
+RUNS_A_FILE = [b for b in BLOCKS if b.language == "python" and '"model.onnx", ' in b.text]
 
 
 @pytest.mark.parametrize("block", RUNS_A_FILE, ids=lambda block: block.id)
@@ -154,8 +172,8 @@ def test_int8(name, onnx, project, tool):
     cfg = MODELS[name][0]()
     eager = export.RawOutputs(save(cfg, classes=("a", "b")), cfg.default_scope).eval()
     command = ("export", "model.py", "trained.pth")
-    assert tool(*command, "exact.onnx", "--rounds", "0")[0] == 0
-    status, printed = tool(*command, "small.onnx", "--rounds", "0", "--int8")
+    assert tool(*command, "exact.onnx", "--rounds", "0", "--raw-outputs")[0] == 0
+    status, printed = tool(*command, "small.onnx", "--rounds", "0", "--raw-outputs", "--int8")
     assert status == 0 and "in 8 bits: compare the accuracy" in printed, printed
     for runtime in RUNTIMES.values():
         run = runtime.load(Path("small.onnx"), 1)
@@ -179,7 +197,7 @@ def test_options(onnx, project, tool):
     assert tool(*command)[0] == 2
     assert Path("model.onnx").read_bytes() == before
     status, printed = tool(*command, "--overwrite")
-    assert status == 0 and "Outputs: logits\n" in printed, printed
+    assert status == 0 and "Outputs: scores\n" in printed, printed
 
 
 @pytest.mark.slow

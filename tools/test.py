@@ -1,4 +1,7 @@
-"""Evaluate a checkpoint of a detector, segmentor or classifier, with mmdet's arguments."""
+"""Evaluate a checkpoint of a detector, segmentor or classifier, with mmdet's arguments.
+
+Or a file of tools/export.py, with the same data and metric.
+"""
 
 import argparse
 from copy import deepcopy
@@ -13,6 +16,7 @@ from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_new_file
+from mmdualtoken.inference.model import TASKS
 from mmdualtoken.training.distributed import explain_sync_bn
 from mmdualtoken.training.interrupt import InterruptHook
 from mmdualtoken.training.strict_load import StrictLoadHook
@@ -30,7 +34,17 @@ TTA_MODELS = {
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_common_arguments(parser)
-    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("checkpoint", help="checkpoint file, or an exported one: .onnx, .xml")
+    parser.add_argument(
+        "--runtime",
+        choices=("onnxruntime", "openvino"),
+        help="what runs an exported file (onnxruntime; openvino for .xml)",
+    )
+    parser.add_argument(
+        "--compare-with",
+        metavar="CHECKPOINT",
+        help="evaluate the exported file's checkpoint as well",
+    )
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="save pictures of the predictions, below the work dir")
@@ -92,6 +106,46 @@ def dump_metric(cfg: Config, filename: str) -> DumpResults:
     return DumpResults(out_file_path=filename)
 
 
+def is_exported(args: argparse.Namespace) -> bool:
+    """Whether the checkpoint is a file of tools/export.py."""
+    return Path(args.checkpoint).suffix in (".onnx", ".xml")
+
+
+def use_exported(cfg: Config, args: argparse.Namespace) -> None:
+    """Put an exported file in the model's place.
+
+    Raises:
+        InputError: it is of another task than the config.
+    """
+    from mmdualtoken.export.deployed import DeployedModel
+
+    runtime = args.runtime or ("openvino" if args.checkpoint.endswith(".xml") else "onnxruntime")
+    file = DeployedModel(args.checkpoint, runtime).file
+    if file.task != TASKS.get(cfg.get("default_scope")):
+        raise InputError(
+            f"{args.checkpoint} is for {file.task}; the config is of {cfg.get('default_scope')}."
+        )
+    cfg.model = ConfigDict(type="DeployedModel", file=args.checkpoint, runtime=runtime)
+    cfg.pop("data_preprocessor", None)
+    cfg.custom_hooks = []  # averages of weights and the like, which a file has not
+    cfg.load_from = None
+
+
+def check_classes(runner: Runner, name: str) -> None:
+    """Check that an exported file knows the classes of the data.
+
+    Raises:
+        InputError: its classes are others.
+    """
+    data = list(runner.test_dataloader.dataset.metainfo.get("classes") or ())
+    known = runner.model.file.classes
+    if data and known and data != known:
+        raise InputError(
+            f"{name} has the classes {', '.join(known)}; the data has {', '.join(data)}. Evaluate "
+            "it with the config that it was exported from."
+        )
+
+
 def check_arguments(args: argparse.Namespace) -> None:
     """Check what can be wrong before anything is loaded."""
     if "://" not in args.checkpoint and not Path(args.checkpoint).is_file():
@@ -99,10 +153,32 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
             "Training writes checkpoints to work_dirs/CONFIG; last_checkpoint there names the last."
         )
+    if not is_exported(args) and (args.compare_with or args.runtime):
+        raise InputError(
+            f"{args.checkpoint}: --runtime and --compare-with are for .onnx and .xml files."
+        )
+    if is_exported(args) and args.tta:
+        raise InputError(f"{args.checkpoint}: --tta is for checkpoints alone.")
+    if args.compare_with and not Path(args.compare_with).is_file():
+        raise InputError(f"--compare-with {args.compare_with} does not exist.")
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out {args.out}: predictions are written as .pkl or .pickle.")
     if args.out:
         check_new_file(args.out, "--out")
+
+
+def evaluate(cfg: Config, args: argparse.Namespace, exported: bool) -> dict[str, float]:
+    """Test a checkpoint, or an exported file; returns the metrics."""
+    with explain_sync_bn():
+        runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
+        if exported:
+            check_classes(runner, args.checkpoint)
+        else:
+            runner.register_hook(StrictLoadHook())
+        runner.register_hook(InterruptHook())  # for its workers, which end with a killed test
+        if args.out:
+            runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
+        return runner.test()
 
 
 def main() -> None:
@@ -111,20 +187,25 @@ def main() -> None:
     cfg = load_config(args)
     if args.work_dir is None:  # not over the config that training left in its own
         cfg.work_dir = str(Path(cfg.work_dir) / "test")
-    cfg.load_from = args.checkpoint
+    cfg.load_from = args.compare_with or args.checkpoint
     cfg.resume = False
     check_data(cfg, "test_dataloader")
     if args.show or args.show_dir:
         set_visualization(cfg, args)
     if args.tta:
         set_tta(cfg)
-    with explain_sync_bn():
-        runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
-        runner.register_hook(StrictLoadHook())
-        runner.register_hook(InterruptHook())  # for its workers, which end with a killed test
-        if args.out:
-            runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
-        runner.test()
+    original = deepcopy(cfg)
+    if is_exported(args):
+        use_exported(cfg, args)
+    found = evaluate(cfg, args, is_exported(args))
+    if args.compare_with:
+        args.out = None
+        original.experiment_name = "pytorch"
+        pytorch = evaluate(original, args, exported=False)
+        print(f"{'':24}{'PyTorch':>12}{'the file':>12}{'change':>12}")
+        for name in (n for n in pytorch if isinstance(pytorch[n], float)):
+            a, b = pytorch[name], found[name]
+            print(f"{name:24}{a:12.4f}{b:12.4f}{b - a:+12.4f}")
 
 
 if __name__ == "__main__":

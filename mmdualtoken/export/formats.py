@@ -10,6 +10,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from mmdualtoken.errors import InputError
+from mmdualtoken.export.detection import onnx_nms
 from mmdualtoken.export.outputs import reason_of
 
 Run = Callable[[torch.Tensor], Sequence[torch.Tensor]]
@@ -72,6 +73,7 @@ class Onnx:
                     dynamo=True,
                     opset_version=cls.opset,
                     verbose=False,
+                    custom_translation_table={torch.ops.mmdualtoken.nms.default: onnx_nms},
                 )
             except torch.onnx.OnnxExporterError as error:
                 raise InputError(

@@ -55,8 +55,17 @@ def check_scope(cfg: Config) -> str:
 
 def build_model(cfg: Config) -> nn.Module:
     """The config's model in eval mode, on the CPU; pretrained weights are not loaded."""
+    model = deepcopy(cfg.model)  # models write into their configs
+    if cfg.get("data_preprocessor") and "data_preprocessor" not in model:
+        model["data_preprocessor"] = cfg.data_preprocessor  # as MMEngine's runner does
     with quiet(), DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return MODELS.build(deepcopy(cfg.model)).eval()  # models write into their configs
+        return MODELS.build(model).eval()
+
+
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its backbone's first convolution."""
+    convs = (m for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
+    return next((conv.in_channels for conv in convs), 3)
 
 
 def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
@@ -69,7 +78,7 @@ def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
             those of a cascade in each stage.
     """
     parameter = next(model.parameters())
-    image = parameter.new_zeros(1, 3, *size)
+    image = parameter.new_zeros(1, input_channels(model), *size)
     if scope != "mmdet":
         model(image, mode="tensor")  # of segmentors, without the auxiliary head
         return

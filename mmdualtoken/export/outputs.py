@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -15,12 +16,16 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from mmdualtoken.errors import InputError
+from mmdualtoken.export.measure import input_channels
+from mmdualtoken.export.results import Preprocessing, Results
 from mmdualtoken.models.deploy import switch_to_deploy
 from mmdualtoken.version import __version__
 
 TOLERANCE = 1e-4
 #: Batch, height and width of the images that a graph is recorded with.
 EXAMPLE = (2, 96, 128)
+#: The same for results, where the highest map of a pyramid must have more than one cell.
+RESULTS_EXAMPLE = (2, 320, 416)
 #: And of those at which it is checked: other sizes, none of them square, odd ones too.
 CHECKED = ((1, 75, 125), (3, 160, 96), (1, 131, 218))
 
@@ -67,7 +72,7 @@ def replace_adaptive_pooling(model: nn.Module) -> None:
 
 
 class RawOutputs(nn.Module):
-    """A model of a toolbox from normalised images (B, 3, H, W) to plain tensors.
+    """A model of a toolbox from normalised images (B, C, H, W) to its network's own outputs.
 
     Args:
         model: classifier, segmentor, or detector with one or two stages.
@@ -75,19 +80,28 @@ class RawOutputs(nn.Module):
         backbone_only: stop at the backbone's maps.
 
     Attributes:
+        channels: C.
+        dtype: of the images.
         note: what the outputs are, and what is left to do outside.
     """
 
+    dtype = torch.float32
+
     def __init__(self, model: nn.Module, scope: str, backbone_only: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.channels = model, input_channels(model)
         if backbone_only:
             self.run, self.note = self._backbone, "the backbone's maps"
         elif scope == "mmpretrain":
             self.run, self.note = self._classify, "class logits; softmax is left to do"
         elif scope == "mmseg":
             self.run = self._segment
-            self.note = "class logits at the size of the image; argmax is left to do"
+            # A binary head has one map: argmax of it would be 0 everywhere.
+            left = "argmax"
+            if model.out_channels == 1:
+                threshold = getattr(model.decode_head, "threshold", None) or 0.5
+                left = f"sigmoid and the threshold {threshold:g}, above which is class 1,"
+            self.note = f"class logits at the size of the image; {left} is left to do"
         elif hasattr(model, "roi_head"):
             self.run = self._propose
             self.note = (
@@ -130,29 +144,40 @@ class RawOutputs(nn.Module):
                 found.update({f"{name}_{i}": level for i, level in enumerate(value)})
         return found
 
+    def names(self) -> list[str]:
+        """The outputs' names; runs the model once."""
+        with torch.no_grad():
+            return list(self.named(torch.zeros(1, self.channels, *EXAMPLE[1:])))
+
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, H, W) -> the outputs in the order of `named`."""
+        """(B, C, H, W) -> the outputs in the order of `named`."""
         return tuple(self.named(images).values())
 
 
-def describe(cfg: Config, outputs: RawOutputs, classes: Sequence[str] | None) -> dict[str, str]:
+def describe(
+    cfg: Config, outputs: RawOutputs | Results, classes: Sequence[str] | None
+) -> dict[str, str]:
     """What a user of the file must know; all values are text, lists and numbers as JSON."""
-    prep = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
-    rgb = prep.get("bgr_to_rgb") or prep.get("to_rgb") or False
+    prep = Preprocessing.of(cfg)
+    channels, pixels = outputs.channels, getattr(outputs, "pixels", False)
+    rgb = prep.swap and channels == 3 and not pixels
+    values = "pixels" if pixels else "(pixel - mean) / std"
+    more = outputs.describe(cfg) if isinstance(outputs, Results) else {}
     return dict(
         mmdualtoken=__version__,
         config=Path(cfg.filename or "").name,
-        input="images (batch, 3, height, width), (pixel - mean) / std, any size",
+        input=f"images (batch, {channels}, height, width), {values}, any size",
         channel_order="rgb" if rgb else "bgr",
-        mean=json.dumps(list(prep.get("mean") or [0.0] * 3)),
-        std=json.dumps(list(prep.get("std") or [1.0] * 3)),
+        mean=json.dumps([] if pixels else list(prep.mean or [0.0] * channels)),
+        std=json.dumps([] if pixels else list(prep.std or [1.0] * channels)),
         outputs=outputs.note,
         classes=json.dumps(list(classes or [])),
+        **more,
     )
 
 
 def record(
-    outputs: RawOutputs, deploy: bool = True, sizes: object = Dim.DYNAMIC
+    outputs: RawOutputs | Results, deploy: bool = True, sizes: object = Dim.DYNAMIC
 ) -> ExportedProgram:
     """Record the graph of a copy of the model, for every batch, height and width.
 
@@ -171,8 +196,8 @@ def record(
     if deploy:
         switch_to_deploy(copy.model)
     replace_adaptive_pooling(copy)
-    batch, height, width = EXAMPLE
-    images = torch.zeros(batch, 3, height, width)
+    batch, *sides = RESULTS_EXAMPLE if isinstance(outputs, Results) else EXAMPLE
+    images = torch.zeros(batch, outputs.channels, *sides, dtype=outputs.dtype)
     axes = {0: sizes, 2: sizes, 3: sizes}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -180,8 +205,22 @@ def record(
             return torch.export.export(copy, (images,), dynamic_shapes=(axes,), strict=False)
         except Exception as error:  # whatever the model's own code raises while it is traced
             raise InputError(
-                f"The model cannot be recorded for all image sizes: {reason_of(error)}"
+                f"{module_of(error, copy)} cannot be recorded for all image sizes: "
+                f"{reason_of(error)}. Try --raw-outputs, or --backbone, which need less of it."
             ) from error
+
+
+def module_of(error: BaseException, model: nn.Module) -> str:
+    """The innermost module of a model that an error came through, with its class."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = "The model"
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            module = frame.f_locals.get("self")
+            if names.get(id(module)):
+                found = f"{names[id(module)].removeprefix('model.')} ({type(module).__name__})"
+        error = error.__cause__
+    return found
 
 
 def reason_of(error: BaseException) -> str:
@@ -201,7 +240,7 @@ def deviation(eager: RawOutputs, run: Callable, size: tuple[int, int, int]) -> f
         size: batch, height and width of random images.
     """
     generator = torch.Generator().manual_seed(sum(size))
-    images = torch.randn(size[0], 3, *size[1:], generator=generator)
+    images = torch.randn(size[0], eager.channels, *size[1:], generator=generator)
     with torch.no_grad():
         expected, actual = eager(images), run(images)
     worst = 0.0
@@ -212,16 +251,15 @@ def deviation(eager: RawOutputs, run: Callable, size: tuple[int, int, int]) -> f
     return worst
 
 
-def speed_ratio(eager: RawOutputs, run: Callable, size: tuple[int, int], rounds: int) -> float:
-    """Median of time(exported) / time(PyTorch), one image, each round both in turn."""
-    images = torch.randn(1, 3, *size)
+def speed_ratio(run: Callable, eager: Callable, rounds: int) -> float:
+    """Median of time(run) / time(eager), each round both in turn."""
     ratios = []
     with torch.no_grad():
         for _ in range(rounds + 1):
             times = []
             for call in (run, eager):
                 start = time.perf_counter()
-                call(images)
+                call()
                 times.append(time.perf_counter() - start)
             ratios.append(times[0] / times[1])
     return statistics.median(ratios[1:])  # the first is a warm-up

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 from mmdualtoken.data.check import official, pool
 from mmdualtoken.data.check.classes import name_rules, names_in
@@ -91,8 +91,25 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
                 kind = f"is not the file that {split}_evaluator compares the results with"
                 remedy = "set its ann_file to that of the data set, unless it lists the same images"
                 check.add(WARNING, kind, file, remedy)
+    if checks and (problem := preprocessor_problem(cfg)):
+        remedy = "give 1 or 3 values, or mean=None and std=None for other numbers of channels"
+        checks[0].add(ERROR, "cannot build the data_preprocessor", problem, remedy, cfg.filename)
     compare_folders(checks)
     return checks, reports
+
+
+def preprocessor_problem(cfg: Config) -> str:
+    """What the model's data_preprocessor has against its arguments, '' for nothing.
+
+    Which numbers of means it takes differs by toolbox and stack.
+    """
+    preprocessor = cfg.get("model", {}).get("data_preprocessor") or {}
+    try:
+        if "type" in preprocessor:
+            MODELS.build(copy.deepcopy(preprocessor))
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 def check_data(cfg: Config, *dataloaders: str) -> None:

@@ -89,7 +89,8 @@ class DatasetCheck:
         self.model = cfg.get("model") or {}
         # mmpretrain takes it from the top level where the model has none.
         preprocessor = self.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
-        self.channels = len(preprocessor.get("mean") or "RGB")
+        own = (self.model.get("backbone") or {}).get("in_channels")
+        self.channels = own or len(preprocessor.get("mean") or "RGB")
 
     def add(self, severity: str, kind: str, detail="", remedy="", file="") -> None:
         """Add a finding, about the data set as a whole unless `file` is given."""

@@ -70,7 +70,7 @@ def check_image(
     own = image.shape[2] if image.ndim == 3 else 1
     if own != channels:
         detail = f"{own} as loaded by {name}, the model takes {channels}"
-        remedy = "load with color_type='color', or set mean and std of the data_preprocessor"
+        remedy = "load with color_type='color', or set model.backbone.in_channels, mean and std"
         add(ERROR, "has a wrong number of channels", detail, remedy)
     if image.dtype != np.uint8:
         detail = f"{image.dtype}, values {image.min():g} to {image.max():g}"

@@ -1,0 +1,200 @@
+"""Run a detector, segmentor or classifier that tools/export.py wrote, without PyTorch.
+
+Needs numpy, opencv-python-headless and onnxruntime or openvino. 0 below is the first camera:
+    python runner.py model.onnx PHOTO FOLDER VIDEO 0 --out results
+"""
+
+import argparse
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory as Temporary
+
+import cv2
+import numpy as np
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+COLOURS = np.random.RandomState(42).randint(40, 220, (2**16, 3)).astype(np.uint8)
+
+
+def load(file, runtime, threads):
+    """Return a file as a function of images, its outputs' names and its metadata."""
+    if runtime == "openvino":
+        import openvino
+
+        options = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+        options["INFERENCE_NUM_THREADS"] = threads
+        model = openvino.Core().read_model(file)
+        ready = openvino.Core().compile_model(model, "CPU", options)
+        meta = {key: value.astype(str) for key, value in model.rt_info["framework"].items()}
+        names = [output.any_name for output in model.outputs]
+        return lambda x: [v.copy() for v in ready({"images": x}).to_tuple()], names, meta
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    meta = session.get_modelmeta().custom_metadata_map
+    return lambda x: session.run(None, {"images": x}), names, meta
+
+
+class Model:
+    """A model file; call it with an image (H, W, C) or (H, W) as `read` returns it."""
+
+    def __init__(self, file, runtime="onnxruntime", threads=0):
+        """Load a file; `threads` 0 leaves their number to the runtime."""
+        try:
+            self.run, self.names, meta = load(str(file), runtime, threads)
+            self.meta = {k: json.loads(v) if v[:1] in ("[", "{") else v for k, v in meta.items()}
+            self.task, self.classes = self.meta["task"], self.meta["classes"]
+        except Exception as error:  # each runtime has its own
+            why = f"{file}, no file with results that {runtime} runs: {type(error).__name__}"
+            raise ValueError(f"{why}, {error}".splitlines()[0]) from error
+
+    def read(self, path):
+        """Read an image file as the config's pipeline does."""
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, int(self.meta["imread_flag"])) if data.size else None
+        if image is None:
+            raise ValueError(f"{path} is no image that OpenCV reads")
+        return np.asarray(image, self.meta["read_as"] or None)
+
+    def prepare(self, image):
+        """Resize, crop and pad as in testing; also the scales of x, y, x, y."""
+        scales = np.ones(4, "f4")
+        for step in self.meta["pipeline"]:
+            (h, w), size = image.shape[:2], step["size"]
+            if step["type"] == "Resize":
+                if step["edge"]:  # the length of one side
+                    wide = {"short": w < h, "long": w > h, "width": True, "height": False}
+                    size = (size, size * h / w) if wide[step["edge"]] else (size * w / h, size)
+                elif step["keep_ratio"]:  # the most that the long and the short side may have
+                    factor = min(max(size) / max(h, w), min(size) / min(h, w))
+                    size = (w * factor + 0.5, h * factor + 0.5)
+                size = (int(size[0]), int(size[1]))
+                image = cv2.resize(image, size, interpolation=step["how"])
+                scales = np.tile(np.array([image.shape[1] / w, image.shape[0] / h], "f4"), 2)
+            elif step["type"] == "CenterCrop":
+                x, y = max(0, round((w - size[0]) / 2)), max(0, round((h - size[1]) / 2))
+                image = image[y : y + size[1], x : x + size[0]]
+            else:
+                size = size or ((max(h, w),) * 2 if step["square"] else (w, h))
+                right, below = (-(-v // step["divisor"]) * step["divisor"] for v in size)
+                more = (0, max(below - h, 0), 0, max(right - w, 0))
+                image = cv2.copyMakeBorder(image, *more, 0, value=step["value"])
+        return image, scales
+
+    def infer(self, images):
+        """Run prepared images of one size; returns a tuple of outputs for each."""
+        batch = np.stack([image.reshape(*image.shape[:2], -1) for image in images])
+        if self.meta["channel_order"] == "rgb" and batch.shape[-1] == 3:
+            batch = batch[..., ::-1]
+        if self.meta["mean"]:  # else the file takes pixels
+            mean, std = (np.array(self.meta[key], "f4") for key in ("mean", "std"))
+            batch = (batch.astype("f4") - mean) / std
+        batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), self.meta["dtype"])
+        return list(zip(*self.run(batch)))
+
+    def objects(self, outputs, scales, size, score_thr=-1.0):
+        """Boxes, scores, labels, and masks (N, H, W) or None, in the original image's pixels."""
+        dets, labels, *masks = outputs
+        keep = (labels >= 0) & (dets[:, 4] > score_thr)
+        boxes, threshold = dets[keep, :4] / scales, float(self.meta.get("mask_threshold", 0))
+        found = [paste(*pair, size) >= threshold for m in masks for pair in zip(m[keep], boxes)]
+        found = np.array(found, bool).reshape(-1, *size) if masks else None
+        return boxes, dets[keep, 4], labels[keep], found
+
+    def __call__(self, image, score_thr=0.3):
+        """Return the image's record (for JSON), the picture and, of segmentors, the label map."""
+        picture = np.atleast_3d(image)[..., [0, 1, 2] if image.ndim == 3 else [0, 0, 0]].copy()
+        if picture.dtype != np.uint8:
+            picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+        size, label_map, captions = image.shape[:2], None, []
+        record, (prepared, scales) = dict(height=size[0], width=size[1]), self.prepare(image)
+        outputs = self.infer([prepared])[0]
+        if self.task == "classification":
+            order = np.argsort(-outputs[0], kind="stable")[:5].tolist()
+            best = [(i, self.classes[i], float(outputs[0][i])) for i in order]
+            record.update(zip(("pred_label", "pred_class", "pred_score"), best[0]))
+            record["top"] = [dict(zip(("label", "name", "score"), entry)) for entry in best]
+            captions.append((f"{best[0][1]} {best[0][2]:.2f}", (2, 14), (0, 0, 255)))
+        elif self.task == "segmentation":
+            label_map = cv2.resize(outputs[0], size[::-1], interpolation=cv2.INTER_NEAREST)
+            labels, counts = np.unique(label_map, return_counts=True)
+            found = sorted(zip((counts / label_map.size).tolist(), labels.tolist()), reverse=True)
+            record["classes"] = [dict(label=i, name=self.classes[i], share=s) for s, i in found]
+            picture = picture // 2 + COLOURS[label_map] // 2
+        else:
+            boxes, scores, labels, masks = self.objects(outputs, scales, size, score_thr)
+            record.update(labels=labels.tolist(), label_names=[self.classes[i] for i in labels])
+            record.update(scores=scores.tolist(), bboxes=boxes.tolist())
+            for mask, label in zip(() if masks is None else masks, labels):
+                picture[mask] = picture[mask] // 2 + COLOURS[label] // 2
+                counts = np.flatnonzero(np.diff(mask.T.ravel(), prepend=False))
+                counts = np.diff([0, *counts, mask.size]).tolist()  # COCO's run lengths
+                record.setdefault("masks", []).append(dict(size=size, counts=counts))
+            for label, score, box in zip(labels, scores, boxes.round().astype(int).tolist()):
+                colour, text = COLOURS[label].tolist(), f"{self.classes[label]} {score:.2f}"
+                cv2.rectangle(picture, box[:2], box[2:], colour, 2)
+                captions.append((text, (box[0], max(box[1] - 3, 12)), colour))
+        for text, place, colour in captions:
+            cv2.putText(picture, text, place, 0, 0.45, colour, 1, cv2.LINE_AA)
+        return record, picture, label_map
+
+
+def paste(mask, box, size):
+    """Put a box's probabilities (h, w) into an image as mmdet does: (H, W)."""
+    weights = []
+    for axis in (1, 0):
+        cells = np.arange(mask.shape[1 - axis], dtype="f4")
+        place = (np.arange(size[1 - axis], dtype="f4") + 0.5 - box[axis]) * len(cells)
+        place = place / max(box[axis + 2] - box[axis], 1e-6) - 0.5
+        weights.append(np.maximum(0, 1 - abs(place[:, None] - cells)))
+    return weights[0] @ mask @ weights[1].T
+
+
+def read_all(model, names):
+    """Yield a name and an image for each photo and frame."""
+    for name in names:
+        path, number = Path(name), 0
+        files = [f for f in (path, *sorted(path.rglob("*"))) if f.suffix.lower() in IMAGES]
+        for file in files:
+            yield file.relative_to(path.parent).as_posix(), model.read(file)
+        video = cv2.VideoCapture(int(name) if name.isdigit() else name)
+        while not files and (frame := video.read()[1]) is not None:
+            yield f"{path.name}_{number:06d}.jpg", frame
+            number += 1
+        if not files and number < max(1, video.get(cv2.CAP_PROP_FRAME_COUNT)):
+            raise ValueError(f"{name}: no photo, folder or video, or it ends after {number} frames")
+
+
+def main():
+    """Run a model on everything that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("inputs", nargs="+", help="photos, folders, videos, cameras' numbers")
+    parser.add_argument("--out", required=True, type=Path, help="a new folder")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime")
+    parser.add_argument("--score-thr", type=float, default=0.3)
+    args = parser.parse_args()
+    if args.out.exists():
+        parser.exit(2, f"runner: --out {args.out} exists already; name a new folder.\n")
+    try:
+        model = Model(args.model, args.runtime)
+        with Temporary(prefix=".run-", dir=args.out.absolute().parent) as folder:
+            new = Path(folder, "results")  # moved as a whole when all is done
+            for name, image in read_all(model, args.inputs):
+                record, picture, label_map = model(image, args.score_thr)
+                Path(new, name).parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(f"{new / name}", picture)
+                if label_map is not None:
+                    cv2.imwrite(f"{new / name}.png", label_map)
+                with open(new / "results.jsonl", "a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(dict(image=name, **record)) + "\n")
+            new.rename(args.out)
+    except (ValueError, OSError, cv2.error) as error:
+        parser.exit(2, f"runner: {error}.\n")
+
+
+if __name__ == "__main__":
+    main()
