@@ -47,6 +47,8 @@ def test_train_then_test(task, project, tool):
     assert len(pickle.loads((project / "predictions.pkl").read_bytes())) == 6
     drawn = [p for p in (project / "eval").rglob("*") if p.suffix in (".png", ".jpg")]
     assert len(drawn) == 6
+    (named,) = re.findall(r"Pictures: (\S+)$", printed, re.M)
+    assert {p.parent for p in drawn} == {project / named}
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])

@@ -22,6 +22,7 @@ from mmdualtoken.export import outputs as export
 from mmdualtoken.export.breakdown import shape_of_config
 from mmdualtoken.export.formats import FORMATS, RUNTIMES
 from mmdualtoken.export.measure import build_model, check_scope
+from mmdualtoken.files import check_file
 from mmdualtoken.inference import load_model
 from mmdualtoken.weights.checkpoints import UNSAFE_FLAG, UNSAFE_TEXT
 
@@ -74,12 +75,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"{out}: the folder does not exist. Create it first.")
     if not os.access(out.absolute().parent, os.W_OK):
         raise InputError(f"{out}: the folder cannot be written to. Name a file in another one.")
-    local = args.checkpoint != "none" and "://" not in args.checkpoint
-    if local and not Path(args.checkpoint).is_file():
-        raise InputError(
-            f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
-            "'none' exports random weights, to try."
-        )
+    if args.checkpoint != "none":
+        hint = "'none' exports random weights, to try."
+        check_file(args.checkpoint, "Checkpoint", hint, url=True)
     format_of(args).check()
 
 

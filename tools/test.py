@@ -6,13 +6,14 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
-from mmdualtoken.files import check_new_file
+from mmdualtoken.files import check_file, check_new_file
 from mmdualtoken.training.distributed import explain_sync_bn
 from mmdualtoken.training.interrupt import InterruptHook
 from mmdualtoken.training.strict_load import StrictLoadHook
@@ -56,6 +57,15 @@ def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
         hook["test_out_dir"] = args.show_dir
 
 
+def pictures_folder(cfg: Config, runner: Runner, show_dir: str) -> Path:
+    """The folder into which the toolbox's hook has drawn; each toolbox has another."""
+    scope = cfg.get("default_scope")
+    if scope == "mmdet":
+        return Path(cfg.work_dir) / runner.timestamp / show_dir
+    folder = Path(cfg.work_dir) / show_dir
+    return folder / "vis_data" / "vis_image" if scope == "mmseg" else folder
+
+
 def set_tta(cfg: Config) -> None:
     """Test with the config's tta_model and tta_pipeline, or with flips where it has none."""
     scope = cfg.get("default_scope")
@@ -94,11 +104,8 @@ def dump_metric(cfg: Config, filename: str) -> DumpResults:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Check what can be wrong before anything is loaded."""
-    if "://" not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise InputError(
-            f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
-            "Training writes checkpoints to work_dirs/CONFIG; last_checkpoint there names the last."
-        )
+    hint = "Training writes checkpoints to work_dirs/CONFIG; last_checkpoint there names the last."
+    check_file(args.checkpoint, "Checkpoint", hint, url=True)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out {args.out}: predictions are written as .pkl or .pickle.")
     if args.out:
@@ -125,6 +132,8 @@ def main() -> None:
         if args.out:
             runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
         runner.test()
+    if args.show_dir:
+        print_log(f"Pictures: {pictures_folder(cfg, runner, args.show_dir)}", logger="current")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.config_files import MUON, config_path
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
-from mmdualtoken.files import lock_work_dir
+from mmdualtoken.files import check_file, lock_work_dir
 from mmdualtoken.training.allocator import keep_freed_pages
 from mmdualtoken.training.distributed import explain_sync_bn, is_first
 from mmdualtoken.training.finetuning import add_class_layer_hook
@@ -109,11 +109,7 @@ def set_load_from(cfg: Config, args: argparse.Namespace) -> None:
             "alone, and --resume goes on with a run: give one of the three."
         )
     args.load_from = complete_name(args.load_from)
-    if "://" not in args.load_from and not Path(args.load_from).expanduser().is_file():
-        raise InputError(
-            f"--load-from {args.load_from}: the file does not exist (working directory: "
-            f"{Path.cwd()})."
-        )
+    check_file(args.load_from, "--load-from", url=True)
     cfg.load_from, cfg.resume = args.load_from, False
 
 
@@ -145,8 +141,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
                 logger="current",
                 level=logging.WARNING,
             )
-        if not auto and not Path(cfg.load_from).is_file():
-            raise InputError(f"--resume {cfg.load_from}: the file does not exist.")
+        if not auto:
+            check_file(cfg.load_from, "--resume")
     if args.pretrained:
         start_from_checkpoint(cfg, complete_name(args.pretrained))
     if args.load_from:
