@@ -45,10 +45,10 @@ def parse_args() -> argparse.Namespace:
         "--runtime",
         choices=RUNTIMES,
         default="onnxruntime",
-        help="what runs the .onnx file to check and time it (%(default)s)",
+        help="runtime that checks and times the .onnx file (%(default)s)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=10, help="timed runs beside PyTorch, 0 for none (%(default)s)"
+        "--rounds", type=int, default=10, help="timed runs, 0 for none (%(default)s)"
     )
     parser.add_argument(UNSAFE_FLAG, action="store_true", help=f"DANGEROUS: {UNSAFE_TEXT}")
     return parser.parse_args()
@@ -133,7 +133,7 @@ def main() -> None:
     print(f"{out}: {metadata['outputs']}.")
     print(f"Outputs: {', '.join(names)}")
     if args.int8:
-        print("Matrix products are in 8 bits: compare the accuracy on data of yours.")
+        print("Matrix products are in 8 bits: compare the accuracy on your data.")
     for (b, h, w), value in found.items():
         print(f"{b}x3x{h}x{w}: differs from PyTorch by {value:.1e} of the largest value")
     if args.rounds > 0:

@@ -116,7 +116,7 @@ def run_rows(tables: list[Table], options: Options, args: argparse.Namespace) ->
     try:
         return run_jobs(jobs, args.resume)
     except KeyboardInterrupt:
-        print("\nInterrupted. Run it again with --resume: what is finished is skipped.")
+        print("\nInterrupted. Run it again with --resume: it skips finished runs.")
         sys.exit(130)
 
 
