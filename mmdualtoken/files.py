@@ -63,13 +63,9 @@ def check_new_file(file: str | Path, flag: str) -> Path:
 
 
 def check_file(name: str | Path, label: str = "", hint: str = "", url: bool = False) -> Path:
-    """Check that a file exists.
+    """Check that a file exists, unless `url` allows its name to be a URL.
 
-    Args:
-        name: as the user named it; ~ is the home folder.
-        label: begins the message, such as the argument that named the file.
-        hint: ends the message, such as the remedy.
-        url: whether a URL is allowed, which is not looked up.
+    `label`, such as the argument that named it, begins the message; `hint`, the remedy, ends it.
 
     Raises:
         InputError: there is no such file.
