@@ -1,4 +1,4 @@
-"""Writing files: nothing is replaced unasked, and nothing is left half-written."""
+"""Checking the files that arguments name, and writing files atomically."""
 
 import errno
 import os
@@ -59,6 +59,21 @@ def check_new_file(file: str | Path, flag: str) -> Path:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{flag} {file}: its folder cannot be made ({error}).") from error
+    return path
+
+
+def check_file(name: str | Path, label: str = "", hint: str = "", url: bool = False) -> Path:
+    """Check that a file exists, unless `url` allows its name to be a URL.
+
+    `label`, such as the argument that named it, begins the message; `hint`, the remedy, ends it.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file() and not (url and "://" in str(name)):
+        text = f"{label} {name} does not exist (working directory: {Path.cwd()}). {hint}"
+        raise InputError(text.strip())
     return path
 
 

@@ -259,7 +259,7 @@ def test_evaluation_that_drops_images(tool):
     for value, number in (("True", 1), ("False", 0)):
         options = ["--cfg-options", f"val_dataloader.drop_last={value}"]
         status, out = tool(config_file("classification"), "--split", "val", *options)
-        assert status == 0 and out.count("drop_last=True leaves a last batch that is") == number
+        assert status == 0 and out.count("drop_last=True") == number
 
 
 def test_evaluator_file(tool):

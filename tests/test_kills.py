@@ -117,7 +117,7 @@ def test_signal_to_all_processes_of_a_run(task, number, tmp_path):
     assert status == 128 + number, output
     assert "Traceback" not in output and "interrupted.pth holds its state" in output
     status, output = train(tmp_path, config(), "run", "--resume")
-    assert status == 0 and "data and random numbers go on exactly" in output
+    assert status == 0 and "data and random numbers continue exactly" in output
     ends = [state_of(tmp_path / last(tmp_path / name)) for name in ("run", "whole")]
     assert_same(*ends)
 

@@ -85,7 +85,7 @@ def killed_and_resumed(case, project, workers):
         cfg.custom_hooks.pop()
         status, output = train(project, cfg, name, "--resume")
         assert status == 0
-        assert "Resume: data and random numbers go on exactly" in output
+        assert "Resume: data and random numbers continue exactly" in output
         assert ("in epoch 2 after batch 1" in output) == ("within" in case)
         assert_same(state_of(project / last(project / name)), expected)
 
@@ -157,7 +157,7 @@ def iterations_of(file):
     return len(state_of(file)["losses"])
 
 
-REPEATED = "epoch 2 begins anew: its first 2 batches are repeated"
+REPEATED = "epoch 2 starts again: its first 2 batches are repeated"
 
 
 def test_other_batch_size(interrupted, capfd):
@@ -233,7 +233,7 @@ def test_resume_without_an_optimizer(interrupted, capfd):
     torch.save(checkpoint, "less.pth")
     interrupted.load_from = "less.pth"
     run(interrupted, "other", resume=True)
-    assert "less.pth holds no optimizer, which starts anew" in capfd.readouterr().out
+    assert "less.pth holds no optimizer" in capfd.readouterr().out
 
 
 # What the config changes in a run that is resumed.

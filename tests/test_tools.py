@@ -47,6 +47,8 @@ def test_train_then_test(task, project, tool):
     assert len(pickle.loads((project / "predictions.pkl").read_bytes())) == 6
     drawn = [p for p in (project / "eval").rglob("*") if p.suffix in (".png", ".jpg")]
     assert len(drawn) == 6
+    (named,) = re.findall(r"Pictures: (\S+)$", printed, re.M)
+    assert {p.parent for p in drawn} == {project / named}
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
@@ -259,7 +261,7 @@ def test_two_processes(project):
 
 
 def test_resume_without_checkpoint_is_said(project, tool):
-    """MMEngine would start anew with a line that is easily missed."""
+    """MMEngine would start a new run with a line that is easily missed."""
     status, printed = tool("train", DETECTOR, "--resume", "--work-dir", "elsewhere")
     assert status == 0
-    assert "elsewhere has no checkpoint to go on from; training starts anew" in printed
+    assert "--resume: elsewhere has no checkpoint" in printed

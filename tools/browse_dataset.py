@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         "--num", type=int, default=16, help="samples, spread over the data set (%(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the augmentations; others differ (%(default)s)"
+        "--seed", type=int, default=0, help="seed of the augmentations (%(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder with files")
     args = parser.parse_args()

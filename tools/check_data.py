@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
         "--workers",
         type=int,
         default=min(cores, MAX_WORKERS),
-        help="processes that read images; 0 reads without the limit of time (%(default)s)",
+        help="processes that read images; 0 reads them here, without --timeout (%(default)s)",
     )
     parser.add_argument(
         "--timeout",

@@ -36,13 +36,13 @@ def run(*args: str) -> None:
         print("\nInterrupted. When you like, run")
     else:
         print(f"\nThe command above ended with status {process.returncode}.", end=" ")
-        print("Once its cause is removed, run")
-    print("`make demo` again: finished steps are skipped, training goes on where it stopped.")
+        print("Remove its cause, then run")
+    print("`make demo` again: it skips finished steps and continues the training.")
     sys.exit(130 if interrupted else process.returncode)
 
 
 def train(work_dir: Path) -> None:
-    """Train, go on with a training that was interrupted, or skip a finished one."""
+    """Train, continue an interrupted training, or skip a finished one."""
     if (ROOT / work_dir / LAST).exists():
         print(f"\n{work_dir / LAST} is there: training is done.")
         print(f"To train again, move the folder {work_dir} away.")
@@ -96,7 +96,7 @@ def main() -> None:
     for name, key in (("box", "bbox"), ("mask", "segm")):
         ap, ap50 = (metrics[f"coco/{key}_mAP{suffix}"] for suffix in ("", "_50"))
         print(f"  {name:4s}  AP {ap:.3f}  AP50 {ap50:.3f}")
-    print(f"Ground truth (left) beside predictions (right): {os.path.relpath(sheet)}")
+    print(f"Ground truth (left) and predictions (right): {os.path.relpath(sheet)}")
     print(f"All pictures: {os.path.relpath(results / 'pictures')}")
 
 

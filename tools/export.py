@@ -28,6 +28,7 @@ from mmdualtoken.export.deployed import DeployedModel
 from mmdualtoken.export.formats import FORMATS, RUNTIMES
 from mmdualtoken.export.measure import build_model, check_scope
 from mmdualtoken.export.results import Results, pipeline_steps
+from mmdualtoken.files import check_file
 from mmdualtoken.inference import load_model
 from mmdualtoken.weights.checkpoints import UNSAFE_FLAG, UNSAFE_TEXT
 
@@ -70,10 +71,10 @@ def parse_args() -> argparse.Namespace:
         "--runtime",
         choices=RUNTIMES,
         default="onnxruntime",
-        help="what runs the .onnx file to check and time it (%(default)s)",
+        help="runtime that checks and times the .onnx file (%(default)s)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=10, help="timed runs beside PyTorch, 0 for none (%(default)s)"
+        "--rounds", type=int, default=10, help="timed runs, 0 for none (%(default)s)"
     )
     parser.add_argument(UNSAFE_FLAG, action="store_true", help=f"DANGEROUS: {UNSAFE_TEXT}")
     return parser.parse_args()
@@ -114,12 +115,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"{out}: the folder does not exist. Create it first.")
     if not os.access(out.absolute().parent, os.W_OK):
         raise InputError(f"{out}: the folder cannot be written to. Name a file in another one.")
-    local = args.checkpoint != "none" and "://" not in args.checkpoint
-    if local and not Path(args.checkpoint).is_file():
-        raise InputError(
-            f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
-            "'none' exports random weights, to try."
-        )
+    if args.checkpoint != "none":
+        hint = "'none' exports random weights, to try."
+        check_file(args.checkpoint, "Checkpoint", hint, url=True)
     format_of(args).check()
 
 
@@ -224,7 +222,7 @@ def main() -> None:
     print(f"{out}: {metadata['outputs']}.")
     print(f"Outputs: {', '.join(names)}")
     if args.int8:
-        print("Matrix products are in 8 bits: compare the accuracy on data of yours.")
+        print("Matrix products are in 8 bits: compare the accuracy on your data.")
     for what, text in found.items():
         print(f"{what}: {text}")
     if any(text.startswith("0 objects") for text in found.values()):

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mmdualtoken.cli import run_tool
 from mmdualtoken.errors import InputError, print_stderr
+from mmdualtoken.files import check_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for lab
 
@@ -100,10 +101,8 @@ def check_jobs(jobs: list[Job]) -> None:
             "that everything works."
         )
     for job in jobs:
-        if job.pretrained and not job.pretrained.is_file():
-            raise InputError(
-                f"--from-imagenet: {job.pretrained} does not exist. Train it first: --table 2 --run"
-            )
+        if job.pretrained:
+            check_file(job.pretrained, "--from-imagenet:", "Train it first: --table 2 --run")
 
 
 def run_rows(tables: list[Table], options: Options, args: argparse.Namespace) -> list[str]:
@@ -117,7 +116,7 @@ def run_rows(tables: list[Table], options: Options, args: argparse.Namespace) ->
     try:
         return run_jobs(jobs, args.resume)
     except KeyboardInterrupt:
-        print("\nInterrupted. Run it again with --resume: what is finished is skipped.")
+        print("\nInterrupted. Run it again with --resume: it skips finished runs.")
         sys.exit(130)
 
 

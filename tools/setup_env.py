@@ -140,7 +140,7 @@ def main(argv: list | None = None) -> int:
             changed = complete(args.stack, args.match_python)
         except SetupError as error:
             print(f"\nset-up of the {args.stack} stack stopped: {error}", flush=True)
-            text = "Once the cause is removed (a network that failed: right away), run the same "
+            text = "Remove the cause (after a network failure: right away), and run the same "
             text += "command again: finished steps are skipped.\n\nThe doctor's advice:"
             print(text, flush=True)
             python = ROOT / VENVS[args.stack] / "bin" / "python"

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
-from mmdualtoken.files import check_new_file
+from mmdualtoken.files import check_file, check_new_file
 from mmdualtoken.inference.model import TASKS
 from mmdualtoken.training.distributed import explain_sync_bn
 from mmdualtoken.training.interrupt import InterruptHook
@@ -68,6 +69,15 @@ def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
         cfg.visualizer["save_dir"] = str(Path(cfg.work_dir) / args.show_dir)
     elif args.show_dir:
         hook["test_out_dir"] = args.show_dir
+
+
+def pictures_folder(cfg: Config, runner: Runner, show_dir: str) -> Path:
+    """The folder into which the toolbox's hook has drawn; each toolbox has another."""
+    scope = cfg.get("default_scope")
+    if scope == "mmdet":
+        return Path(cfg.work_dir) / runner.timestamp / show_dir
+    folder = Path(cfg.work_dir) / show_dir
+    return folder / "vis_data" / "vis_image" if scope == "mmseg" else folder
 
 
 def set_tta(cfg: Config) -> None:
@@ -148,19 +158,16 @@ def check_classes(runner: Runner, name: str) -> None:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Check what can be wrong before anything is loaded."""
-    if "://" not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise InputError(
-            f"Checkpoint {args.checkpoint} does not exist (working directory: {Path.cwd()}). "
-            "Training writes checkpoints to work_dirs/CONFIG; last_checkpoint there names the last."
-        )
+    hint = "Training writes checkpoints to work_dirs/CONFIG; last_checkpoint there names the last."
+    check_file(args.checkpoint, "Checkpoint", hint, url=True)
     if not is_exported(args) and (args.compare_with or args.runtime):
         raise InputError(
             f"{args.checkpoint}: --runtime and --compare-with are for .onnx and .xml files."
         )
     if is_exported(args) and args.tta:
         raise InputError(f"{args.checkpoint}: --tta is for checkpoints alone.")
-    if args.compare_with and not Path(args.compare_with).is_file():
-        raise InputError(f"--compare-with {args.compare_with} does not exist.")
+    if args.compare_with:
+        check_file(args.compare_with, "--compare-with")
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out {args.out}: predictions are written as .pkl or .pickle.")
     if args.out:
@@ -178,7 +185,10 @@ def evaluate(cfg: Config, args: argparse.Namespace, exported: bool) -> dict[str,
         runner.register_hook(InterruptHook())  # for its workers, which end with a killed test
         if args.out:
             runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
-        return runner.test()
+        metrics = runner.test()
+    if args.show_dir:
+        print_log(f"Pictures: {pictures_folder(cfg, runner, args.show_dir)}", logger="current")
+    return metrics
 
 
 def main() -> None:
@@ -199,7 +209,7 @@ def main() -> None:
         use_exported(cfg, args)
     found = evaluate(cfg, args, is_exported(args))
     if args.compare_with:
-        args.out = None
+        args.out = args.show_dir = None
         original.experiment_name = "pytorch"
         pytorch = evaluate(original, args, exported=False)
         print(f"{'':24}{'PyTorch':>12}{'the file':>12}{'change':>12}")

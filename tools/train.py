@@ -15,7 +15,7 @@ from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.config_files import MUON, config_path
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
-from mmdualtoken.files import lock_work_dir
+from mmdualtoken.files import check_file, lock_work_dir
 from mmdualtoken.training.allocator import keep_freed_pages
 from mmdualtoken.training.distributed import explain_sync_bn, is_first
 from mmdualtoken.training.finetuning import add_class_layer_hook
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="FILE",
-        help="go on from FILE, or without it from the work dir's last checkpoint",
+        help="resume from FILE, or without it from the work dir's last checkpoint",
     )
     parser.add_argument(
         "--pretrained",
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--load-from",
         metavar="FILE",
-        help="start the whole model from this checkpoint; class layers that differ start anew",
+        help="start the whole model from this checkpoint, except class layers that differ",
     )
     parser.add_argument(
         "--muon",
@@ -65,12 +65,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="start anew in a work dir that holds checkpoints of an earlier run",
+        help="start a new run in a work dir that holds checkpoints of an earlier one",
     )
     parser.add_argument(
         "--on-nan-loss",
         choices=ACTIONS,
-        help="when a loss is NaN: stop (the default) and say why, only warn, or do not look",
+        help="when a loss is NaN: stop with a report (the default), only warn, or do not check",
     )
     parser.add_argument(
         "--no-watch",
@@ -88,14 +88,14 @@ def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     work_dir = Path(cfg.work_dir)
     found = sorted(p.name for p in work_dir.glob("*.pth"))
     if args.resume == "auto":
-        continues = (work_dir / "last_checkpoint").is_file()  # else it would start anew
+        continues = (work_dir / "last_checkpoint").is_file()  # else it would start a new run
     else:
         continues = args.resume and Path(args.resume).resolve().parent == work_dir.resolve()
     if found and not continues and not args.overwrite:
         missing = ", but no last_checkpoint" if args.resume == "auto" else ""
         raise InputError(
             f"Work dir {cfg.work_dir} holds checkpoints of an earlier run ({', '.join(found[:3])}"
-            f"{', ...' if len(found) > 3 else ''}){missing}. Go on with --resume"
+            f"{', ...' if len(found) > 3 else ''}){missing}. Continue with --resume"
             f"{' FILE, one of them' if missing else ''}, choose another with --work-dir, or "
             "replace them with --overwrite."
         )
@@ -106,14 +106,10 @@ def set_load_from(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume or args.pretrained:
         raise InputError(
             "--load-from starts the whole model from a checkpoint, --pretrained the backbone "
-            "alone, and --resume goes on with a run: give one of the three."
+            "alone, and --resume continues a run: give one of the three."
         )
     args.load_from = complete_name(args.load_from)
-    if "://" not in args.load_from and not Path(args.load_from).expanduser().is_file():
-        raise InputError(
-            f"--load-from {args.load_from}: the file does not exist (working directory: "
-            f"{Path.cwd()})."
-        )
+    check_file(args.load_from, "--load-from", url=True)
     cfg.load_from, cfg.resume = args.load_from, False
 
 
@@ -141,12 +137,12 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from = moved_checkpoint(cfg.work_dir) if auto else args.resume
         if auto and not (Path(cfg.work_dir) / "last_checkpoint").is_file():
             print_log(
-                f"--resume: {cfg.work_dir} has no checkpoint to go on from; training starts anew.",
+                f"--resume: {cfg.work_dir} has no checkpoint to resume from; a new run starts.",
                 logger="current",
                 level=logging.WARNING,
             )
-        if not auto and not Path(cfg.load_from).is_file():
-            raise InputError(f"--resume {cfg.load_from}: the file does not exist.")
+        if not auto:
+            check_file(cfg.load_from, "--resume")
     if args.pretrained:
         start_from_checkpoint(cfg, complete_name(args.pretrained))
     if args.load_from:

@@ -1,4 +1,4 @@
-"""Loading of images that says what is wrong with a file, or goes on without it."""
+"""Loading of images that reports or skips broken files."""
 
 import fcntl
 import hashlib
@@ -188,12 +188,12 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         if not len(free):
             raise BrokenFileError(
                 f"More than max_skipped={len(self._skipped)} files are broken, the last: "
-                f"{problem}. `python tools/check_data.py CONFIG` finds all; mend the data, or "
+                f"{problem}. `python tools/check_data.py CONFIG` finds all; repair the data, or "
                 "raise max_skipped of CheckedLoadImageFromFile."
             )
         self._skipped[free[0]] = key
         print_log(
-            f"Skipped: {problem}. {self.num_skipped} broken so far; random others stand in.",
+            f"Skipped: {problem}. {self.num_skipped} broken so far; random others replace them.",
             logger="current",
             level=logging.WARNING,
         )

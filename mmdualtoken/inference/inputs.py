@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmdualtoken.errors import InputError
+from mmdualtoken.files import check_file
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -65,7 +66,7 @@ def find_sources(inputs: Iterable[str], out: str | Path) -> list[Source]:
         elif path.exists() or path.is_symlink():
             found.append(Source(path, path.stem))
         else:
-            raise InputError(f"{path} does not exist (working directory: {Path.cwd()}).")
+            check_file(path)  # raises
     if not found:
         raise InputError(
             f"No image or video in {', '.join(inputs)}: none of the files ends in "

@@ -65,7 +65,7 @@ class ExactResumeHook(Hook):
                 "weights with --load-from."
             )
         if "optimizer" not in checkpoint:
-            runner.logger.warning(f"Resume: {file} holds no optimizer, which starts anew.")
+            runner.logger.warning(f"Resume: {file} holds no optimizer; its state starts from zero.")
         self._record = checkpoint.get(KEY, {})
         self._settings = current_settings(runner)
         self._schedulers = checkpoint.get("param_schedulers") or []
@@ -112,13 +112,13 @@ class ExactResumeHook(Hook):
         elif lost:
             text = f"not exact, as gradients of {lost} iterations, not yet applied, are not kept"
         else:
-            text = "data and random numbers go on exactly"
+            text = "data and random numbers continue exactly"
         done = record.get("batch_in_epoch", 0)
         if done and isinstance(loop, ResumableEpochLoop) and not changed:
             loop.first_batch = done
             text += f", in epoch {loop.epoch + 1} after batch {done}"
         elif done:
-            text += f"; epoch {loop.epoch + 1} begins anew: its first {done} batches are repeated"
+            text += f"; epoch {loop.epoch + 1} starts again: its first {done} batches are repeated"
         pipeline = getattr(runner.train_dataloader.dataset, "pipeline", None)
         steps = getattr(pipeline, "transforms", ())
         if caches := {type(step).__name__ for step in steps if hasattr(step, "results_cache")}:

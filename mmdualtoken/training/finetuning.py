@@ -40,9 +40,9 @@ def check_resumed(model: nn.Module, state: Mapping, filename: str) -> None:
     if other:
         raise InputError(
             f"Resuming from {filename}: the config's model is another one. "
-            f"{describe_misfit(own, state, [], [], other)}. A run goes on with the config it began "
-            "with. To train other classes from its weights, use tools/train.py --load-from, or "
-            "load_from without resume."
+            f"{describe_misfit(own, state, [], [], other)}. Resume a run with the config that it "
+            "began with. To train other classes from its weights, use tools/train.py --load-from, "
+            "or load_from without resume."
         )
 
 
@@ -65,8 +65,8 @@ def check_resumed_optimizer(optimizer: Optimizer, state: Mapping, filename: str)
     )
     raise InputError(
         f"Resuming from {filename}: the config's optimizer, {type(optimizer).__name__}, is not the "
-        f"one that the run began with (by the config {ours}, in the file {theirs}). A "
-        "run goes on with the config it began with. To train its weights on with another "
+        f"one that the run began with (by the config {ours}, in the file {theirs}). "
+        "Resume a run with the config that it began with. To train its weights with another "
         "optimizer, use tools/train.py --load-from."
     )
 

@@ -143,7 +143,7 @@ class InterruptHook(Hook):
             kept = "The config has no CheckpointHook: nothing was written."
         else:
             write_checkpoint(hook, runner, FILENAME, meta, by_epoch=False)
-            kept = f"{hook.last_ckpt} holds its state; --resume goes on from there."
+            kept = f"{hook.last_ckpt} holds its state; --resume continues from it."
         name = signal.Signals(number).name
         runner.logger.warning(f"Stopped by {name} after iteration {meta['iter']}. {kept}")
         if together:

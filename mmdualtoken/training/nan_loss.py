@@ -23,7 +23,7 @@ REMEDIES = (
     "A resumed run meets it again unless something changes: a lower learning rate or a longer "
     "warm-up (param_scheduler), clipped gradients (optim_wrapper.clip_grad), no mixed precision, "
     "or other data: look at these images, and run tools/check_data.py. "
-    "--on-nan-loss warn goes on regardless."
+    "--on-nan-loss warn continues regardless."
 )
 
 

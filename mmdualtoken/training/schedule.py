@@ -75,7 +75,7 @@ def _check_switch(cfg: Config, hook: dict) -> None:
     if length and max(epochs, default=0) >= length:
         print_log(
             f"{name} is set to epoch {max(epochs)}, but training ends at max_epochs={length}: its "
-            "change never comes. Set its epoch together with max_epochs, if that is not meant.",
+            "change never comes. Set its epoch below max_epochs to have it.",
             logger="current",
             level=logging.WARNING,
         )
@@ -145,9 +145,9 @@ def apply_changed_settings(runner: Runner, own: Settings, old: Sequence[dict]) -
         _start_again(runner, own)
     if not changed and not others:
         return
-    text = "The config's holds, the schedule as if from the beginning"
+    text = "The config's settings hold, its schedule counted from the run's start"
     if changed and fixed:
-        text = "ReduceOnPlateau has no place in a run by itself: the checkpoint's schedule stays"
+        text = "ReduceOnPlateau depends on the run's evaluations: the checkpoint's schedule stays"
     after = optimizer.param_groups[0].get("lr")
     print_log(
         "Resume: the config's schedule and optimizer are not the checkpoint's: "

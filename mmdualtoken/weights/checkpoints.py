@@ -18,6 +18,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
 from mmdualtoken.errors import InputError
+from mmdualtoken.files import check_file
 
 # Names for allowed objects, which the histories need, came with torch 2.6. Before it torch.load
 # was unrestricted by default, and MMEngine's own loading stays in place.
@@ -118,9 +119,7 @@ def load_file(filename: str, map_location: Any = None) -> Any:
         InputError: the file is missing, broken, or holds objects whose loading could run code, and
             `allow_unsafe_checkpoints` has not been called.
     """
-    path = Path(filename).expanduser()
-    if not path.is_file():
-        raise InputError(f"Checkpoint {path} does not exist (working directory: {Path.cwd()}).")
+    path = check_file(filename, "Checkpoint")
     if path.suffix == ".safetensors":
         return _load_safetensors(path, map_location)
     # Again: MMEngine's fork takes them off the list whenever it has loaded a file itself.

@@ -3,7 +3,6 @@
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
+from mmdualtoken.files import check_file
 from mmdualtoken.weights.checkpoints import load_file, load_remote
 
 PREFIX = "backbone."
@@ -235,10 +235,7 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
             f"{backbone.get('type')!r}; only {' and '.join(BACKBONES)} can be started this way. "
             "For another backbone, set model.backbone.init_cfg with --cfg-options."
         )
-    if "://" not in filename and not Path(filename).expanduser().is_file():
-        raise InputError(
-            f"--pretrained {filename} does not exist (working directory: {Path.cwd()})."
-        )
+    check_file(filename, "--pretrained", url=True)
     backbone.update(
         init_cfg=ConfigDict(type="Pretrained", checkpoint=str(filename), prefix=PREFIX),
         out_norm_cfg=ConfigDict(type="LN", eps=1e-6),

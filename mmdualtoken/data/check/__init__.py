@@ -80,7 +80,7 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
                     check.add(*breach, file=names if named else "")
                 check.look(quick)
                 if split != "train" and cfg[loader].get("drop_last"):
-                    kind = "drop_last=True leaves a last batch that is not full out of evaluation"
+                    kind = "drop_last=True excludes an incomplete last batch from the evaluation"
                     check.add(WARNING, kind, "", f"set {loader}.drop_last=False")
             for path, problem in evaluator_problems(cfg, loader):
                 check.add_missing(path, problem)

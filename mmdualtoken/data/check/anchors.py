@@ -96,7 +96,7 @@ def unmatched(
         f"{needed:g} is needed"
     )
     remedy = (
-        "these are hardly learnt: set scales of the head's anchor_generator (a level's smallest "
-        "anchor is scale x stride), or scale of Resize in the pipelines"
+        "the model hardly learns these: set scales of the head's anchor_generator (a level's "
+        "smallest anchor is scale x stride), or scale of Resize in the pipelines"
     )
     return detail, remedy

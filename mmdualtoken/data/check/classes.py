@@ -55,15 +55,18 @@ def name_rules(names: Any, scope: str) -> Iterator[Breach]:
         remedy = f"write a tuple or a list; one name needs a comma, classes=({names!r},)"
         yield ERROR, f"has classes={names!r}, neither a list nor a file of names", "", remedy
     elif not isinstance(names, (list, tuple)):
-        kind = f"has classes as a {type(names).__name__}, which has no order to number them by"
+        kind = f"has classes as a {type(names).__name__}, which has no order"
         yield ERROR, kind, repr(names)[:60], "write a tuple or a list"
     elif wrong := [name for name in names if not isinstance(name, str) or not name.strip()]:
         remedy = "a name is a text; a file has one on each line and no empty lines"
         yield ERROR, "has classes without a name", name_list(map(repr, wrong)), remedy
     elif twice := [name for name, count in Counter(names).items() if count > 1]:
-        severity, remedy = WARNING, "give each its own: their results cannot be told apart"
+        severity, remedy = WARNING, "give each its own name to tell their results apart"
         if scope == "mmdet":
-            severity, remedy = ERROR, "list each once: mmdet numbers those after it otherwise"
+            severity, remedy = (
+                ERROR,
+                "list each once: mmdet numbers later classes differently",
+            )
         yield severity, "has classes of the same name", name_list(twice), remedy
 
 

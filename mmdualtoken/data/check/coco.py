@@ -237,7 +237,7 @@ class CocoCheck(DatasetCheck):
                 "category": "mmdet keeps the last category of an id",
                 "annotation": "mmdet refuses the file",
             }[kind]
-            remedy = f"{effect}; give each a number of its own"
+            remedy = f"{effect}; give each a unique number"
             self.add(ERROR, f"{kind} ids occur more than once", name_list(twice), remedy)
         return whole
 
@@ -307,7 +307,7 @@ class CocoCheck(DatasetCheck):
             self.add(WARNING, "classes have no object", name_list(empty), NO_USE)
         if others := [name for name in listed if name not in classes and listed[name]]:
             kind = "objects of classes that the config leaves out"
-            remedy = "they are learnt as background; add them to metainfo.classes if not meant so"
+            remedy = "the model learns them as background; add them to metainfo.classes to avoid it"
             self.add(WARNING, kind, name_list(others), remedy)
 
     def inspect_files(self, sample: dict, image: np.ndarray, turned: str) -> None:

@@ -58,7 +58,7 @@ def flag_rules(annotations: list[dict], evaluated: bool) -> Iterator[Breach]:
         given = [a for a in annotations if a.get(key) is not None]
         if wrong := [a for a in given if a[key] not in (0, 1)]:
             detail = f"{len(wrong)} annotations, the first {wrong[0]['id']}: {wrong[0][key]!r:.60}"
-            remedy = "write the number 0 or 1; any text is taken for true, and the object ignored"
+            remedy = "write the number 0 or 1; mmdet reads any text as true and ignores the object"
             yield ERROR, f"has annotations whose {key!r} is neither 0 nor 1", detail, remedy
     if not evaluated:
         return
@@ -99,7 +99,7 @@ def box_rules(annotation: dict, width: float, height: float) -> Iterator[Breach]
     elif area <= 0:
         yield ERROR, "area is not positive though the box has one", f"area {area:g}", BACKGROUND
     elif min(x, y) < -ROUNDING or x + w > width + ROUNDING or y + h > height + ROUNDING:
-        remedy = "mmdet cuts it off at the edge; correct the box if it is not meant so"
+        remedy = "mmdet cuts it off at the edge; correct the box if that is wrong"
         yield WARNING, "box reaches outside of the image", detail, remedy
 
 

@@ -24,7 +24,7 @@ from mmdualtoken.data.loading import CheckedLoadImageFromFile
 from mmdualtoken.errors import InputError
 
 TRIALS = 3  # runs of a pipeline with random steps on an unusual image
-NO_USE = "nothing can be learnt or measured for them"
+NO_USE = "the model cannot learn them, and the metric cannot measure them"
 #: Of one sample: its findings, its size as loaded, and what it adds to each class, by label.
 Inspection = tuple[list[Finding], tuple[int, int] | None, Counter]
 
@@ -157,7 +157,7 @@ class DatasetCheck:
             return []
         if left == []:
             detail = f"filter_cfg={dict(self.dataset.filter_cfg or {})}"
-            remedy = "set it otherwise: a smaller min_size, or filter_empty_gt=False"
+            remedy = "set a smaller min_size, or filter_empty_gt=False"
             self.add(ERROR, "has no image that its filter_cfg leaves in training", detail, remedy)
         return samples
 
@@ -239,7 +239,7 @@ class DatasetCheck:
             except Exception as error:  # of any kind, by transform
                 size = "{}x{} px, ".format(*self.size) if self.size else ""
                 detail = f"{size}{type(error).__name__}: {error}"
-                remedy = "take it out of the data set, or choose transforms that can take it"
+                remedy = "remove it from the data set, or choose transforms that accept it"
                 self.add(ERROR, kind, detail, remedy, self.file_of(sample))
                 return
 

@@ -42,11 +42,11 @@ def compare(check: DatasetCheck) -> None:
     if images == expected:
         notes.append(f"all {expected} images of {title}, {split}")
     elif root not in path.parts:
-        notes.append(f"{images} images; {title}, {split}, has {expected}. Fine for a set of yours.")
+        notes.append(f"{images} images; {title}, {split}, has {expected}. Fine for your own set.")
     else:
         detail = f"{images} of {expected} images{_missing(check, split, expected)}"
         remedy = (
-            "unpack or download it again; a smaller set of yours belongs into a folder of another "
+            "unpack or download it again; put a smaller set of your own into a folder with another "
             f"name than {root!r}"
         )
         check.add(ERROR, f"differs from {title}, {split}", detail, remedy)

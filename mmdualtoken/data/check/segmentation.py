@@ -131,7 +131,7 @@ class SegmentationCheck(DatasetCheck):
             remedy = "correct the labels, num_classes of the heads, or reduce_zero_label"
             add(ERROR, "has labels out of range", f"{values}; allowed {self.allowed}", remedy)
         elif len(wrong) == len(found):
-            add(WARNING, "has ignored labels only", "", "nothing can be learnt from it")
+            add(WARNING, "has ignored labels only", "", "the model learns nothing from it")
 
     def merge(self, inspection: Inspection) -> None:
         found, size, labels = inspection
@@ -152,7 +152,7 @@ class SegmentationCheck(DatasetCheck):
             detail = f"{name_list(values)} in {read} of {number} maps; allowed {self.allowed}"
             remedy = NO_USE
             if ignored:
-                remedy = f"{name_list(ignored)} is no class: write 1 for objects beside 0"
+                remedy = f"{name_list(ignored)} is no class: write 1 for objects and 0 for the rest"
                 if reduced:
                     remedy = f"labels from 0 need reduce_zero_label=False; {remedy}"
             # A small set for evaluation may well have one class.
