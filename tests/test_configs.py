@@ -188,7 +188,7 @@ def test_rivals_train_by_the_same_recipe(path, ours):
 
 def test_every_table_has_its_rivals():
     found = {path.id for path in rivals()}
-    light = ["r18", "r50", "mobilevit_s", "edgenext_s"]
+    light = ["r18", "r50", "mobilevit_s", "edgenext_s", "lightvit_t"]
     assert found == {
         *(
             f"{d}_{r}_{s}x"
@@ -203,7 +203,7 @@ def test_every_table_has_its_rivals():
             for r in [*light, "mobilenet_v2", "pvt_v2_b0"]
         ),
         *(f"resnet{depth}_in1k" for depth in (18, 50)),
-        *(f"{r}_in1k" for r in ("mobilenet_v2", "mobilevit_s", "edgenext_s")),
+        *(f"{r}_in1k" for r in ("mobilenet_v2", "mobilevit_s", "edgenext_s", "lightvit_t")),
     }
 
 
