@@ -88,8 +88,7 @@ def _narrow_detector(model, ours):
 
 def _narrow_segmentor(model, ours):
     model.data_preprocessor.size = (SIZE, SIZE)
-    for name in ("decode_head", "auxiliary_head"):
-        head = model[name]
+    for head in filter(None, (model.decode_head, model.auxiliary_head)):
         head.channels = 16
         if ours:
             widths = widths_of(model)
@@ -97,6 +96,8 @@ def _narrow_segmentor(model, ours):
             head.in_channels = (
                 widths[index] if isinstance(index, int) else [widths[i] for i in index]
             )
+            if "c1_channels" in head:  # DeepLabv3+'s, of the first map
+                head.update(c1_in_channels=widths[0], c1_channels=8)
 
 
 def _narrow_classifier(model, ours):

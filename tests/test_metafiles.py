@@ -30,6 +30,8 @@ SAMPLE = (
     "dualtoken_s_mlp_grid9_in1k",
     "deeplabv3_dualtoken_s_stride32_160k",
     "pspnet_dualtoken_t_160k",
+    "rtmdet_dualtoken_t",
+    "segformer_dualtoken_t_160k",
 )
 
 
@@ -51,7 +53,7 @@ def forward(cfg, model):
         model.roi_head.bbox_head(torch.empty(1000, 256, 7, 7, device="meta"))
         return model.roi_head.mask_head(torch.empty(100, 256, 14, 14, device="meta"))
 
-    return detect, (800, 1280)
+    return detect, (640, 640) if type(model).__name__ == "RTMDet" else (800, 1280)
 
 
 def measure(cfg):
