@@ -24,8 +24,7 @@ def check_prediction(cfg, samples):
             found = sample.pred_instances
             assert 0 < len(found) <= 5 and found.labels.max() < narrow.num_classes(cfg)
             assert found.bboxes.min() >= 0 and found.bboxes.max() <= narrow.SIZE
-            masks = "roi_head" in cfg.model or "loss_mask" in cfg.model.bbox_head
-            assert hasattr(found, "masks") == masks
+            assert hasattr(found, "masks") == narrow.has_masks(cfg)
 
 
 def run_once(path):
