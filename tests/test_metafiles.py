@@ -125,7 +125,7 @@ def test_figures(name):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_table(folder):
     """A row for each model but the demo, with the metafile's figures and no accuracy."""
-    rows = re.findall(r"^\| (\w+) \| .* \| \[config\]\((.+)\) \|$", READMES[folder], re.M)
+    rows = re.findall(r"^\| ([\w-]+) \| .* \| \[config\]\((.+)\) \|$", READMES[folder], re.M)
     models = {n: m for n, m in MODELS.items() if folder_of(m) == folder and n != DEMO}
     assert sorted(rows) == sorted((name, f"{name}.py") for name in models)
     for line in READMES[folder].splitlines():
@@ -146,7 +146,7 @@ def expand(pattern):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_config_is_named(folder):
-    named = [n for p in re.findall(r"`([\w{},]+\.py)`", READMES[folder]) for n in expand(p)]
+    named = [n for p in re.findall(r"`([\w{},-]+\.py)`", READMES[folder]) for n in expand(p)]
     named += re.findall(r"\[config\]\((.+)\)", READMES[folder])
     configs = [n.split("/")[1] for n in mmdualtoken.list_configs() if n.startswith(folder)]
     assert sorted(named) == configs
