@@ -135,14 +135,27 @@ class RawOutputs(nn.Module):
         return tuple(self.named(images).values())
 
 
-def describe(cfg: Config, outputs: RawOutputs, classes: Sequence[str] | None) -> dict[str, str]:
+def checked_sizes(eager: RawOutputs) -> tuple[tuple[int, int, int], ...]:
+    """`CHECKED`, or multiples of 32 where the model itself takes no others, as RTMDet's neck."""
+    try:
+        with torch.no_grad():
+            eager(torch.zeros(1, 3, *CHECKED[0][1:]))
+    except RuntimeError:
+        return tuple((b, -h // 32 * -32, -w // 32 * -32) for b, h, w in CHECKED)
+    return CHECKED
+
+
+def describe(
+    cfg: Config, outputs: RawOutputs, classes: Sequence[str] | None, any_size: bool = True
+) -> dict[str, str]:
     """What a user of the file must know; all values are text, lists and numbers as JSON."""
+    sizes = "any size" if any_size else "height and width multiples of 32"
     prep = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     rgb = prep.get("bgr_to_rgb") or prep.get("to_rgb") or False
     return dict(
         mmdualtoken=__version__,
         config=Path(cfg.filename or "").name,
-        input="images (batch, 3, height, width), (pixel - mean) / std, any size",
+        input=f"images (batch, 3, height, width), (pixel - mean) / std, {sizes}",
         channel_order="rgb" if rgb else "bgr",
         mean=json.dumps(list(prep.get("mean") or [0.0] * 3)),
         std=json.dumps(list(prep.get("std") or [1.0] * 3)),
