@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import reference
 import torch
-from helpers import exact, rand, same
+from helpers import NARROW, exact, rand, same
 from mmengine.config import Config
 from narrow import ROOT
 
@@ -69,6 +69,14 @@ def test_size(config, params, macs):
     counted = measure(Config.fromfile(find_config(config)))
     assert counted.params == pytest.approx(params or counted.params, rel=0.001)
     assert counted.macs == pytest.approx(macs, rel=0.001)
+
+
+def test_deployed():
+    model, _ = exact(LightViT(NARROW, num_tokens=3))
+    image = rand(1, 3, 65, 90)
+    expected = model(image)
+    model.switch_to_deploy()
+    same(model(image), expected)
 
 
 def test_any_size_and_every_parameter_learns():
