@@ -54,12 +54,15 @@ def find_config(name: str) -> Path:
     """Find a config file, as named or by its name in this project.
 
     A clone keeps the configs of other models in lab/: 'configs/mmdet/maskrcnn_r50_1x.py' and
-    'mmdet/maskrcnn_r50_1x.py' both name lab/configs/mmdet/maskrcnn_r50_1x.py. Shipped weights,
-    such as 'mmdualtoken://tiny', name the config that they are of.
+    'mmdet/maskrcnn_r50_1x.py' both name lab/configs/mmdet/maskrcnn_r50_1x.py. Their models that are
+    in lab/, too, can be imported from now on. Shipped weights, such as 'mmdualtoken://tiny', name
+    the config that they are of.
 
     Raises:
         InputError: there is none; the message names the nearest ones.
     """
+    if str(PROJECT_ROOT) not in sys.path:
+        sys.path.append(str(PROJECT_ROOT))  # for custom_imports of lab.lightvit
     if name.startswith(SCHEME):
         return Path(config_path(weights_info(name)["config"]))
     folders = (*FOLDERS, RIVALS)

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from helpers import NARROW, randomise
 from mmengine.config import Config
-from tasks import TASKS
+from narrow import narrow
+from tasks import RTMDET, TASKS
 from torch import nn
 
 from mmdualtoken.export import outputs as export
@@ -115,8 +116,15 @@ def segmentor(**head):
     return cfg
 
 
-def levels(*names):
-    return [f"{name}_{i}" for name in names for i in range(5)]
+def light(head):
+    """A segmentor of one of the light heads."""
+    cfg = narrow(ROOT / f"configs/mmseg/{head}_160k.py")
+    cfg.model.decode_head.num_classes = 5
+    return cfg
+
+
+def levels(*names, count=5):
+    return [f"{name}_{i}" for name in names for i in range(count)]
 
 
 MODELS = dict(
@@ -129,6 +137,12 @@ MODELS = dict(
         levels("map", "rpn_cls", "rpn_bbox"),
     ),
     retinanet=(retinanet, levels("cls_score", "bbox_pred")),
+    rtmdet=(
+        lambda: Config.fromfile(RTMDET),
+        [*levels("cls_score", "bbox_pred", "extra0", count=3), "extra1"],
+    ),
+    segformer=(lambda: light("segformer_dualtoken_t_stride4"), ["logits"]),
+    deeplabv3plus=(lambda: light("deeplabv3plus_dualtoken_t"), ["logits"]),
 )
 
 

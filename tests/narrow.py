@@ -88,8 +88,7 @@ def _narrow_detector(model, ours):
 
 def _narrow_segmentor(model, ours):
     model.data_preprocessor.size = (SIZE, SIZE)
-    for name in ("decode_head", "auxiliary_head"):
-        head = model[name]
+    for head in filter(None, (model.decode_head, model.auxiliary_head)):
         head.channels = 16
         if ours:
             widths = widths_of(model)
@@ -97,6 +96,8 @@ def _narrow_segmentor(model, ours):
             head.in_channels = (
                 widths[index] if isinstance(index, int) else [widths[i] for i in index]
             )
+            if "c1_channels" in head:  # DeepLabv3+'s, of the first map
+                head.update(c1_in_channels=widths[0], c1_channels=8)
 
 
 def _narrow_classifier(model, ours):
@@ -159,12 +160,20 @@ def num_classes(cfg):
     return (head.get("bbox_head") or head.get("decode_head") or head.get("head")).num_classes
 
 
+def has_masks(cfg):
+    """Whether a detector predicts masks, too."""
+    return "roi_head" in cfg.model or "loss_mask" in cfg.model.bbox_head
+
+
 def batch(cfg):
     """Two images with labels, as a data loader gives them."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
-    sample = SAMPLES[cfg.default_scope]
-    return dict(inputs=list(images), data_samples=[sample(num_classes(cfg)) for _ in images])
+    samples = [SAMPLES[cfg.default_scope](num_classes(cfg)) for _ in images]
+    if cfg.default_scope == "mmdet" and not has_masks(cfg):
+        for sample in samples:  # a set without masks: RTMDet would read them
+            del sample.gt_instances.masks
+    return dict(inputs=list(images), data_samples=samples)
 
 
 def train_step(cfg, model):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 DETECTOR = str(CONFIGS / "maskrcnn_narrow.py")
+RTMDET = str(CONFIGS / "rtmdet_narrow.py")
 TASKS = {
     "detection": (DETECTOR, "coco/bbox_mAP_50"),
     "segmentation": (str(CONFIGS / "fcn_narrow.py"), "mIoU"),

@@ -50,10 +50,14 @@ def feature_sizes(cfg, model, size):
     return [m.shape[2] for m in maps]
 
 
+#: Of the levels that a detector's head reads.
+STRIDES = dict(MaskRCNN=[4, 8, 16, 32, 64], RetinaNet=[8, 16, 32, 64, 128], RTMDet=[8, 16, 32])
+
+
 def check_detector(cfg, model):
     head = cfg.model.get("rpn_head") or cfg.model.bbox_head
     strides = head.anchor_generator.strides
-    assert strides == ([4, 8, 16, 32, 64] if "rpn_head" in cfg.model else [8, 16, 32, 64, 128])
+    assert strides == STRIDES[cfg.model.type]
     assert feature_sizes(cfg, model, 128) == [math.ceil(128 / s) for s in strides]
     classes = cfg.train_dataloader.dataset.get("metainfo", {}).get("classes", range(80))
     heads = cfg.model.get("roi_head", cfg.model)
@@ -70,9 +74,12 @@ def check_segmentor(cfg, model):
 
     feats = model.to("meta").eval().extract_feat(torch.empty(1, 3, 128, 128, device="meta"))
     stride = 32 if "stride32" in cfg.filename else 8
-    logits = [model.decode_head(feats), model.auxiliary_head(feats)]
-    assert logits[0].shape == (1, 150, 128 // stride, 128 // stride)
-    assert logits[1].shape[1] == 150 == len(ADE20KDataset.METAINFO["classes"])
+    if "segformer" in cfg.filename:  # logits at the stride of the finest map
+        stride = 4 if "stride4" in cfg.filename else 8
+    assert model.decode_head(feats).shape == (1, 150, 128 // stride, 128 // stride)
+    assert model.decode_head.num_classes == 150 == len(ADE20KDataset.METAINFO["classes"])
+    if model.with_auxiliary_head:
+        assert model.auxiliary_head(feats).shape[1] == 150
 
 
 def check_classifier(cfg, model):
@@ -91,7 +98,11 @@ def test_builds_and_agrees(path):
     checks[cfg.default_scope](cfg, build(cfg))
     assert cfg.val_dataloader.dataset.data_root == cfg.train_dataloader.dataset.data_root
     assert cfg.test_evaluator == cfg.val_evaluator
-    assert cfg.auto_scale_lr.base_batch_size == (1024 if cfg.default_scope == "mmpretrain" else 16)
+    batch = dict(mmdet=16, mmseg=16, mmpretrain=1024)[cfg.default_scope]
+    batch = {"RTMDet": 256, "photos393": 128}.get(
+        "photos393" if "photos393" in cfg.filename else cfg.model.type, batch
+    )
+    assert cfg.auto_scale_lr.base_batch_size == batch
 
 
 def test_recipe_of_mask_rcnn():
@@ -129,6 +140,36 @@ def test_retinanet_shares_the_recipe_of_mask_rcnn():
     assert retina.model.backbone == mask.model.backbone
     for key in ("optim_wrapper", "param_scheduler", "train_cfg", "auto_scale_lr"):
         assert retina[key] == mask[key]
+
+
+@pytest.mark.parametrize("ours, theirs", [("t", "tiny"), ("s", "s")])
+@pytest.mark.parametrize("kind", ["rtmdet", "rtmdet-ins"])
+def test_rtmdet_is_mmdetections_with_another_backbone(kind, ours, theirs, tmp_path):
+    """Its two pipelines, EMA, schedule and heads; no weight decay on layer scales and tokens."""
+    cfg = load(f"mmdet/{kind}_dualtoken_{ours}").to_dict()
+    (tmp_path / "a.py").write_text(f'_base_ = "mmdet::rtmdet/{kind}_{theirs}_8xb32-300e_coco.py"')
+    theirs = Config.fromfile(tmp_path / "a.py").to_dict()
+    assert cfg["optim_wrapper"]["optimizer"] == dict(type="AdamW", lr=0.004, weight_decay=0.05)
+    paramwise = cfg["optim_wrapper"].pop("paramwise_cfg")
+    assert paramwise == {
+        **theirs["optim_wrapper"].pop("paramwise_cfg"),
+        "flat_decay_mult": 0.0,
+        "custom_keys": {"global_tokens": dict(decay_mult=0.0)},
+    }
+    widths = cfg["channels"]
+    assert cfg["model"].pop("neck") == {**theirs["model"].pop("neck"), "in_channels": widths}
+    backbone = cfg["model"].pop("backbone")
+    assert backbone["out_norm_cfg"]["type"] == "BN" and "init_cfg" not in backbone
+    theirs["model"].pop("backbone")
+    ema, switch = cfg["custom_hooks"]
+    assert (ema["type"], switch["type"]) == ("EMAHook", "PipelineSwitchHook")
+    assert switch["switch_epoch"] == 280 and cfg["train_cfg"]["max_epochs"] == 300
+    kinds = [
+        [step["type"] for step in p] for p in (cfg["train_pipeline"], switch["switch_pipeline"])
+    ]
+    assert [("CachedMosaic" in k, "CachedMixUp" in k) for k in kinds] == [(True,) * 2, (False,) * 2]
+    for key in theirs.keys() - {"auto_scale_lr"}:
+        assert cfg[key] == theirs[key], key
 
 
 def test_recipe_of_ade20k():
@@ -189,7 +230,7 @@ def test_rivals_train_by_the_same_recipe(path, ours):
 
 def test_every_table_has_its_rivals():
     found = {path.id for path in rivals()}
-    light = ["r18", "r50", "mobilevit_s", "edgenext_s"]
+    light = ["r18", "r50", "mobilevit_s", "edgenext_s", "lightvit_t"]
     assert found == {
         *(
             f"{d}_{r}_{s}x"
@@ -204,7 +245,7 @@ def test_every_table_has_its_rivals():
             for r in [*light, "mobilenet_v2", "pvt_v2_b0"]
         ),
         *(f"resnet{depth}_in1k" for depth in (18, 50)),
-        *(f"{r}_in1k" for r in ("mobilenet_v2", "mobilevit_s", "edgenext_s")),
+        *(f"{r}_in1k" for r in ("mobilenet_v2", "mobilevit_s", "edgenext_s", "lightvit_t")),
     }
 
 
@@ -232,7 +273,14 @@ def test_a_misspelt_rival_is_guessed():
 
 @pytest.mark.parametrize(
     "name",
-    ["mmdet/maskrcnn_{}_1x", "mmdet/retinanet_{}_3x", "mmseg/pspnet_{}_160k"],
+    [
+        "mmdet/maskrcnn_{}_1x",
+        "mmdet/retinanet_{}_3x",
+        "mmseg/pspnet_{}_160k",
+        "mmseg/segformer_{}_160k",
+        "mmseg/segformer_{}_stride4_160k",
+        "mmseg/deeplabv3plus_{}_160k",
+    ],
 )
 def test_tiny_differs_in_widths_only(name):
     small, tiny = (load(name.format(f"dualtoken_{size}")).to_dict() for size in "st")
@@ -243,9 +291,16 @@ def test_tiny_differs_in_widths_only(name):
     parts = [("neck", [48, 96, 192], [64, 128, 256])]
     if "mmseg" in name:
         parts = [("decode_head", 192, 256), ("auxiliary_head", 96, 128)]
+    if "segformer" in name:
+        first = [(48, 64)] if "stride4" in name else []
+        widths = zip(*first, (48, 64), (96, 128), (192, 256), strict=True)
+        parts = [("decode_head", *widths)]
     for part, narrower, wider in parts:
         assert tiny["model"][part].pop("in_channels") == narrower
         assert small["model"][part].pop("in_channels") == wider
+    if "plus" in name:
+        heads = tiny["model"]["decode_head"], small["model"]["decode_head"]
+        assert [head.pop("c1_in_channels") for head in heads] == [48, 64]
     assert tiny == small
 
 
@@ -277,10 +332,13 @@ def test_demo_warms_up_for_a_tenth_at_most():
     assert f"iter_{cfg.train_cfg.max_iters}.pth" in (ROOT / "tools/demo.py").read_text()
 
 
-@pytest.mark.parametrize("key", ["maskrcnn_1x", "deeplabv3_160k", "in1k"])
-def test_weight_decay(key):
+@pytest.mark.parametrize(
+    "name",
+    [*(OURS[k] for k in ("maskrcnn_1x", "deeplabv3_160k", "in1k")), "mmdet/rtmdet_dualtoken_t"],
+)
+def test_weight_decay(name):
     """None on the backbone's 1-D parameters and global tokens; the recipe's on all others."""
-    cfg = load(OURS[key])
+    cfg = load(name)
     init_default_scope(cfg.default_scope)
     model = nn.ModuleDict(dict(backbone=DualTokenViT("tiny", token_mlp="mix")))
     wrapper = build_optim_wrapper(model, dict(type="OptimWrapper") | cfg.optim_wrapper)

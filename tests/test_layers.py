@@ -198,7 +198,7 @@ def test_what_is_padded_does_not_matter(monkeypatch):
     pad, filled = F.pad, []
 
     def pad_with_garbage(x, widths, *args, **kwargs):
-        if x.shape[-1] == 12:  # features, not the mask of real cells
+        if x.shape[-1] == 36:  # q, k, v, not the mask of real cells
             filled.append(widths)
             return pad(x, widths, value=37.0)
         return pad(x, widths, *args, **kwargs)

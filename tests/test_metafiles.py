@@ -30,6 +30,8 @@ SAMPLE = (
     "dualtoken_s_mlp_grid9_in1k",
     "deeplabv3_dualtoken_s_stride32_160k",
     "pspnet_dualtoken_t_160k",
+    "rtmdet_dualtoken_t",
+    "segformer_dualtoken_t_160k",
 )
 
 
@@ -51,7 +53,7 @@ def forward(cfg, model):
         model.roi_head.bbox_head(torch.empty(1000, 256, 7, 7, device="meta"))
         return model.roi_head.mask_head(torch.empty(100, 256, 14, 14, device="meta"))
 
-    return detect, (800, 1280)
+    return detect, (640, 640) if type(model).__name__ == "RTMDet" else (800, 1280)
 
 
 def measure(cfg):
@@ -123,7 +125,7 @@ def test_figures(name):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_table(folder):
     """A row for each model but the demo, with the metafile's figures and no accuracy."""
-    rows = re.findall(r"^\| (\w+) \| .* \| \[config\]\((.+)\) \|$", READMES[folder], re.M)
+    rows = re.findall(r"^\| ([\w-]+) \| .* \| \[config\]\((.+)\) \|$", READMES[folder], re.M)
     models = {n: m for n, m in MODELS.items() if folder_of(m) == folder and n != DEMO}
     assert sorted(rows) == sorted((name, f"{name}.py") for name in models)
     for line in READMES[folder].splitlines():
@@ -144,7 +146,7 @@ def expand(pattern):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_config_is_named(folder):
-    named = [n for p in re.findall(r"`([\w{},]+\.py)`", READMES[folder]) for n in expand(p)]
+    named = [n for p in re.findall(r"`([\w{},-]+\.py)`", READMES[folder]) for n in expand(p)]
     named += re.findall(r"\[config\]\((.+)\)", READMES[folder])
     configs = [n.split("/")[1] for n in mmdualtoken.list_configs() if n.startswith(folder)]
     assert sorted(named) == configs

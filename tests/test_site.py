@@ -36,6 +36,8 @@ CARD_ROWS = {
     "RetinaNet": "retinanet_dualtoken_{}_1x",
     "DeepLabv3": "deeplabv3_dualtoken_{}_160k",
     "PSPNet": "pspnet_dualtoken_{}_160k",
+    "RTMDet": "rtmdet_dualtoken_{}",
+    "SegFormer": "segformer_dualtoken_{}_160k",
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from ranks import launch
 from safetensors.torch import save_file
-from tasks import DETECTOR, TASKS
+from tasks import DETECTOR, RTMDET, TASKS
 
 from mmdualtoken.weights.checkpoints import allow_mmengine_checkpoints, load_file
 
@@ -49,6 +49,23 @@ def test_train_then_test(task, project, tool):
     assert len(drawn) == 6
     (named,) = re.findall(r"Pictures: (\S+)$", printed, re.M)
     assert {p.parent for p in drawn} == {project / named}
+
+
+def test_rtmdet_switches_its_pipeline(project, tool, monkeypatch):
+    """One epoch of 8 images through the first pipeline, with mosaics, one through the second."""
+    from mmdet.datasets.transforms import CachedMosaic
+
+    mosaics = []
+    transform = CachedMosaic.transform
+    monkeypatch.setattr(
+        CachedMosaic, "transform", lambda *args: mosaics.append(1) or transform(*args)
+    )
+    status, printed = tool("train", RTMDET, "--work-dir", "run")
+    assert status == 0 and "Switch pipeline now!" in printed
+    assert len(mosaics) == 8
+    assert tool("test", RTMDET, "run/epoch_2.pth", "--work-dir", "eval")[0] == 0
+    found = metrics_of(project / "eval")
+    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(found)
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])

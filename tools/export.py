@@ -145,7 +145,7 @@ def check_raw_outputs(
         InputError: they differ, and `strict`.
     """
     run = file_format.load(file, torch.get_num_threads())
-    found = {size: export.deviation(eager, run, size) for size in export.CHECKED}
+    found = {size: export.deviation(eager, run, size) for size in export.checked_sizes(eager)}
     if strict and not all(value <= export.TOLERANCE for value in found.values()):
         raise InputError(
             f"{file.name} was not written: its outputs differ from PyTorch's, relative to the "

@@ -6,6 +6,4 @@ step with 3 x 3 tokens takes half the time. Loading resizes the grid to that of 
 
 _base_ = ["./_base_/pretrain.py", "./_base_/dualtoken_t.py"]
 
-model = dict(
-    backbone=dict(_base_.backbone, token_size=(3, 3), drop_path_rate=0.0), neck=_base_.neck
-)
+model = dict(backbone=dict(_base_.backbone, token_size=3, drop_path_rate=0.0), neck=_base_.neck)

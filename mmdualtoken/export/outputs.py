@@ -154,19 +154,34 @@ class RawOutputs(nn.Module):
         return tuple(self.named(images).values())
 
 
+def checked_sizes(eager: RawOutputs) -> tuple[tuple[int, int, int], ...]:
+    """`CHECKED`, or multiples of 32 where the model itself takes no others, as RTMDet's neck."""
+    try:
+        with torch.no_grad():
+            eager(torch.zeros(1, eager.channels, *CHECKED[0][1:]))
+    except RuntimeError:
+        return tuple((b, -h // 32 * -32, -w // 32 * -32) for b, h, w in CHECKED)
+    return CHECKED
+
+
 def describe(
-    cfg: Config, outputs: RawOutputs | Results, classes: Sequence[str] | None
+    cfg: Config,
+    outputs: RawOutputs | Results,
+    classes: Sequence[str] | None,
 ) -> dict[str, str]:
     """What a user of the file must know; all values are text, lists and numbers as JSON."""
     prep = Preprocessing.of(cfg)
     channels, pixels = outputs.channels, getattr(outputs, "pixels", False)
     rgb = prep.swap and channels == 3 and not pixels
     values = "pixels" if pixels else "(pixel - mean) / std"
-    more = outputs.describe(cfg) if isinstance(outputs, Results) else {}
+    results = isinstance(outputs, Results)
+    more = outputs.describe(cfg) if results else {}
+    whole = results or checked_sizes(outputs) == CHECKED
+    sizes = "any size" if whole else "height and width multiples of 32"
     return dict(
         mmdualtoken=__version__,
         config=Path(cfg.filename or "").name,
-        input=f"images (batch, {channels}, height, width), {values}, any size",
+        input=f"images (batch, {channels}, height, width), {values}, {sizes}",
         channel_order="rgb" if rgb else "bgr",
         mean=json.dumps([] if pixels else list(prep.mean or [0.0] * channels)),
         std=json.dumps([] if pixels else list(prep.std or [1.0] * channels)),

@@ -291,37 +291,41 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        _, h, w, _ = x.shape
+        return self.proj(self.attend(self.qkv(x)))
+
+    def attend(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Attend within each window: q, k, v as (B, H, W, 3C) -> (B, H, W, C)."""
+        _, h, w, _ = qkv.shape
         rows, columns = ((side - 1) // self.window_size + 1 for side in (h, w))
         pad = (0, 0, 0, columns * self.window_size - w, 0, rows * self.window_size - h)
         bias = self.relative_position_bias()
         if torch.compiler.is_compiling() or any(pad):  # a graph for all sizes pads always
             # Bias of minus infinity for padded keys; every window has at least one real cell.
-            real = self.partition(F.pad(x.new_ones(1, h, w, 1), pad), rows, columns)
+            real = self.partition(F.pad(qkv.new_ones(1, h, w, 1), pad), rows, columns)
             padded = real[0, :, None, None, :, 0] == 0  # (windows, 1, 1, w*w)
-            bias = bias.to(x).masked_fill(padded, float("-inf"))
-            x = F.pad(x, pad)
-        out = self.proj(self.attend(self.partition(x, rows, columns), bias))
+            bias = bias.to(qkv).masked_fill(padded, float("-inf"))
+            qkv = F.pad(qkv, pad)
+        out = self.attend_windows(self.partition(qkv, rows, columns), bias)
         return self.reverse(out, rows, columns)[:, :h, :w]
 
     def relative_position_bias(self) -> torch.Tensor:
         """Return the bias of each pair of cells, (heads, w*w, w*w)."""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
-    def attend(self, windows: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Attend within each window.
+    def attend_windows(self, windows: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Attend within windows that are cut out.
 
         Args:
-            windows: (B, windows, w*w, C).
+            windows: q, k, v as (B, windows, w*w, 3C).
             bias: (heads, w*w, w*w), or one of them per window.
 
         Returns:
             (B, windows, w*w, C).
         """
         count = windows.shape[1]
-        qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
+        windows = windows.unflatten(-1, (3, self.num_heads, -1))
         # Each (B, windows * heads, w*w, head_dim): fused kernels and ONNX take four axes.
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        q, k, v = windows.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         bias = bias.to(q.dtype).expand(count, -1, -1, -1).flatten(0, 1)[None]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return out.unflatten(1, (count, self.num_heads)).transpose(2, 3).flatten(3)

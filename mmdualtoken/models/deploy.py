@@ -80,7 +80,9 @@ class Deployable:
         for i in self.out_indices:
             if has_statistics(norm := getattr(self, f"norm{i}")):
                 setattr(self, f"norm{i}", ChannelAffine(norm))
-        first = self.stages[0].blocks[0].token_module
+        first = getattr(
+            self.stages[0].blocks[0], "token_module", None
+        )  # derived classes may lack it
         if isinstance(first, DeployedTokens):
             first.precompute(self.global_tokens.flatten(1, 2))
         for module in self.stages.modules():

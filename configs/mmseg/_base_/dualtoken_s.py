@@ -1,5 +1,6 @@
 """DualToken-ViT-S for segmentors, with the channels of the heads."""
 
+channels = (64, 128, 256)
 segmentor = dict(
     backbone=dict(
         _delete_=True,

@@ -2,6 +2,7 @@
 
 _base_ = "./dualtoken_s.py"
 
+channels = (48, 96, 192)
 segmentor = dict(
     backbone=dict(arch="tiny"),
     decode_head=dict(in_channels=192),

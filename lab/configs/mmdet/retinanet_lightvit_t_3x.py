@@ -1,0 +1,6 @@
+"""RetinaNet, LightViT-T, COCO, 36 epochs, multi-scale: as our models, by the same recipe."""
+
+_base_ = ["../../../configs/mmdet/_base_/retinanet_3x.py", "../_base_/lightvit_t.py"]
+custom_imports = dict(imports=["mmdualtoken", "lab.lightvit"])
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels, start_level=0))
