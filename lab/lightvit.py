@@ -1,8 +1,9 @@
 """LightViT (arXiv 2207.05557), the paper's closest rival, from the layers that both have.
 
-Written from its paper and its published code (for details that the paper leaves open). The stem, patch merging, FFN and bi-dimensional attention are this package's
-own, which are LightViT's. What differs is the block: self-attention in windows, and eight global
-tokens that gather from all image tokens and are broadcast to them.
+Written from its paper, and from facts of its published code where the paper leaves details open.
+The stem, patch merging, FFN and bi-dimensional attention are this package's own, which are
+LightViT's. What differs is the block: self-attention in windows, and eight global tokens that
+gather from all image tokens and are broadcast to them.
 """
 
 import torch
