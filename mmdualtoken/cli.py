@@ -132,7 +132,8 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print_error(explain(error.__cause__) or str(error))
+        own = "pip install" in str(error)  # it names the package itself
+        print_error((None if own else explain(error.__cause__)) or str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         print_stderr("\nStopped by Ctrl-C.")
