@@ -35,10 +35,11 @@ def class_names(folders: list[str]) -> list[str]:
     """Names of the classes: ImageNet's words for its wnids, the place for 'place_NAME'."""
     file = Path(timm.__file__).parent / "data" / "_info" / "imagenet_synset_to_lemma.txt"
     words = dict(line.split("\t")[:2] for line in file.read_text().splitlines())
-    return [
-        words[f].split(",")[0] if f in words else f.removeprefix("place_").replace("_", " ")
-        for f in folders
-    ]
+    names = [words[f].split(",")[0] for f in folders if f in words]
+    for folder in folders[len(names) :]:  # after the wnids
+        place = folder.removeprefix("place_").replace("_", " ")
+        names.append(f"{place} (place)" if place in names else place)
+    return names
 
 
 def accuracy(results: list[dict]) -> dict[str, dict[str, float]]:

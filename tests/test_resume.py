@@ -271,7 +271,9 @@ def test_changed_schedule_holds(by_epoch, lengths, tmp_path, monkeypatch, capfd)
     capfd.readouterr()
     run(scheduled(long, by_epoch), "run", resume=True)
     words = f"param_scheduler[0] (CosineAnnealingLR) T_max {short} -> {long}, end {short} -> {long}"
-    assert f"are not the checkpoint's: {words}. The config's settings hold" in capfd.readouterr().out
+    assert (
+        f"are not the checkpoint's: {words}. The config's settings hold" in capfd.readouterr().out
+    )
     run(scheduled(long, by_epoch), "whole")
     resumed, whole = last("run"), last("whole")
     assert rates_of(resumed)[done:] == rates_of(whole)[done:]
