@@ -24,6 +24,7 @@ from mmengine.config import Config
 from tasks import DETECTOR, TASKS
 from test_predict import write_checkpoint
 
+from mmdualtoken.cli import find_config
 from mmdualtoken.inference import load_model
 
 #: Commands that are no tool of ours, by their beginning: why they are not run here. They are looked
@@ -125,8 +126,9 @@ def test_command_is_right(page, words):
         return
     own = set().union(*OWN_CONFIGS.values())
     known = args.config in PLACEHOLDERS or args.config in own
-    assert known or (ROOT / args.config).is_file()
-    path = ROOT / args.config if (ROOT / args.config).is_file() else DETECTOR
+    config = find_config(args.config) if "://" in args.config else ROOT / args.config
+    assert known or config.is_file()
+    path = config if config.is_file() else DETECTOR
     for key in args.cfg_options or ():
         node = Config.fromfile(path)
         for part in key.split("."):
