@@ -161,26 +161,23 @@ def test_ranks_stay_equal(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_flag(tmp_path):
-    """Train by the flag: the dumped config has the optimizer, the recipe's options stay."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        from train import merge_args, parse_args
-    finally:
-        sys.path.pop(0)
+def test_flag(monkeypatch):
+    """The config gets the optimizer, at the given rate; the recipe's options stay."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from train import merge_args, parse_args
+
     cfg = Config.fromfile(TASKS["segmentation"][0])
     cfg.optim_wrapper.clip_grad = dict(max_norm=1.0)
-    argv = sys.argv
     base = Config.fromfile(config_path(MUON_FILE)).muon
     for given, rate in ((["--muon"], base.lr), (["--muon", "2e-3"], 2e-3)):
-        sys.argv = ["train.py", TASKS["segmentation"][0], *given]
+        monkeypatch.setattr(sys, "argv", ["train.py", TASKS["segmentation"][0], *given])
         merge_args(cfg, parse_args())
         assert cfg.optim_wrapper.optimizer == dict(base, lr=rate)
         assert cfg.optim_wrapper.clip_grad == dict(max_norm=1.0)
-    sys.argv = ["train.py", TASKS["segmentation"][0], "--muon", "-1"]
-    with pytest.raises(SystemExit):
-        parse_args()
-    sys.argv = argv
+    for wrong in ("0", "-1", "1"):
+        monkeypatch.setattr(sys, "argv", ["train.py", TASKS["segmentation"][0], "--muon", wrong])
+        with pytest.raises(SystemExit):
+            parse_args()
 
 
 def test_without_timm():

@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--muon",
         nargs="?",
-        const=0.0,
+        const=True,
         type=float,
         metavar="LR",
         help="replace the config's optimizer by configs/_base_/muon.py, with this learning rate",
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
         help="no curves, TensorBoard, pictures of predictions and summary",
     )
     args = parser.parse_args()
-    if args.muon is not None and not 0 <= args.muon < 1:
+    if isinstance(args.muon, float) and not 0 < args.muon < 1:
         parser.error(f"--muon {args.muon:g}: the learning rate is a number between 0 and 1")
     return args
 
@@ -117,7 +117,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Write the arguments of training into the config."""
     if args.muon is not None:
         optimizer = Config.fromfile(config_path(MUON)).muon
-        cfg.optim_wrapper.optimizer = {**optimizer, **({"lr": args.muon} if args.muon else {})}
+        if isinstance(args.muon, float):
+            optimizer.lr = args.muon
+        cfg.optim_wrapper.optimizer = optimizer
     if args.amp:
         if not torch.cuda.is_available():
             raise InputError("--amp: mixed precision needs a GPU; none was found.")
