@@ -282,7 +282,7 @@ def test_changed_schedule_holds(by_epoch, lengths, tmp_path, monkeypatch, capfd)
 
 
 def test_changed_schedule_of_other_batches(tmp_path, monkeypatch):
-    """An epoch of 5 batches is as much of the schedule as one of 2; the second begins anew."""
+    """An epoch of 5 batches is as much of the schedule as one of 2; the second restarts."""
     monkeypatch.chdir(tmp_path)
 
     def config(batch_size):

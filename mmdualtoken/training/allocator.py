@@ -13,7 +13,7 @@ def keep_freed_pages() -> bool:
     """Let this process keep the memory that it frees, for the next iteration.
 
     glibc returns large blocks to the kernel when they are freed, and each iteration of a training
-    on the CPU then gets the same pages anew, filled with zeros. Results do not change; the process
+    on the CPU then asks for new pages, which the kernel clears. Results do not change; the process
     keeps its peak of memory until it ends. Nothing is done where a GPU computes.
 
     Returns:

@@ -18,7 +18,7 @@ except ImportError as error:
 
 @OPTIMIZERS.register_module(force=True)
 class MuonAdamW(Muon):
-    """timm's Muon, with the rates and momenta that docs/muon.md has the evidence for.
+    """timm's Muon, with AdamW's rate as a share of its own and defaults for training from scratch.
 
     By timm's rule, Muon updates the weights that are matrices: of linear layers, a fused qkv as
     one, and of convolutions that mix channels, (out, in * kh * kw). AdamW updates all others:

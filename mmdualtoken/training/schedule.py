@@ -127,7 +127,7 @@ def apply_changed_settings(runner: Runner, own: Settings, old: Sequence[dict]) -
     """Let the config's optimizer settings and schedule hold in a resumed run; warn of a change.
 
     MMEngine takes both from the checkpoint. A longer run would stay at the rate at which the old
-    schedule ended. The new schedule goes on where it would be, had it held from the beginning;
+    schedule ended. The new schedule continues where it would be, had it held from the start;
     one that depends on evaluations stays the checkpoint's.
 
     Args:

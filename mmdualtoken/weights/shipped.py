@@ -54,8 +54,8 @@ def weights_info(name: str) -> dict[str, Any]:
 
     Returns:
         `config` (as `mmdualtoken.config_path` takes it), `classes`, `data` (photos per source),
-        `photos_seen`, `accuracy` (top-1 and top-5 per validation set, in percent), `version` and
-        `licence`.
+        `photos_seen`, `teacher`, `accuracy` (percent per validation set: `top1` and `top5` of all
+        classes, `top1_own_classes` of those in the set), `version` and `licence`.
 
     Raises:
         InputError: there are no such weights.

@@ -1,8 +1,8 @@
 """Pretraining on a few hundred thousand small photos, with Muon, in hours on a CPU.
 
 Different from the ImageNet recipe (in1k.py): small photos and iterations instead of 300 epochs at
-224 pixels, Muon, and no Mixup, CutMix or stochastic depth, which cost accuracy where each photo is
-seen a few times. The weights are averaged (EMA).
+224 pixels, Muon, an average of the weights (EMA), and no Mixup, CutMix or stochastic depth (chosen,
+not measured: each photo is seen a few times only).
 """
 
 _base_ = ["mmpretrain::_base_/default_runtime.py", "./photos393.py", "../../_base_/muon.py"]
