@@ -17,6 +17,7 @@ from helpers import randomise
 from mmdet.models import StandardRoIHead
 from mmengine.config import Config
 from mmengine.structures import InstanceData
+from mmpretrain.structures import DataSample
 from pycocotools import mask as coco_mask
 from tasks import TASKS
 from torchvision.ops import batched_nms
@@ -246,6 +247,19 @@ def test_differences_of_masks_are_found():
     assert found.mask_iou == pytest.approx(898 / 900) and not found.passed
     two.near = masks ^ other
     assert compare.compare_objects(one, two, CUT).mask_iou == 1
+    one.masks[:], two.masks[:], two.near[:] = True, False, False
+    found = compare.compare_objects(one, two, CUT)
+    assert found.mask_iou == 0 and not found.passed
+
+
+@pytest.mark.parametrize("error, passed", [(5e-5, True), (2e-4, False), (np.nan, False)])
+def test_one_wrong_score_of_a_thousand_fails(error, passed):
+    """No allowance of 1 in 50: scores, unlike objects, are no ties."""
+    scores = torch.full((1000,), 1e-3)
+    other = scores.clone()
+    other[7] += error
+    samples = [DataSample().set_pred_score(s) for s in (scores, other)]
+    assert compare.compare_samples(*samples, {}).passed == passed
 
 
 # ---------------------------------------------------------------- the runner

@@ -56,7 +56,8 @@ class Agreement:
 
         A tie among the proposals of an RPN moves objects that are themselves no ties.
         """
-        return self.wrong <= self.count // 50 and (self.mask_iou or 1.0) >= MASK_IOU
+        masks_agree = self.mask_iou is None or self.mask_iou >= MASK_IOU
+        return masks_agree and self.wrong <= self.count // 50
 
     def __str__(self) -> str:
         if self.what != "objects":
@@ -151,7 +152,9 @@ def compare_samples(expected: BaseDataElement, actual: BaseDataElement, cfg: dic
     """Compare two predictions on one image."""
     if "pred_score" in expected:
         worst = float((expected.pred_score - actual.pred_score).abs().max())
-        return Agreement("scores", len(expected.pred_score), worst, wrong=int(worst > SCORE))
+        count = len(expected.pred_score)
+        wrong = 0 if worst <= SCORE else count  # no score is a tie; NaN is wrong
+        return Agreement("scores", count, worst, wrong=wrong)
     if "pred_sem_seg" in expected:
         a, b = expected.pred_sem_seg.data.long(), actual.pred_sem_seg.data.long()
         share = float((a != b).double().mean())
