@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .precision import computable
 
+__all__ = ["nms", "nms_match", "softnms"]
+
 
 def single(value: float) -> float:
     """``value`` rounded to float32: mmcv compares IoUs with thresholds of that precision."""

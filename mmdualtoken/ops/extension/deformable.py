@@ -7,6 +7,16 @@ from torchvision.ops import deform_conv2d
 from .gradients import gradients
 from .precision import computable
 
+__all__ = [
+    "deform_conv_backward_input",
+    "deform_conv_backward_parameters",
+    "deform_conv_forward",
+    "modulated_deform_conv_backward",
+    "modulated_deform_conv_forward",
+    "ms_deform_attn_backward",
+    "ms_deform_attn_forward",
+]
+
 
 def convolution(stride: tuple, padding: tuple, dilation: tuple):
     """The function (input, offset, weight, bias, mask) -> output.
@@ -57,34 +67,28 @@ def assign(targets, values) -> None:
         target.copy_(value)
 
 
+def convolution_v1(sizes: dict):
+    """The convolution of v1's keywords: dH, dW (the stride), padH, padW, dilationH, dilationW."""
+    return convolution(*((sizes[f"{n}H"], sizes[f"{n}W"]) for n in ("d", "pad", "dilation")))
+
+
+def convolution_v2(sizes: dict):
+    """The convolution of v2's keywords: stride_h, stride_w and so on."""
+    return convolution(*((sizes[f"{n}_h"], sizes[f"{n}_w"]) for n in ("stride", "pad", "dilation")))
+
+
 def deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, *buffers: Tensor, **sizes
 ) -> None:
     """Deformable convolution v1 of (B, C, H, W) into ``output``.
 
     Args:
-        weight: (out channels, C / group, kH, kW); ``group`` follows from it.
-        offset: (B, 2 kH kW deformable_group, out height, out width), rows before columns.
-        columns, ones, im2col_step: of mmcv's own algorithm, without effect here.
+        weight: (out channels, C / groups, kH, kW).
+        offset: (B, 2 kH kW offset groups, out height, out width), rows before columns.
+        buffers: of mmcv's own algorithm, without effect here.
+        sizes: mmcv's keywords; the numbers of groups follow from the shapes.
     """
-    convolve = convolution((dH, dW), (padH, padW), (dilationH, dilationW))
-    output.copy_(convolve(input, offset, weight))
+    output.copy_(convolution_v1(sizes)(input, offset, weight))
 
 
 def deform_conv_backward_input(
@@ -94,21 +98,11 @@ def deform_conv_backward_input(
     grad_input: Tensor,
     grad_offset: Tensor,
     weight: Tensor,
-    columns: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    *buffers: Tensor,
+    **sizes,
 ) -> None:
     """Gradients of ``deform_conv_forward`` by the input and by the offsets."""
-    convolve = convolution((dH, dW), (padH, padW), (dilationH, dilationW))
+    convolve = convolution_v1(sizes)
     found = gradients(lambda x, o: convolve(x, o, weight), (input, offset), grad_output)
     assign((grad_input, grad_offset), found)
 
@@ -118,23 +112,12 @@ def deform_conv_backward_parameters(
     offset: Tensor,
     grad_output: Tensor,
     grad_weight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
+    *buffers: Tensor,
     scale: float,
-    im2col_step: int,
+    **sizes,
 ) -> None:
     """Gradient of ``deform_conv_forward`` by the weights, times ``scale``."""
-    convolve = convolution((dH, dW), (padH, padW), (dilationH, dilationW))
+    convolve = convolution_v1(sizes)
     # The convolution is linear in its weights: the gradient is the same at any.
     weight = torch.zeros_like(grad_weight)
     (found,) = gradients(lambda w: convolve(input, offset, w), (weight,), grad_output)
@@ -150,27 +133,19 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
+    *,
     with_bias: bool,
+    **sizes,
 ) -> None:
     """Deformable convolution v2: each sample is multiplied by its entry of ``mask``.
 
     Args:
         bias: (out channels,), read if ``with_bias``.
-        mask: (B, kernel_h kernel_w deformable_group, out height, out width).
-        weight, offset, columns, ones: as in ``deform_conv_forward``.
+        mask: (B, kernel_h kernel_w offset groups, out height, out width).
+        ones, columns: of mmcv's own algorithm, without effect here.
     """
-    convolve = convolution((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))
-    output.copy_(convolve(input, offset, weight, bias if with_bias else None, mask))
+    bias = bias if with_bias else None
+    output.copy_(convolution_v2(sizes)(input, offset, weight, bias, mask))
 
 
 def modulated_deform_conv_backward(
@@ -187,20 +162,12 @@ def modulated_deform_conv_backward(
     grad_offset: Tensor,
     grad_mask: Tensor,
     grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
+    *,
     with_bias: bool,
+    **sizes,
 ) -> None:
     """Gradients of ``modulated_deform_conv_forward``."""
-    convolve = convolution((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))
+    convolve = convolution_v2(sizes)
     found = gradients(
         lambda x, o, w, m: convolve(x, o, w, None, m), (input, offset, weight, mask), grad_output
     )

@@ -8,6 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = [
+    "sigmoid_focal_loss_backward",
+    "sigmoid_focal_loss_forward",
+    "softmax_focal_loss_backward",
+    "softmax_focal_loss_forward",
+]
+
 
 def class_weights(target: Tensor, weight: Tensor, classes: int) -> Tensor:
     """The weight (N,) of each label's class; 1 for background and without weights."""

@@ -6,6 +6,17 @@ from torch import Tensor
 
 from .gradients import gradients
 
+__all__ = [
+    "carafe_backward",
+    "carafe_forward",
+    "carafe_naive_backward",
+    "carafe_naive_forward",
+    "masked_col2im_forward",
+    "masked_im2col_forward",
+    "psamask_backward",
+    "psamask_forward",
+]
+
 
 def reassembly(kernel_size: int, group_size: int, scale_factor: int):
     """CARAFE as a function (features (B, C, H, W), masks) -> (B, C, sH, sW)."""
@@ -27,23 +38,17 @@ def reassembly(kernel_size: int, group_size: int, scale_factor: int):
     return reassemble
 
 
-def carafe_naive_forward(
-    features: Tensor,
-    masks: Tensor,
-    output: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
-) -> None:
+def carafe_naive_forward(features: Tensor, masks: Tensor, output: Tensor, **sizes) -> None:
     """CARAFE: each cell of the larger map is a weighted sum of a window of the smaller one.
 
     Args:
         features: (B, C, H, W).
         masks: (B, kernel_size² group_size, scale_factor H, scale_factor W).
         output: (B, C, scale_factor H, scale_factor W).
-        group_size: number of groups of channels, each with weights of its own.
+        sizes: kernel_size; group_size, the number of groups of channels, each with weights of its
+            own; scale_factor.
     """
-    output.copy_(reassembly(kernel_size, group_size, scale_factor)(features, masks))
+    output.copy_(reassembly(**sizes)(features, masks))
 
 
 def carafe_naive_backward(
@@ -52,13 +57,10 @@ def carafe_naive_backward(
     masks: Tensor,
     grad_input: Tensor,
     grad_masks: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    **sizes,
 ) -> None:
     """Gradients of CARAFE by the features and by the masks."""
-    reassemble = reassembly(kernel_size, group_size, scale_factor)
-    by_features, by_masks = gradients(reassemble, (features, masks), grad_output)
+    by_features, by_masks = gradients(reassembly(**sizes), (features, masks), grad_output)
     grad_input.copy_(by_features)
     grad_masks.copy_(by_masks)
 
@@ -70,13 +72,11 @@ def carafe_forward(
     routput: Tensor,
     rmasks: Tensor,
     output: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    **sizes,
 ) -> None:
     """As ``carafe_naive_forward``. ``rfeatures`` receives the features, for the backward pass."""
     rfeatures.copy_(features)
-    carafe_naive_forward(features, masks, output, kernel_size, group_size, scale_factor)
+    carafe_naive_forward(features, masks, output, **sizes)
 
 
 def carafe_backward(
@@ -89,28 +89,25 @@ def carafe_backward(
     rgrad_masks: Tensor,
     grad_input: Tensor,
     grad_masks: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    **sizes,
 ) -> None:
-    """As ``carafe_naive_backward``."""
-    sizes = (kernel_size, group_size, scale_factor)
-    carafe_naive_backward(grad_output, rfeatures, masks, grad_input, grad_masks, *sizes)
+    """As ``carafe_naive_backward``; the buffers whose names begin with r are not used."""
+    carafe_naive_backward(grad_output, rfeatures, masks, grad_input, grad_masks, **sizes)
 
 
-def psa_attention(psa_type: int, mask_size: tuple, half_mask: tuple):
+def psa_attention(psa_type: int, h_mask: int, w_mask: int, half_h_mask: int, half_w_mask: int, **_):
     """PSANet's mask as a function (B, mask cells, H, W) -> (B, H W, H, W)."""
 
     def attend(input: Tensor) -> Tensor:
         batch, _, height, width = input.shape
         y, x = (torch.arange(n, device=input.device) for n in (height, width))
         # Row of the mask that a place h has for a place y; columns likewise.
-        rows = y[:, None] - y + half_mask[0]
-        columns = x[:, None] - x + half_mask[1]
-        inside = ((rows >= 0) & (rows < mask_size[0]))[:, :, None, None]
-        inside = inside & ((columns >= 0) & (columns < mask_size[1]))
-        rows, columns = rows.clamp(0, mask_size[0] - 1), columns.clamp(0, mask_size[1] - 1)
-        masks = input.view(batch, *mask_size, height, width)
+        rows = y[:, None] - y + half_h_mask
+        columns = x[:, None] - x + half_w_mask
+        inside = ((rows >= 0) & (rows < h_mask))[:, :, None, None]
+        inside = inside & ((columns >= 0) & (columns < w_mask))
+        rows, columns = rows.clamp(0, h_mask - 1), columns.clamp(0, w_mask - 1)
+        masks = input.view(batch, h_mask, w_mask, height, width)
         # (B, y, h, x, w): the weight that a place (h, w) gives to a place (y, x)
         weights = masks[:, rows[:, :, None, None], columns, y[:, None, None], x] * inside
         order = (0, 1, 3, 2, 4) if psa_type == 0 else (0, 2, 4, 1, 3)
@@ -119,46 +116,22 @@ def psa_attention(psa_type: int, mask_size: tuple, half_mask: tuple):
     return attend
 
 
-def psamask_forward(
-    input: Tensor,
-    output: Tensor,
-    psa_type: int,
-    num_: int,
-    h_feature: int,
-    w_feature: int,
-    h_mask: int,
-    w_mask: int,
-    half_h_mask: int,
-    half_w_mask: int,
-) -> None:
+def psamask_forward(input: Tensor, output: Tensor, **sizes) -> None:
     """Spreads each place's mask over the map.
 
     Args:
-        input: (num_, h_mask w_mask, h_feature, w_feature).
-        output: (num_, h_feature w_feature, h_feature, w_feature).
-        psa_type: 0 collects, ``output[:, target, source]``; 1 distributes,
+        input: (B, h_mask w_mask, H, W).
+        output: (B, H W, H, W).
+        sizes: mmcv's keywords; psa_type 0 collects, ``output[:, target, source]``, 1 distributes,
             ``output[:, source, target]``.
     """
-    attend = psa_attention(psa_type, (h_mask, w_mask), (half_h_mask, half_w_mask))
-    output.copy_(attend(input))
+    output.copy_(psa_attention(**sizes)(input))
 
 
-def psamask_backward(
-    grad_output: Tensor,
-    grad_input: Tensor,
-    psa_type: int,
-    num_: int,
-    h_feature: int,
-    w_feature: int,
-    h_mask: int,
-    w_mask: int,
-    half_h_mask: int,
-    half_w_mask: int,
-) -> None:
+def psamask_backward(grad_output: Tensor, grad_input: Tensor, **sizes) -> None:
     """Gradient of ``psamask_forward``, which is linear, by its input."""
-    attend = psa_attention(psa_type, (h_mask, w_mask), (half_h_mask, half_w_mask))
-    (found,) = gradients(attend, (torch.zeros_like(grad_input),), grad_output)
-    grad_input.copy_(found)
+    inputs = (torch.zeros_like(grad_input),)
+    grad_input.copy_(gradients(psa_attention(**sizes), inputs, grad_output)[0])
 
 
 def masked_im2col_forward(
@@ -184,13 +157,7 @@ def masked_im2col_forward(
 
 
 def masked_col2im_forward(
-    col: Tensor,
-    mask_h_idx: Tensor,
-    mask_w_idx: Tensor,
-    im: Tensor,
-    height: int,
-    width: int,
-    channels: int,
+    col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, **sizes
 ) -> None:
     """Writes columns (channels, M) to their places of ``im`` (1, channels, height, width)."""
     im[0, :, mask_h_idx, mask_w_idx] = col

@@ -9,6 +9,8 @@ from torchvision.ops import roi_align
 
 from .precision import computable
 
+__all__ = ["roi_align_backward", "roi_align_forward", "roi_pool_backward", "roi_pool_forward"]
+
 
 def outside_if_not_finite(rois: Tensor) -> Tensor:
     """RoIs with NaN or infinite corners moved outside of every map, where they pool zeros.
@@ -61,12 +63,12 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
+    *,
     pool_mode: int,
+    sampling_ratio: int,
     aligned: bool,
+    spatial_scale: float,
+    **size: int,
 ) -> None:
     """Gradient of ``roi_align_forward`` by the map, into ``grad_input`` (B, C, H, W)."""
     if pool_mode == 0:
@@ -78,8 +80,7 @@ def roi_align_backward(
     gradient = torch.ops.torchvision._roi_align_backward(
         *computable(grad_output, outside_if_not_finite(rois)),
         spatial_scale,
-        aligned_height,
-        aligned_width,
+        *grad_output.shape[2:],
         *grad_input.shape,
         sampling_ratio or -1,
         aligned,
@@ -214,13 +215,7 @@ def roi_pool_forward(
 
 
 def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **sizes
 ) -> None:
     """Gradient of ``roi_pool_forward`` by the map, into ``grad_input`` (B, C, H, W)."""
     add_to_cells(grad_input, rois, argmax.long().clamp(min=0), grad_output * (argmax >= 0))
