@@ -1,10 +1,9 @@
 """The weights in the package: found by name everywhere, finite, and giving recorded outputs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,7 +18,6 @@ from mmdualtoken.cli import find_config
 from mmdualtoken.config_files import config_path
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference import load_model
-from mmdualtoken.models import DualTokenViT
 from mmdualtoken.weights import weights_info
 from mmdualtoken.weights.shipped import complete_name, weights_path
 
@@ -59,51 +57,33 @@ def test_metadata(name):
     assert weights_path(name).stat().st_size < 25e6
 
 
-def test_names():
+def test_names(tmp_path, monkeypatch):
+    """A file of that name comes first."""
     assert "tiny" in NAMES
     assert complete_name("tiny") == "mmdualtoken://tiny"
     assert complete_name("other.pth") == "other.pth"
     assert find_config("mmdualtoken://tiny").name.startswith("dualtoken_t_")
     with pytest.raises(InputError, match=r"mmdualtoken://huge .*mmdualtoken://tiny"):
         CheckpointLoader.load_checkpoint("mmdualtoken://huge")
-
-
-def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny").touch()
     assert complete_name("tiny") == "tiny"
 
 
-@pytest.mark.parametrize("token_size", [3, (7, 7), (5, 9)])
-def test_any_token_grid(token_size):
-    model = DualTokenViT(
-        arch="tiny",
-        token_mlp="mix",
-        token_size=token_size,
-        out_norm_cfg=dict(type="BN"),
-        init_cfg=dict(type="Pretrained", checkpoint="mmdualtoken://tiny", prefix="backbone."),
-    )
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg", "mmpretrain"])
+def test_in_the_toolboxes_own_way(scope):
+    """The backbone in a model of each toolbox, by init_cfg, without our tools, on any grid."""
+    init_default_scope(scope)
+    init_cfg = dict(type="Pretrained", checkpoint="mmdualtoken://tiny", prefix="backbone.")
+    cfg = dict(type="DualTokenViT", arch="tiny", token_mlp="mix", token_size=(5, 9))
+    model = MODELS.build({**cfg, "init_cfg": init_cfg})
     with log_lines() as lines:
         model.init_weights()
     assert any("backbone tensors from mmdualtoken://tiny" in line for line in lines)
     state = CheckpointLoader.load_checkpoint("mmdualtoken://tiny")["state_dict"]
-    name = "stages.2.blocks.0.ffn.fc1.weight"
-    assert torch.equal(model.state_dict()[name], state[f"backbone.{name}"])
-    h, w = (token_size, token_size) if isinstance(token_size, int) else token_size
-    assert model.global_tokens.shape == (1, h, w, 48)
-
-
-@pytest.mark.parametrize("scope", ["mmdet", "mmseg", "mmpretrain"])
-def test_in_the_toolboxes_own_way(scope):
-    """The backbone in a model of each toolbox, by init_cfg, without our tools."""
-    init_default_scope(scope)
-    init_cfg = dict(type="Pretrained", checkpoint="mmdualtoken://tiny", prefix="backbone.")
-    cfg = dict(type="DualTokenViT", arch="tiny", token_mlp="mix", init_cfg=init_cfg)
-    model = MODELS.build(cfg)
-    model.init_weights()
-    state = CheckpointLoader.load_checkpoint("mmdualtoken://tiny")["state_dict"]
-    name = "stem.convs.0.weight"
-    assert torch.equal(model.state_dict()[name], state[f"backbone.{name}"])
+    for name in ("stem.convs.0.weight", "stages.2.blocks.0.ffn.fc1.weight"):
+        assert torch.equal(model.state_dict()[name], state[f"backbone.{name}"])
+    assert model.global_tokens.shape == (1, 5, 9, 48)
 
 
 def test_whole_classifier_by_mmengine():
@@ -115,15 +95,11 @@ def test_whole_classifier_by_mmengine():
     assert content["meta"]["dataset_meta"]["classes"][0] == "tench"
 
 
-def test_predict_needs_no_config(tmp_path):
-    import cv2
-
+def test_predict_needs_no_config(tmp_path, tool):
     cv2.imwrite(str(tmp_path / "photo.jpg"), np.full((90, 120, 3), 128, np.uint8))
-    command = [sys.executable, "tools/predict.py", "mmdualtoken://tiny", tmp_path / "photo.jpg"]
-    done = subprocess.run(
-        [*command, "--out", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = ["mmdualtoken://tiny", tmp_path / "photo.jpg", "--out", tmp_path / "out"]
+    status, printed = tool("predict", *arguments)
+    assert status == 0, printed
     record = json.loads((tmp_path / "out" / "preds" / "photo.json").read_text())
     assert record["pred_class"] in weights_info("tiny")["classes"]
     assert len(record["top"]) == 5

@@ -94,12 +94,12 @@ def test_url(way, url, trained, tool):
     assert not executed()
 
 
-@pytest.mark.parametrize(
-    "way, remote", [("test", False), ("pretrained", False), ("load-from", True)]
-)
+@pytest.mark.parametrize("way, remote", [("test", False), ("load-from", True)])
 def test_opt_out(way, remote, url, trained, tool):
     """It is loaded, it runs, and it is said; the next run of a tool refuses again."""
     file = f"{url}/hostile.pth" if remote else "hostile.pth"
+    status, printed = use(tool, "test", "safe.pth", FLAG)  # nothing changes for weights
+    assert status == 0 and "ANY CODE" in printed and "UNSAFE:" not in printed
     status, printed = use(tool, way, file, FLAG)
     assert status == 0, printed
     assert executed()
@@ -110,11 +110,6 @@ def test_opt_out(way, remote, url, trained, tool):
     assert status == 2 and "was refused" in printed and not executed()
 
 
-def test_opt_out_changes_nothing_for_weights(trained, tool):
-    status, printed = use(tool, "test", "safe.pth", FLAG)
-    assert status == 0 and "ANY CODE" in printed and "UNSAFE:" not in printed
-
-
 def test_resume_from_unsafe_checkpoint(trained, tool):
     args = ("--work-dir", "more", "--resume", "hostile.pth")
     assert tool("train", CLASSIFIER, *args)[0] == 2 and not executed()
@@ -122,7 +117,8 @@ def test_resume_from_unsafe_checkpoint(trained, tool):
 
 
 @pytest.mark.parametrize("name", ["predict", "visualize_tokens", "inspector"])
-def test_tools_that_show_a_model(name, trained, tool):
+def test_tools_that_show_a_model(name, project, tool):
+    torch.save(dict(state_dict={}, payload=Hostile()), "hostile.pth")
     image = str(next(Path("data").rglob("*.jpg")))
     args = () if name == "inspector" else (image, "--out", "shown")
     status, printed = tool(name, CLASSIFIER, "hostile.pth", *args)
@@ -142,27 +138,20 @@ def stock_loader():
         CheckpointLoader.register_scheme(prefix, load, force=True)
 
 
-@pytest.mark.parametrize("variable", ["", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
-def test_pretrained_backbone_in_the_stock_tools(variable, url, stock_loader, monkeypatch):
+def test_pretrained_backbone_in_the_stock_tools(url, stock_loader, monkeypatch):
     """Also where the environment asks for the contrary, as a way around torch's restriction."""
+    torch.save(dict(payload=Hostile()), "hostile.pth")
+    CheckpointLoader._get_checkpoint_loader(url)(f"{url}/hostile.pth", "cpu")
+    assert executed()  # so the rest tests something
     refuse_unsafe_checkpoints()
-    if variable:
-        monkeypatch.setenv(variable, "1")
-    torch.save(dict(state_dict=dict(a=torch.ones(1)), payload=Hostile()), "hostile.pth")
+    variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    monkeypatch.setenv(variable, "1")
     for name in (f"{url}/hostile.pth", "hostile.pth"):
         with pytest.raises(InputError, match="was refused"):
             read_tensors(name)
         assert not executed()
     assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") is None
-    assert os.environ.get(variable or "unset") == ("1" if variable else None)
-
-
-def test_stock_loader_does_run_it(url, stock_loader):
-    """So the tests above test something."""
-    torch.save(dict(payload=Hostile()), "hostile.pth")
-    loader = CheckpointLoader._get_checkpoint_loader(url)
-    loader(f"{url}/hostile.pth", "cpu")
-    assert executed()
+    assert os.environ[variable] == "1"
 
 
 def test_what_cannot_be_downloaded(url, tool):
@@ -174,30 +163,31 @@ def test_what_cannot_be_downloaded(url, tool):
         load_remote("http://127.0.0.1:1/x.pth")
 
 
-def test_cut_off_download(url):
+def test_broken_downloads(url):
     torch.save(dict(a=torch.ones(1000)), "whole.pth")
     Path("cut.pth").write_bytes(Path("whole.pth").read_bytes()[:2000])
     with pytest.raises(InputError, match=r"cut off.*Delete the copy in \S+cache/hub/checkpoints"):
         load_remote(f"{url}/cut.pth")
+    with pytest.raises(InputError, match="download .safetensors files first"):
+        load_remote("https://example.org/x.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["raw", "zip", "tar", "script"])
+@pytest.mark.parametrize("kind", ["raw", "tar", "zip", "script"])
 def test_hostile_files_of_every_format(kind, project):
     """Nothing runs, and torch's advice how to load it all the same is not passed on."""
     raw = pickle.dumps(Hostile())
-    members = dict(zip=["archive/data.pkl"], script=["archive/data.pkl", "archive/constants.pkl"])
-    if kind == "tar":
+    if kind == "raw":
+        Path("bad.pth").write_bytes(raw)
+    elif kind == "tar":
         with tarfile.open("bad.pth", "w") as archive:
             for name in ("pickle", "tensors", "storages"):
                 member = tarfile.TarInfo(name)
                 member.size = len(raw)
                 archive.addfile(member, io.BytesIO(raw))
-    elif kind == "raw":
-        Path("bad.pth").write_bytes(raw)
     else:
         with zipfile.ZipFile("bad.pth", "w") as archive:
-            for name in members[kind]:
-                archive.writestr(name, raw)
+            for name in ["data.pkl", "constants.pkl"][: 1 + (kind == "script")]:
+                archive.writestr(f"archive/{name}", raw)
             archive.writestr("archive/version", "3\n")
     with pytest.raises(InputError, match="was refused|cannot be read") as caught:
         load_file("bad.pth")
@@ -224,11 +214,6 @@ def test_pickles_and_code_within_a_field_stay_text(trained, tool):
         assert not executed()
 
 
-def test_safetensors_by_url():
-    with pytest.raises(InputError, match="download .safetensors files first"):
-        load_remote("https://example.org/x.safetensors")
-
-
 def test_unsafe_file_that_is_broken(project):
     """With the opt-out, an unreadable file is still a user's error."""
     Path("broken.pth").write_bytes(b"\x80\x02}q\x00(X\x01")
@@ -240,11 +225,10 @@ def test_unsafe_file_that_is_broken(project):
         refuse_unsafe_checkpoints()
 
 
-@pytest.mark.parametrize("text", ["this is text", "not a checkpoint"])
-def test_text_is_no_checkpoint(text, tmp_path):
+def test_text_is_no_checkpoint(tmp_path):
     """torch's request to report the file to its developers is left out."""
     file = tmp_path / "notes.pth"
-    file.write_text(text)
+    file.write_text("this is text")
     with pytest.raises(InputError, match="cannot be read|was refused") as caught:
         load_file(str(file))
     assert "Please file an issue" not in str(caught.value)

@@ -99,13 +99,30 @@ def _first_global(error: Exception) -> str:
     return line[max(line.find("WeightsUnpickler error"), 0) :]  # before it: a request to report it
 
 
-def _refusal(filename: object, error: pickle.UnpicklingError) -> InputError:
-    return InputError(
-        f"Checkpoint {filename} was refused: it is broken or holds objects whose loading could run "
-        f"code ({_first_global(error)}). Only tensors, plain containers and MMEngine's training "
-        "histories are read. If you trust whoever made the file, load it yourself and save its "
-        f"'state_dict' alone with torch.save, or allow it to run code with {UNSAFE_FLAG}."
-    )
+def _read(name: object, load: Callable[[bool], Any]) -> Any:
+    """Load a checkpoint by load(True), restricted, or where that is allowed by load(False).
+
+    Raises:
+        InputError: it holds objects whose loading could run code, and
+            `allow_unsafe_checkpoints` has not been called.
+    """
+    # Again: MMEngine's fork takes them off the list whenever it has loaded a file itself.
+    allow_mmengine_checkpoints()
+    try:
+        return load(True)
+    except pickle.UnpicklingError as error:
+        reason = _first_global(error)
+        if not _unsafe_allowed:
+            raise InputError(
+                f"Checkpoint {name} was refused: it is broken or holds objects whose loading could "
+                f"run code ({reason}). Only tensors, plain containers and MMEngine's training "
+                "histories are read. If you trust whoever made the file, load it yourself and save "
+                "its 'state_dict' alone with torch.save, or allow it to run code with "
+                f"{UNSAFE_FLAG}."
+            ) from error
+        text = f"UNSAFE: {name} is loaded without restriction, and may run code now ({reason})."
+        print_log(text, logger="current", level=logging.WARNING)
+    return load(False)
 
 
 def load_file(filename: str, map_location: Any = None) -> Any:
@@ -122,16 +139,10 @@ def load_file(filename: str, map_location: Any = None) -> Any:
     path = check_file(filename, "Checkpoint")
     if path.suffix == ".safetensors":
         return _load_safetensors(path, map_location)
-    # Again: MMEngine's fork takes them off the list whenever it has loaded a file itself.
-    allow_mmengine_checkpoints()
     try:
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
-            if not _unsafe_allowed:
-                raise _refusal(path, error) from error
-            _warn_of(path, error)
-            return torch.load(path, map_location=map_location, weights_only=False)
+        return _read(
+            path, lambda only: torch.load(path, map_location=map_location, weights_only=only)
+        )
     except InputError:
         raise
     except Exception as error:  # unpickling what is no pickle raises anything
@@ -173,17 +184,13 @@ def load_remote(
         return load(filename, map_location)
     if filename.endswith(".safetensors"):
         raise InputError(f"Checkpoint {filename}: download .safetensors files first.")
-    allow_mmengine_checkpoints()
+
+    def read(only: bool) -> Any:
+        with _weights_only(only):
+            return load(filename, map_location)
+
     try:
-        try:
-            with _weights_only(True):
-                return load(filename, map_location)
-        except pickle.UnpicklingError as error:
-            if not _unsafe_allowed:
-                raise _refusal(filename, error) from error
-            _warn_of(filename, error)
-            with _weights_only(False):
-                return load(filename, map_location)
+        return _read(filename, read)
     except (OSError, HTTPException) as error:
         raise InputError(
             f"Checkpoint {filename} cannot be had ({type(error).__name__}: {error}). Check the "
@@ -232,12 +239,3 @@ def allow_unsafe_checkpoints() -> None:
     global _unsafe_allowed
     _unsafe_allowed = True
     print(f"{'!' * 80}\n{UNSAFE_FLAG}: {UNSAFE_TEXT}\n{'!' * 80}", file=sys.stderr, flush=True)
-
-
-def _warn_of(filename: object, error: Exception) -> None:
-    print_log(
-        f"UNSAFE: {filename} is loaded without restriction, and may run code now "
-        f"({_first_global(error)}).",
-        logger="current",
-        level=logging.WARNING,
-    )

@@ -1,7 +1,5 @@
 """Starting the backbone from a classification checkpoint."""
 
-import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,63 +12,19 @@ from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_file
 from mmdualtoken.weights.checkpoints import load_file, load_remote
+from mmdualtoken.weights.fitting import (
+    COUNTER,
+    describe_misfit,
+    list_names,
+    match_tensors,
+    tensors_of,
+)
 
 PREFIX = "backbone."
 #: Backbones that start from a classifier's checkpoint.
 BACKBONES = ("DualTokenViT", "DualTokenViTStride4")
 #: Parts of them that a file may lack or have otherwise, as they belong to what reads the maps.
 OUTPUTS = ("norm0", "norm1", "norm2", "fine")
-COUNTER = "num_batches_tracked"  # of a BatchNorm; older files lack it, and MMEngine minds no more
-
-
-def list_names(names: Iterable[str], limit: int = 12) -> str:
-    """Names in short: those that differ in their numbers only as one, 'blocks.*.proj.bias (12)'."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
-    texts = [g[0] if len(g) == 1 else f"{pattern} ({len(g)})" for pattern, g in groups.items()]
-    more = [f"and {len(texts) - limit} more kinds"] if len(texts) > limit else []
-    return ", ".join(texts[:limit] + more)
-
-
-def describe_misfit(own: Mapping, state: Mapping, missing: list, unknown: list, other: list) -> str:
-    """In words: which of a module's tensors `own` a file's tensors `state` do not fit."""
-    parts = []
-    if missing:
-        parts.append(f"missing ({len(missing)}): {list_names(missing)}")
-    if unknown:
-        parts.append(f"not known ({len(unknown)}): {list_names(unknown)}")
-    if other:
-        name = other[0]
-        parts.append(
-            f"of another shape ({len(other)}): {list_names(other)}, where {name} is "
-            f"{tuple(state[name].shape)} in the file, {tuple(own[name].shape)} by the config"
-        )
-    return f"Tensors {'; '.join(parts)}"
-
-
-def tensors_of(content: Any, filename: str) -> OrderedDict[str, Tensor]:
-    """The tensors of a checkpoint by name, out of 'state_dict' or 'model' if it has one.
-
-    MMEngine's EMAHook puts the averaged weights into 'state_dict', so that they are taken.
-
-    Raises:
-        InputError: there are none.
-    """
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    named = content.items() if isinstance(content, Mapping) else ()
-    tensors = OrderedDict((k, v) for k, v in named if isinstance(k, str) and isinstance(v, Tensor))
-    tensors._metadata = getattr(content, "_metadata", OrderedDict())  # versions of the modules
-    if not tensors:
-        found = list(content)[:5] if isinstance(content, Mapping) else type(content).__name__
-        raise InputError(
-            f"{filename} holds no tensors by name (found: {found}). A checkpoint that training "
-            "wrote is needed: a dict of tensors, alone or under 'state_dict' or 'model'."
-        )
-    return tensors
 
 
 def read_tensors(filename: str, map_location: Any = "cpu") -> dict[str, Tensor]:
@@ -104,10 +58,16 @@ def _without_prefix(
     )
 
 
-def _sort_outputs(own: Mapping, state: dict) -> list[str]:
-    """Take from `state` the outputs that `own` cannot use; say which, and which start anew."""
+def _leave_out(own: Mapping, state: dict) -> list[str]:
+    """Take from `state` the outputs that `own` cannot use, and the stages that it does not build.
+
+    Returns:
+        what was taken out, and which outputs start anew, in words.
+    """
+    stages = [f"stages.{i}" for i in range(3)]
+    unbuilt = [s for s in stages if not any(k.startswith(f"{s}.") for k in own)]
     notes: dict[str, list[str]] = {}
-    for part in OUTPUTS:
+    for part in (*OUTPUTS, *unbuilt):
         here, there = (
             {k for k in tensors if k.startswith(f"{part}.") and not k.endswith(COUNTER)}
             for tensors in (own, state)
@@ -119,16 +79,6 @@ def _sort_outputs(own: Mapping, state: dict) -> list[str]:
         reason = "of another type in the file" if there else "not in the file"
         notes.setdefault(f"started anew, {reason}" if here else "not used", []).append(part)
     return [f"{what}: {', '.join(parts)}" for what, parts in notes.items()]
-
-
-def _drop_later_stages(own: Mapping, state: dict) -> list[str]:
-    """Take from `state` the stages after the last that a backbone of few `out_indices` builds."""
-    last = max(int(k.split(".")[1]) for k in own if k.startswith("stages."))
-    later = [k for k in state if re.match(r"stages\.[0-2]\.", k) and int(k[7]) > last]
-    for key in later:
-        del state[key]
-    stages = sorted({k[:8] for k in later})
-    return [f"not used: {', '.join(stages)}"] if stages else []
 
 
 def load_backbone(
@@ -154,13 +104,9 @@ def load_backbone(
     prefix = f"{prefix.removesuffix('.')}." if prefix else ""
     own = backbone.state_dict()
     state, found = _without_prefix(read_tensors(filename, map_location), own, prefix, filename)
-    notes = _sort_outputs(own, state) + _drop_later_stages(own, state)
+    notes = _leave_out(own, state)
     anew = {k for k in own if k.split(".")[0] in OUTPUTS and k not in state}
-    missing = [k for k in own if k not in state and k not in anew and not k.endswith(COUNTER)]
-    unknown = [k for k in state if k not in own]
-    if not missing and not unknown:
-        backbone.resize_loaded_tokens(state, "")
-    other = [k for k in own if k in state and state[k].shape != own[k].shape]
+    state, missing, unknown, other = match_tensors(backbone, state, anew)
     if missing or unknown or other:
         bare = "" if found == prefix else f" (no tensor is named '{prefix}...', but '{found}...')"
         raise InputError(
