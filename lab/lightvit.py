@@ -96,7 +96,6 @@ class LightViT(DualTokenViT):
 
     Raises:
         WrongValue: an argument is out of range or unknown; the message says what is allowed.
-        WrongType: an argument is of the wrong type.
     """
 
     arch_settings = {

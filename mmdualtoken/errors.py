@@ -19,10 +19,6 @@ class WrongValue(InputError, ValueError):
     """An argument of a model, or what it is given, has a value that is not allowed."""
 
 
-class WrongType(InputError, TypeError):
-    """An argument of a model is of a type that is not allowed."""
-
-
 def explain(error: BaseException | None) -> str | None:
     """Say in one paragraph what an error of the toolboxes asks of the user; None if nothing.
 

@@ -1,12 +1,18 @@
-"""Wrong arguments: each rule refuses with the argument, the value and what is allowed."""
+"""Constructor arguments: what is refused, naming argument, value and rule, and accepted forms."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
-from helpers import NARROW, build
+from helpers import NARROW, build, params, rand
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
 from torch import nn
+from torchvision.models.convnext import LayerNorm2d
 
-from mmdualtoken.errors import WrongType, WrongValue
-from mmdualtoken.models import DualTokenClsNeck, DualTokenViTStride4, ResizeNeck
+from mmdualtoken.errors import InputError, WrongValue
+from mmdualtoken.models import DualTokenClsNeck, DualTokenViT, DualTokenViTStride4, ResizeNeck
 
 NAN = float("nan")
 
@@ -15,155 +21,192 @@ class NoModule:
     """A class that makes no modules."""
 
 
-def fpn(**settings):
-    reason = "DualTokenFPN builds on mmdet's FPN, which a classification-only installation lacks"
-    pytest.importorskip("mmdet", reason=reason)
-    from mmdualtoken.models.necks import DualTokenFPN
-
-    return DualTokenFPN(**{"in_channels": [16, 24], "out_channels": 8, **settings})
-
-
-#: (argument, wrong value, error, what the message says is allowed): one line per rule.
+#: (argument, wrong value, what the message says is allowed): one line per rule and kind of value.
 BACKBONE = [
-    ("in_channels", 3.0, WrongType, "an int from 1"),
-    ("in_channels", 0, WrongValue, "an int from 1"),
-    ("frozen_stages", True, WrongType, "an int, -1 to 3"),
-    ("frozen_stages", 4, WrongValue, "an int, -1 to 3"),
-    ("frozen_stages", -2, WrongValue, "an int, -1 to 3"),
-    ("alpha", "high", WrongType, "a number, 0 to 1"),
-    ("alpha", 1.1, WrongValue, "a number, 0 to 1"),
-    ("alpha", NAN, WrongValue, "a number, 0 to 1"),
-    ("drop_path_rate", 1.0, WrongValue, "a number, 0 to 1, without 1"),
-    ("token_size", None, WrongType, "positive ints or one int, for n x n, at most 4096 tokens"),
-    ("token_size", "77", WrongType, "a pair (h, w)"),
-    ("token_size", 65, WrongValue, "at most 4096 tokens"),
-    ("token_size", (7, 7, 7), WrongValue, "a pair (h, w)"),
-    ("token_size", (7.0, 7), WrongValue, "a pair (h, w)"),
-    ("token_size", (7, 0), WrongValue, "a pair (h, w)"),
-    ("token_size", (64, 65), WrongValue, "at most 4096 tokens"),
-    ("out_indices", 1.5, WrongType, "rising indices from (0, 1, 2)"),
-    ("out_indices", (), WrongValue, "rising indices from (0, 1, 2)"),
-    ("out_indices", ("0",), WrongValue, "rising indices from (0, 1, 2)"),
-    ("out_indices", (1, 0), WrongValue, "rising indices from (0, 1, 2)"),
-    ("out_indices", (1, 1), WrongValue, "rising indices from (0, 1, 2)"),
-    ("out_indices", (-1,), WrongValue, "rising indices from (0, 1, 2)"),
-    ("out_indices", (3,), WrongValue, "rising indices from (0, 1, 2)"),
-    ("token_mlp", "max", WrongValue, "one of ['mix', 'mlp'] or a class"),
-    ("token_mlp", NoModule, WrongValue, "or a class of nn.Module"),
-    ("token_module", 3, WrongValue, "one of ['msa', 'none', 'normal', 'position_aware']"),
-    ("local_encoder", nn.Identity(), WrongValue, "one of ['conv', 'window']"),
-    ("downsample", "", WrongValue, "one of ['onestep', 'stepwise']"),
-    ("arch", "large", WrongValue, "a str of ['small', 'tiny'] or a dict"),
-    ("arch", 3, WrongType, "a str of ['small', 'tiny'] or a dict"),
-    ("arch", {}, WrongValue, "['depths', 'embed_dims', 'ffn_ratios', 'num_heads']"),
-    ("arch", {**NARROW, "depth": (1, 1, 1)}, WrongValue, "optionally ['down_convs', 'kernel"),
-    ("out_norm_cfg", "BN", WrongType, "None or a dict such as dict(type='BN')"),
-    ("out_norm_cfg", {}, WrongValue, "KeyError: 'type'"),
-    ("out_norm_cfg", dict(type="Norm"), WrongValue, "for maps (B, 16, H, W) (KeyError:"),
-    ("out_norm_cfg", dict(type="BN", momentums=0.1), WrongValue, "'momentums'"),
-    ("out_norm_cfg", dict(type="BN1d"), WrongValue, "expected 2D or 3D input"),
-    ("out_norm_cfg", dict(type="LN", eps=NAN), WrongValue, "returns NaN"),
-    ("out_norm_cfg", dict(type="LN", momentum=0.1), WrongValue, "only eps and requires_grad"),
-    ("init_cfg", "Pretrained", WrongValue, "None, or a dict (or a list of them)"),
-    ("init_cfg", {}, WrongValue, 'must contain the key "type"'),
-    ("init_cfg", dict(type="Nope"), WrongValue, "Nope is not in"),
-    ("init_cfg", dict(type="Pretrained"), WrongValue, "'checkpoint')"),
-    ("init_cfg", dict(type="Pretrained", checkpoint=""), WrongValue, "FILE is a path or URL"),
-    ("init_cfg", dict(type="Pretrained", checkpoint=None), WrongValue, "FILE is a path or URL"),
-    ("init_cfg", [dict(type="Xavier"), "Pretrained"], WrongValue, "(or a list of them)"),
+    ("frozen_stages", True, "an int, -1 to 3"),
+    ("frozen_stages", 4, "an int, -1 to 3"),
+    ("frozen_stages", -2, "an int, -1 to 3"),
+    ("alpha", "high", "a number, 0 to 1"),
+    ("alpha", 1.1, "a number, 0 to 1"),
+    ("alpha", NAN, "a number, 0 to 1"),
+    # The last block would always drop its branches, and scale what is left by 1 / 0.
+    ("drop_path_rate", 1.0, "a number, 0 to 1, without 1"),
+    ("token_size", None, "positive ints or one int, for n x n, at most 4096 tokens"),
+    ("token_size", "77", "a pair (h, w)"),
+    ("token_size", 65, "at most 4096 tokens"),
+    ("token_size", (7, 7, 7), "a pair (h, w)"),
+    ("token_size", (7.0, 7), "a pair (h, w)"),
+    ("token_size", (7, 0), "a pair (h, w)"),
+    ("out_indices", 1.5, "rising indices from (0, 1, 2)"),
+    ("out_indices", (), "rising indices from (0, 1, 2)"),
+    ("out_indices", (1, 1), "rising indices from (0, 1, 2)"),
+    ("out_indices", (-1,), "rising indices from (0, 1, 2)"),
+    ("out_indices", (3,), "rising indices from (0, 1, 2)"),
+    ("token_mlp", "max", "one of ['mix', 'mlp'] or a class"),
+    ("token_mlp", NoModule, "or a class of nn.Module"),
+    ("token_module", 3, "one of ['msa', 'none', 'normal', 'position_aware']"),
+    ("local_encoder", nn.Identity(), "one of ['conv', 'window']"),
+    ("downsample", "", "one of ['onestep', 'stepwise']"),
+    ("arch", "large", "a str of ['small', 'tiny'] or a dict"),
+    ("arch", 3, "a str of ['small', 'tiny'] or a dict"),
+    ("arch", {}, "['depths', 'embed_dims', 'ffn_ratios', 'num_heads']"),
+    ("arch", {**NARROW, "depth": (1, 1, 1)}, "optionally ['down_convs', 'kernel"),
+    ("init_cfg", "Pretrained", "None, or a dict (or a list of them)"),
+    ("init_cfg", dict(type="Nope"), "Nope is not in"),
+    ("init_cfg", [dict(type="Xavier"), dict(type="Pretrained")], "'checkpoint')"),
+    ("init_cfg", dict(type="StemContrast", nois=0.3), "unexpected keyword"),
 ]
 #: The same for the values of an arch, of which one is wrong.
 ARCH = [
-    ("embed_dims", (16.0, 24, 32), "three values, multiples of 4 from 8"),
-    ("embed_dims", (4, 24, 32), "three values, multiples of 4 from 8"),
     ("embed_dims", (18, 24, 32), "three values, multiples of 4 from 8"),
     ("depths", (0, 2, 2), "three values, positive ints"),
     ("depths", (1, 2), "three values, positive ints"),
-    ("depths", 3, "three values, positive ints"),
     ("num_heads", (2, 0, 4), "three values, positive ints"),
     ("ffn_ratios", (NAN, 4, 4), "three values, positive numbers to 1024"),
-    ("ffn_ratios", ("4", 4, 4), "three values, positive numbers to 1024"),
     ("kernel_sizes", (4, 7, None), "three values, odd ints or None"),
     ("down_convs", (-1, 0, 0), "three values, ints from 0"),
 ]
-RESIZE = ("cubic", "['area', 'bicubic', 'bilinear', 'nearest', 'nearest-exact']")
-OTHERS = [
-    (lambda **s: DualTokenClsNeck(**{"in_channels": 16, **s}), "in_channels", 0, "an int from 1"),
-    (lambda **s: DualTokenClsNeck(16, **s), "out_channels", 0, "an int from 1"),
-    (lambda **s: DualTokenClsNeck(16, **s), "init_cfg", dict(type="Nope"), "None, or a dict"),
-    (lambda **s: ResizeNeck(**s), "mode", *RESIZE),
-    (lambda **s: ResizeNeck(**s), "init_cfg", dict(type="Nope"), "None, or a dict"),
-    (lambda **s: DualTokenViTStride4(NARROW, **s), "fine_blocks", -1, "an int from 0"),
-    (fpn, "in_channels", [16.0], "a list of ints, one per map"),
-    (fpn, "out_channels", 0, "an int from 1"),
-    (fpn, "num_outs", 0, "an int from 1"),
-    (fpn, "norm_cfg", dict(type="LN"), "for maps (B, 8, H, W) (RuntimeError"),
-    (fpn, "act_cfg", dict(type="ReLO"), "for maps (B, 8, H, W) (KeyError"),
-    (fpn, "init_cfg", dict(type="Nope"), "None, or a dict"),
-]
 
 
-def message(make, argument, value, error=WrongValue):
-    with pytest.raises(error) as caught:
-        make(**{argument: value})
-    assert f": {argument}={value!r}; allowed is " in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(("argument", "value", "error", "allowed"), BACKBONE, ids=str)
-def test_backbone(argument, value, error, allowed):
-    text = message(build, argument, value, error)
-    assert text.startswith("DualTokenViT: ") and allowed in text.partition("; allowed is ")[2]
-
-
-@pytest.mark.parametrize(("key", "value", "allowed"), ARCH, ids=str)
-def test_values_of_an_arch(key, value, allowed):
+@pytest.mark.parametrize(
+    ("argument", "value", "name", "allowed"),
+    [(a, v, f"{a}={v!r}", t) for a, v, t in BACKBONE]
+    + [("arch", {**NARROW, k: v}, f"arch[{k!r}]={v!r}", t) for k, v, t in ARCH]
+    + [
+        ("arch", {**NARROW, "num_heads": (2, 5, 4)}, "arch: embed_dims=24", "its num_heads, 5"),
+        ("arch", {**NARROW, "ffn_ratios": (2.7, 4, 4)}, "arch: ffn_ratios=2.7", "such as 43/16"),
+        ("arch", {**NARROW, "ffn_ratios": (0.01, 4, 4)}, "arch: ffn_ratios=0.01", "such as 1/16"),
+    ],
+    ids=str,
+)
+def test_refused(argument, value, name, allowed):
+    """By the registry, as a config does; an error of the user's, and a ValueError."""
     with pytest.raises(WrongValue) as caught:
-        build(arch={**NARROW, key: value})
-    assert str(caught.value) == f"DualTokenViT: arch[{key!r}]={value!r}; allowed is {allowed}"
+        MODELS.build(dict(type="DualTokenViT", **{"arch": NARROW, argument: value}))
+    start, _, rule = str(caught.value).partition("; allowed is ")
+    assert start.endswith(f"DualTokenViT: {name}") and allowed in rule
+    assert isinstance(caught.value, InputError) and isinstance(caught.value, ValueError)
 
 
-def test_heads_that_do_not_divide_the_width():
-    with pytest.raises(WrongValue, match="arch: embed_dims=24; .*multiple of its num_heads, 5"):
-        build(arch={**NARROW, "num_heads": (2, 5, 4)})
-
-
-@pytest.mark.parametrize("ratio", [2.7, 0.01])
-def test_ratios_of_no_whole_number_of_channels(ratio):
-    with pytest.raises(WrongValue, match=f"arch: ffn_ratios={ratio}; .*such as [0-9]+/16"):
-        build(arch={**NARROW, "ffn_ratios": (ratio, 4, 4)})
-
-
-@pytest.mark.parametrize("value", [0, (8,), 4097])
 @pytest.mark.parametrize("tokens", ["normal", "msa"])
-def test_numbers_of_tokens_without_a_grid(tokens, value):
-    text = message(lambda **s: build(token_module=tokens, **s), "token_size", value)
-    assert "one int, the number of tokens" in text
+def test_numbers_of_tokens_without_a_grid(tokens):
+    for value in (0, (8,), 4097):
+        with pytest.raises(WrongValue, match="token_size=.*one int, the number of tokens"):
+            build(token_module=tokens, token_size=value)
 
 
-@pytest.mark.parametrize(("make", "argument", "value", "allowed"), OTHERS)
-def test_necks_and_stride4(make, argument, value, allowed):
-    assert allowed in message(make, argument, value).partition("; allowed is ")[2]
+def test_other_classes():
+    with pytest.raises(WrongValue, match="ResizeNeck: mode='cubic'; .*'bicubic'"):
+        ResizeNeck(mode="cubic")
+    for value in (-1, 1.0, True, "2"):
+        text = f"DualTokenViTStride4: fine_blocks={value!r}; allowed is an int from 0"
+        with pytest.raises(WrongValue, match=text):
+            DualTokenViTStride4(NARROW, fine_blocks=value)
+    with pytest.raises(WrongValue, match="16 channels, in_channels is 32; .*out_indices"):
+        DualTokenClsNeck(32, 40)((torch.zeros(1, 16, 4, 4),))
 
 
-def test_nothing_is_built_of_a_wrong_argument(recwarn):
-    """PyTorch warns of layers without elements, which an in_channels of 0 would make."""
-    message(build, "in_channels", 0)
-    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
+# ---------------------------------------------------------------- accepted forms
+
+INT, FLOAT = np.int64, np.float32
+SAME = {
+    "lists": (
+        dict(arch={k: list(v) for k, v in NARROW.items()}, token_size=[3, 5], out_indices=[0, 2]),
+        dict(token_size=(3, 5), out_indices=(0, 2)),
+    ),
+    "numpy": (
+        dict(
+            arch={k: [INT(n) for n in v] for k, v in NARROW.items()},
+            token_size=(INT(3), INT(5)),
+            out_indices=INT(2),
+            alpha=FLOAT(0.25),
+            drop_path_rate=FLOAT(0.5),
+            frozen_stages=INT(1),
+        ),
+        dict(token_size=(3, 5), out_indices=(2,), alpha=0.25, drop_path_rate=0.5, frozen_stages=1),
+    ),
+    "other numbers": (
+        dict(alpha=Fraction(1, 4), out_indices=range(3), drop_path_rate=0),
+        dict(alpha=0.25, out_indices=(0, 1, 2), drop_path_rate=0.0),
+    ),
+    "number of tokens": (
+        dict(token_module="normal", token_size=INT(8)),
+        dict(token_module="normal", token_size=(1, 8)),
+    ),
+    "square grid": (dict(token_size=5), dict(token_size=(5, 5))),
+    # Configs write it to replace a base's dict; MMEngine leaves it where the base has none.
+    "_delete_": (
+        dict(arch=dict(NARROW, _delete_=True), out_norm_cfg=dict(type="BN", _delete_=True)),
+        dict(out_norm_cfg=dict(type="BN")),
+    ),
+    "LN by its class": (
+        dict(out_norm_cfg=dict(type=nn.LayerNorm, eps=1e-3)),
+        dict(out_norm_cfg=dict(type="LN", eps=1e-3)),
+    ),
+    # 60 * 2.05 is 122.99999999999999 in floating point.
+    "ratio whose product is not exact": (
+        dict(arch=dict(NARROW, embed_dims=(60, 24, 32), ffn_ratios=(2.05, 1 / 3, 4))),
+        dict(arch=dict(NARROW, embed_dims=(60, 24, 32), ffn_ratios=(123 / 60, 8 / 24, 4))),
+    ),
+}
 
 
-# ---------------------------------------------------------------- in the forward
+def plain(value):
+    """All containers and numbers in it are Python's own."""
+    if isinstance(value, (tuple, list)):
+        return all(map(plain, value))
+    if isinstance(value, dict):
+        return all(map(plain, value.values()))
+    return type(value) in (int, float, bool, str, type, type(None))
 
 
-@pytest.mark.parametrize("argument", ["source", "target"])
-def test_resize_neck_without_such_a_map(argument):
-    with pytest.raises(IndexError):
-        ResizeNeck(**{argument: 3})([torch.zeros(1, 4, 8 >> i, 8 >> i) for i in range(3)])
+@pytest.mark.parametrize("form", SAME)
+def test_forms_that_mean_the_same(form):
+    given, meant = (build(**settings) for settings in SAME[form])
+    for name in ("arch", "token_size", "out_indices", "alpha", "out_norm_cfg", "frozen_stages"):
+        assert plain(getattr(given, name)), name
+        if form not in ("LN by its class", "ratio whose product is not exact"):
+            assert getattr(given, name) == getattr(meant, name), name
+    given.load_state_dict(meant.state_dict())
+    image = rand(1, 3, 33, 40, dtype=torch.float32)
+    for out, value in zip(given.eval()(image), meant.eval()(image), strict=True):
+        assert torch.equal(out, value)
 
 
-@pytest.mark.parametrize("channels", [16, 33])
-def test_cls_neck_on_a_map_of_other_channels(channels):
-    with pytest.raises(WrongValue) as caught:
-        DualTokenClsNeck(32, 40)((torch.zeros(1, channels, 4, 4),))
-    for part in ("DualTokenClsNeck", str(channels), "in_channels is 32", "out_indices"):
-        assert part in str(caught.value)
+def test_a_config_file(tmp_path):
+    """As a config gives them: ConfigDict for dicts, lists for tuples."""
+    file = tmp_path / "config.py"
+    settings = dict(
+        arch={k: list(v) for k, v in NARROW.items()},
+        out_norm_cfg=dict(type="BN", requires_grad=True),
+        init_cfg=[dict(type="Constant", layer="Linear", val=0.5)],
+    )
+    file.write_text(f"model = {settings!r}")
+    model = Config.fromfile(file).model
+    assert isinstance(model.arch, ConfigDict)
+    backbone = DualTokenViT(**model)
+    assert set(params(backbone)) == set(params(DualTokenViT(**settings)))
+    backbone.init_weights()
+    assert (backbone.stages[0].blocks[0].ffn.fc1.weight == 0.5).all()
+    assert settings["arch"] == {k: list(v) for k, v in NARROW.items()}  # nothing was changed
+
+
+@pytest.mark.parametrize(
+    ("cfg", "kind"),
+    [
+        (dict(type="LN", requires_grad=False), LayerNorm2d),
+        (dict(type="BN", requires_grad=False), nn.BatchNorm2d),
+        (dict(type="GN", num_groups=8), nn.GroupNorm),
+        (dict(type="SyncBN"), nn.SyncBatchNorm),
+        (dict(type=LayerNorm2d), LayerNorm2d),
+    ],
+    ids=str,
+)
+def test_output_norms(cfg, kind):
+    model = build(out_norm_cfg=cfg).eval()
+    assert isinstance(model.norm1, kind)
+    assert model.norm1.weight.requires_grad == cfg.get("requires_grad", True)
+    for out in model(rand(2, 3, 64, 64, dtype=torch.float32)):
+        assert out.isfinite().all() and out.std() > 0.1
+    with pytest.raises(ValueError, match="only eps and requires_grad"):
+        build(out_norm_cfg=dict(type="LN", momentum=0.1))

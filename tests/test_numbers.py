@@ -42,7 +42,7 @@ HALF = [
 LARGEST = {torch.float16: 65504.0, torch.bfloat16: 1e15}
 #: ||low precision - fp64|| / ||fp64|| of a map; about three times what was seen.
 ERROR = {torch.float16: 0.005, torch.bfloat16: 0.05}
-TOKEN_VARIANTS = ("mlp", "mix", "none", "normal", "msa", "window", "onestep", "norm-bn")
+TOKEN_VARIANTS = ("mlp", "mix", "none", "normal", "msa", "window")
 
 
 def dtypes(name="dtype"):
@@ -79,57 +79,43 @@ def plain_attention():
 
 
 @pytest.mark.parametrize("path", ["default", "plain"])
-@pytest.mark.parametrize("share", [1e-3, 0.1, 1.0])
 @dtypes()
-def test_attention_over_the_whole_range(dtype, share, path):
+def test_attention_over_the_whole_range(dtype, path):
     """Logits of up to the largest value squared; what comes out is an average of the values."""
-    q, k, v = (leaf(2, 20, 16, scale=share * LARGEST[dtype], seed=i, dtype=dtype) for i in range(3))
+    q, k, v = (leaf(2, 20, 16, scale=LARGEST[dtype], seed=i, dtype=dtype) for i in range(3))
     with plain_attention() if path == "plain" else nullcontext():
         out = attend(q, k, v, 4)
-    slack = 1 + 2 * torch.finfo(dtype).eps
+    slack = 2 * torch.finfo(dtype).eps
     low, high = v.amin(1, keepdim=True), v.amax(1, keepdim=True)
-    assert (out >= low - (slack - 1) * low.abs()).all()
-    assert (out <= high + (slack - 1) * high.abs()).all()
+    assert (out >= low - slack * low.abs()).all() and (out <= high + slack * high.abs()).all()
     check_finite(out, (q, k, v))
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-@dtypes()
-def test_attention_with_equal_large_logits_is_the_mean(dtype, sign):
-    """The largest logit is taken off before the exponential, so the size of all does not matter."""
-    q = torch.full((1, 3, 8), LARGEST[dtype], dtype=dtype)
-    v = rand(1, 5, 8).to(dtype)
-    out = attend(q, sign * q[:, :1].expand(1, 5, 8), v, 2)
-    torch.testing.assert_close(out, v.mean(1, keepdim=True).expand_as(out), rtol=0.01, atol=0.01)
-
-
-@dtypes()
-def test_attention_against_fp64(dtype):
-    q, k, v = (leaf(2, 40, 32, scale=2, seed=i, dtype=dtype) for i in range(3))
-    expected = attend(q.double(), k.double(), v.double(), 4)
-    error = (attend(q, k, v, 4).double() - expected).norm() / expected.norm()
-    assert error < 4 * torch.finfo(dtype).eps
+    # The largest logit is taken off before the exponential: equal ones give the mean.
+    equal = torch.full((1, 3, 8), LARGEST[dtype], dtype=dtype)
+    values = rand(1, 3, 8).to(dtype)
+    mean = values.mean(1, keepdim=True).expand_as(values)
+    for sign in (1, -1):
+        torch.testing.assert_close(
+            attend(equal, sign * equal, values, 2), mean, rtol=0.01, atol=0.01
+        )
 
 
 ATTENTIONS = {
     "self": (SelfAttention(16, 4), [(2, 30, 16)]),
     "cross": (CrossAttention(16, 4), [(2, 30, 16), (2, 49, 16)]),
     "window": (WindowAttention(16, 4), [(2, 9, 10, 16)]),  # sides that need padded windows
-    "whole windows": (WindowAttention(16, 4), [(2, 7, 14, 16)]),
 }
 
 
-@pytest.mark.parametrize("weight", [1, 10, 100])
 @pytest.mark.parametrize("name", ATTENTIONS)
 @dtypes()
-def test_attention_modules_with_large_weights(dtype, name, weight):
+def test_attention_modules_with_large_weights(dtype, name):
     """Logits of up to a hundred thousand, beyond fp16's range; what comes out is within it."""
     module, shapes = ATTENTIONS[name]
     module = randomise(copy.deepcopy(module)).to(dtype)
     with torch.no_grad():
         for parameter_name, parameter in module.named_parameters():
             if not parameter_name.startswith("proj"):
-                parameter *= weight
+                parameter *= 100
     inputs = [leaf(*shape, scale=3, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
     check_finite(module(*inputs), inputs, module)
 
@@ -154,8 +140,7 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
-@pytest.mark.parametrize("share", [1e-6, 0.01, 0.9])
+@pytest.mark.parametrize(("share", "autocast"), [(1e-6, True), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize("name", BLOCKS)
 @dtypes()
 def test_blocks_over_the_whole_range(dtype, name, share, autocast):
@@ -164,20 +149,17 @@ def test_blocks_over_the_whole_range(dtype, name, share, autocast):
     module = module if autocast else module.to(dtype)
     held = torch.float32 if autocast else dtype
     x = leaf(2, 20, 33, 16, scale=share * LARGEST[dtype], dtype=held)
-    tokens = leaf(
-        2, 8 if name in ("normal", "msa") else 49, 16, scale=share * LARGEST[dtype], dtype=held
-    )
+    count = 8 if name in ("normal", "msa") else 49
+    tokens = leaf(2, count, 16, scale=share * LARGEST[dtype], dtype=held)
     with torch.autocast("cpu", dtype=dtype, enabled=autocast):
         out, new = module(x, tokens)
-    assert new.isfinite().all()
-    inputs = (x,) if name == "none" else (x, tokens)
     if name == "none":
-        check_finite(out, inputs, module)
+        check_finite(out, (x,), module)
     else:
-        check_finite(torch.cat([out.flatten(1, 2), new], dim=1), inputs, module)
+        check_finite(torch.cat([out.flatten(1, 2), new], dim=1), (x, tokens), module)
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-7, 1.0, -300.0])
+@pytest.mark.parametrize("value", [0.0, -300.0])
 @pytest.mark.parametrize("name", BLOCKS)
 @dtypes()
 def test_blocks_on_maps_without_variance(dtype, name, value):
@@ -188,38 +170,31 @@ def test_blocks_on_maps_without_variance(dtype, name, value):
     check_finite(module(x, tokens)[0], (x,), module)
 
 
-@pytest.mark.parametrize("scale", [1, 100, 1e4, 65504])
 @dtypes()
-def test_gates_are_from_0_to_1(dtype, scale):
+def test_gates_are_from_0_to_1(dtype):
     module = randomise(BiDimAttention(16)).to(dtype)
-    z = rand(2, 20, 33, 16).clamp(-1, 1).mul(scale).to(dtype)
-    out = module(z)
-    ratio = out.double() / z.double()
-    assert ratio.min() >= 0
-    assert ratio.max() <= 1
-    expected = copy.deepcopy(module).double()(z.double())
-    assert (out.double() - expected).norm() / expected.norm() < 8 * torch.finfo(dtype).eps
+    z = rand(2, 20, 33, 16).clamp(-1, 1).mul(65504).to(dtype)
+    ratio = module(z).double() / z.double()
+    assert ratio.min() >= 0 and ratio.max() <= 1
+
+
+def error_of(module, x):
+    """||low precision - fp64|| / ||fp64|| of a module's output."""
+    expected = copy.deepcopy(module).double()(x.double())
+    return (module(x).double() - expected).norm() / expected.norm()
 
 
 @dtypes()
-def test_mean_over_a_large_map(dtype):
-    """A strong channel's sum over a detector's 100 x 167 positions is beyond fp16's range."""
+def test_layers_against_fp64(dtype):
+    eps = torch.finfo(dtype).eps
+    for module in (FFN(16, 4), ConvEncoder(16, 5)):
+        assert error_of(randomise(module).to(dtype), rand(2, 9, 10, 16).to(dtype)) < 4 * eps
+    # A strong channel's sum over a detector's 100 x 167 positions is beyond fp16's range.
     module = randomise(BiDimAttention(128)).to(dtype)
     z = rand(1, 100, 167, 128).to(dtype)
     z[..., 5] = 1000
-    y = module.norm(z)
-    assert y[..., 5].double().sum() > 65504
-    expected = copy.deepcopy(module).double()(z.double())
-    assert (module(z).double() - expected).norm() / expected.norm() < 8 * torch.finfo(dtype).eps
-
-
-@dtypes()
-def test_ffn_and_conv_encoder_against_fp64(dtype):
-    for module in (FFN(16, 4), ConvEncoder(16, 5)):
-        module = randomise(module).to(dtype)
-        x = rand(2, 9, 10, 16).to(dtype)
-        expected = copy.deepcopy(module).double()(x.double())
-        assert (module(x).double() - expected).norm() / expected.norm() < 4 * torch.finfo(dtype).eps
+    assert module.norm(z)[..., 5].double().sum() > 65504
+    assert error_of(module, z) < 8 * eps
 
 
 # ---------------------------------------------------------------- the backbone
@@ -241,8 +216,17 @@ def test_backbone_against_fp64(dtype, variant, autocast):
         assert (m.double() - value).norm() / value.norm() < ERROR[dtype]
 
 
-@pytest.mark.parametrize("kind", ["black", "raw pixels", "large", "one bright pixel"])
-@pytest.mark.parametrize("variant", TOKEN_VARIANTS)
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [
+        ("black", "mix"),
+        ("black", "window"),
+        ("raw pixels", "msa"),
+        ("large", "none"),
+        ("large", "mix"),
+        ("one bright pixel", "normal"),
+    ],
+)
 @dtypes()
 def test_backbone_on_images_of_other_ranges(dtype, variant, kind):
     """Normalised images lie within 3 of 0; these are what a forgotten normalisation gives."""

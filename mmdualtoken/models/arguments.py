@@ -3,33 +3,19 @@
 What PyTorch and the registries refuse at once, with a clear message, is left to them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from os import PathLike
 from typing import Any
 
-import torch
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from mmdualtoken.errors import WrongType, WrongValue
+from mmdualtoken.errors import WrongValue
 
 #: MMEngine leaves this key in a dict that replaces one of a base config which has no such dict.
 DELETE_KEY = "_delete_"
 #: Attention among the tokens and the mix MLP's weight grow with the square of their number.
 MAX_TOKENS = 4096
-#: Per key of an arch: (is a stage's value fine?, what is allowed).
-ARCH_VALUES = {
-    "embed_dims": (lambda v: is_integer(v) and v >= 8 and v % 4 == 0, "multiples of 4 from 8"),
-    "depths": (lambda v: is_integer(v) and v > 0, "positive ints"),
-    "num_heads": (lambda v: is_integer(v) and v > 0, "positive ints"),
-    "ffn_ratios": (lambda v: isinstance(v, Real) and 0 < v <= 1024, "positive numbers to 1024"),
-    "kernel_sizes": (
-        lambda v: v is None or (is_integer(v) and v > 0 and v % 2 == 1),
-        "odd ints or None",
-    ),
-    "down_convs": (lambda v: is_integer(v) and v >= 0, "ints from 0"),
-}
 
 
 def is_integer(value: Any) -> bool:
@@ -37,9 +23,20 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def reason_of(error: Exception) -> str:
-    """Return the kind of an error and the first line of its message."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+#: Per key of an arch: (is a stage's value fine?, what is allowed).
+ARCH_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "embed_dims": (lambda v: is_integer(v) and v >= 8 and v % 4 == 0, "multiples of 4 from 8"),
+    "depths": (lambda v: is_integer(v) and v > 0, "positive ints"),
+    "num_heads": (lambda v: is_integer(v) and v > 0, "positive ints"),
+    "ffn_ratios": (lambda v: isinstance(v, Real) and 0 < v <= 1024, "positive numbers to 1024"),
+    "kernel_sizes": (lambda v: v is None or (v > 0 and v % 2 == 1), "odd ints or None"),
+    "down_convs": (lambda v: is_integer(v) and v >= 0, "ints from 0"),
+}
+
+
+def without_delete(cfg: dict | None) -> dict | None:
+    """Return a config without the key that MMEngine leaves in it."""
+    return cfg and {k: v for k, v in cfg.items() if k != DELETE_KEY}
 
 
 class Checks:
@@ -52,39 +49,34 @@ class Checks:
 
     Raises:
         WrongValue: a value is not allowed. The message has the argument, the value and the rule.
-        WrongType: its type is not allowed.
     """
 
     def __init__(self, owner: str):
         self.owner = owner
 
-    def require(
-        self, fine: bool, argument: str, value: Any, allowed: str, error: type = WrongValue
-    ) -> None:
-        """Raise `error` unless the value is fine."""
+    def require(self, fine: bool, argument: str, value: Any, allowed: str) -> None:
+        """Raise WrongValue unless the value is fine."""
         if not fine:
-            raise error(f"{self.owner}: {argument}={value!r}; allowed is {allowed}")
+            raise WrongValue(f"{self.owner}: {argument}={value!r}; allowed is {allowed}")
 
     def integer(self, argument: str, value: int, low: int, high: int | None = None) -> int:
         """Check an int of `low` to `high`, or without an upper limit."""
+        fine = is_integer(value) and low <= value and (high is None or value <= high)
         allowed = f"an int from {low}" if high is None else f"an int, {low} to {high}"
-        self.require(is_integer(value), argument, value, allowed, WrongType)
-        self.require(low <= value and (high is None or value <= high), argument, value, allowed)
+        self.require(fine, argument, value, allowed)
         return int(value)
 
-    def integers(self, argument: str, value: Sequence[int], allowed: str) -> tuple[int, ...]:
+    def integers(self, argument: str, value: Sequence[int] | int, allowed: str) -> tuple[int, ...]:
         """Check a sequence of at least one int; one int stands for a sequence of one."""
         values = (value,) if is_integer(value) else value
-        is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
-        self.require(is_sequence, argument, value, allowed, WrongType)
-        self.require(len(values) > 0 and all(map(is_integer, values)), argument, value, allowed)
+        fine = isinstance(values, Sequence) and len(values) > 0 and all(map(is_integer, values))
+        self.require(fine, argument, value, allowed)
         return tuple(map(int, values))
 
     def rate(self, argument: str, value: float, below_one: bool = False) -> float:
         """Check a number from 0 to 1, without 1 if `below_one`."""
+        fine = isinstance(value, Real) and 0 <= value <= 1 and not (below_one and value == 1)
         allowed = "a number, 0 to 1" + (", without 1" if below_one else "")
-        self.require(isinstance(value, Real), argument, value, allowed, WrongType)
-        fine = 0 <= value <= 1 and not (below_one and value == 1)
         self.require(fine, argument, value, allowed)
         return float(value)
 
@@ -95,51 +87,19 @@ class Checks:
         self.require(fine, argument, value, f"one of {sorted(table)} or a class of nn.Module")
         return kind
 
-    def layer_cfg(
-        self,
-        argument: str,
-        value: dict | None,
-        build: Callable[[dict, int], nn.Module],
-        widths: Iterable[int],
-    ) -> dict | None:
-        """Check a config of norms or activations: `build` layers of it, and run each on zeros.
-
-        The config alone does not tell: a BN1d would fail in the first forward.
-        """
-        if value is None:
-            return None
-        allowed = "None or a dict such as dict(type='BN')"
-        self.require(isinstance(value, dict), argument, value, allowed, WrongType)
-        cfg = {k: v for k, v in value.items() if k != DELETE_KEY}
-        for width in widths:
-            try:
-                with torch.no_grad(), torch.device("cpu"):  # real weights, whoever builds the model
-                    x = torch.zeros(1, width, 2, 3)
-                    y = build(cfg, width).eval()(x)
-                fine = y.shape == x.shape and bool(y.isfinite().all())
-                reason = "it changes their shape, or returns NaN"
-            except Exception as error:  # the registry's, the layer's own, of any kind
-                fine, reason = False, reason_of(error)
-            self.require(fine, argument, value, f"{allowed} for maps (B, {width}, H, W) ({reason})")
-        return cfg
-
     def init_cfg(self, value: dict | list | None) -> dict | list | None:
-        """Check initialisation configs by building each; MMEngine reads them much later."""
-        allowed = (
-            "None, or a dict (or a list of them) of one of MMEngine's initialisers or "
-            "StemContrast, such as dict(type='Pretrained', checkpoint=FILE, prefix='backbone.')"
-        )
-        if value is None:
-            return None
-        ignored = ("override", DELETE_KEY)  # not arguments of an initialiser
-        for entry in value if isinstance(value, (list, tuple)) else [value]:
+        """Build each initialiser once: MMEngine does so only after it has loaded the data."""
+        entries = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+        for entry in entries:
             try:
-                WEIGHT_INITIALIZERS.build({k: v for k, v in entry.items() if k not in ignored})
+                cfg = {k: v for k, v in entry.items() if k not in ("override", DELETE_KEY)}
+                WEIGHT_INITIALIZERS.build(cfg)
             except Exception as error:  # unknown type, missing or unknown arguments
-                self.require(False, "init_cfg", value, f"{allowed} ({reason_of(error)})")
-            file = entry.get("checkpoint", "none")
-            is_file = isinstance(file, (str, PathLike)) and str(file) != ""
-            self.require(is_file, "init_cfg", value, f"{allowed}, where FILE is a path or URL")
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                allowed = (
+                    "None, or a dict (or a list of them) of an initialiser of MMEngine or ours"
+                )
+                self.require(False, "init_cfg", value, f"{allowed} ({reason})")
         return value
 
     def out_indices(self, value: Sequence[int] | int) -> tuple[int, ...]:
@@ -168,30 +128,22 @@ class Checks:
 
     def arch(self, value: str | dict, settings: dict[str, dict], defaults: dict) -> dict:
         """Return the settings that `value` names or is, completed by `defaults`, as tuples."""
-        error = WrongValue if isinstance(value, str) else WrongType
         cfg = settings.get(value) if isinstance(value, str) else value
         allowed = f"a str of {sorted(settings)} or a dict"
-        self.require(isinstance(cfg, dict), "arch", value, allowed, error)
-        cfg = {k: v for k, v in cfg.items() if k != DELETE_KEY}
-        required = set(ARCH_VALUES) - set(defaults)
-        keys = f"a dict with the keys {sorted(required)}, optionally {sorted(defaults)}"
-        self.require(required <= set(cfg) <= set(ARCH_VALUES), "arch", cfg, keys)
-        arch = {}
-        for key, values in {**defaults, **cfg}.items():
-            is_fine, allowed = ARCH_VALUES[key]
+        self.require(isinstance(cfg, dict), "arch", value, allowed)
+        cfg = {**defaults, **without_delete(cfg)}
+        keys = f"a dict with the keys {sorted(set(ARCH_VALUES) - set(defaults))}, optionally "
+        self.require(set(cfg) == set(ARCH_VALUES), "arch", value, keys + f"{sorted(defaults)}")
+        for key, (is_fine, allowed) in ARCH_VALUES.items():
+            values = cfg[key]
             fine = isinstance(values, Sequence) and len(values) == 3 and all(map(is_fine, values))
             self.require(fine, f"arch[{key!r}]", values, f"three values, {allowed}")
-            arch[key] = tuple(int(v) if is_integer(v) else v and float(v) for v in values)
-        self._check_widths(arch)
-        return arch
-
-    def _check_widths(self, arch: dict) -> None:
-        """Refuse heads that do not divide the width, and FFNs of a broken number of channels."""
-        rows = zip(arch["embed_dims"], arch["num_heads"], arch["ffn_ratios"], strict=True)
+            cfg[key] = tuple(int(v) if is_integer(v) else v and float(v) for v in values)
+        rows = zip(cfg["embed_dims"], cfg["num_heads"], cfg["ffn_ratios"], strict=True)
         for dim, heads, ratio in rows:
             allowed = f"a multiple of its num_heads, {heads}"
             self.require(dim % heads == 0, "arch: embed_dims", dim, allowed)
-            hidden = dim * ratio
-            near = max(round(hidden), 1)
+            near = max(round(dim * ratio), 1)
             allowed = f"a ratio that times its embed_dims, {dim}, is whole, such as {near}/{dim}"
-            self.require(abs(hidden - near) <= 1e-6 * near, "arch: ffn_ratios", ratio, allowed)
+            self.require(abs(dim * ratio - near) <= 1e-6 * near, "arch: ffn_ratios", ratio, allowed)
+        return cfg

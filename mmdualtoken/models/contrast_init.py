@@ -8,8 +8,6 @@ from torch import nn
 from mmdualtoken.models.arguments import Checks
 from mmdualtoken.models.stem import Stem
 
-CHECK = Checks("StemContrast")
-
 
 @WEIGHT_INITIALIZERS.register_module(name="StemContrast")
 class StemContrastInit(BaseInit):
@@ -42,7 +40,9 @@ class StemContrastInit(BaseInit):
         for name, value in (("noise", noise), ("bias_std", bias_std)):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             fine = number and 0 <= value < float("inf")
-            CHECK.require(fine, name, value, "a number from 0; leave it out for the default")
+            Checks("StemContrast").require(
+                fine, name, value, "a number from 0; leave it out for the default"
+            )
         self.noise, self.bias_std = noise, bias_std
 
     def __call__(self, module: nn.Module) -> None:

@@ -62,10 +62,9 @@ class Deployable:
     def switch_to_deploy(self) -> None:
         """Fold the parts that only training needs apart: same outputs, fewer operations.
 
-        BatchNorm goes into the convolutions of the stem; at the outputs it becomes a scale and a
-        shift. Layer scale and the fusion's alpha go into weights. The first block's MLP of the
-        learned tokens and window attention's bias depend on weights alone and are computed once.
-        User classes with another forward stay as they are. A second call does nothing.
+        BatchNorm goes into the convolutions of the stem. Layer scale and the fusion's alpha go into
+        weights. Window attention looks its bias up once. User classes with another forward stay as
+        they are. A second call does nothing.
 
         Load the checkpoint first: afterwards the backbone takes none, and its state dict fits no
         backbone for training.
@@ -77,14 +76,6 @@ class Deployable:
         for module in list(self.stages.modules()):
             swap_class(module)
         switch_children(self)
-        for i in self.out_indices:
-            if has_statistics(norm := getattr(self, f"norm{i}")):
-                setattr(self, f"norm{i}", ChannelAffine(norm))
-        first = getattr(
-            self.stages[0].blocks[0], "token_module", None
-        )  # derived classes may lack it
-        if isinstance(first, DeployedTokens):
-            first.precompute(self.global_tokens.flatten(1, 2))
         for module in self.stages.modules():
             if isinstance(module, nn.Conv2d):  # as their inputs in the stages are
                 module.to(memory_format=torch.channels_last)
@@ -120,18 +111,18 @@ def switch_children(module: nn.Module) -> None:
 class Deployed:
     """Mixed into the deployed classes: `fold` turns a layer for training into one of them."""
 
-    linears: tuple[str, ...] = ()  # names of the Linears whose weights `fold` changes
+    changes: tuple[str, ...] = ()  # names of the Linears whose weights `fold` changes
 
     @classmethod
-    def fits(cls, layer: nn.Module) -> bool:
-        """Return whether `fold` keeps what the layer computes: its Linears are plain ones."""
-        return all(is_plain(layer.get_submodule(name)) for name in cls.linears)
+    def changed_linears(cls, layer: nn.Module) -> list[nn.Module]:
+        """Return what has to be plain Linears, for `fold` to keep what the layer computes."""
+        return [layer.get_submodule(name) for name in cls.changes]
 
 
 class DeployedConvEncoder(Deployed, ConvEncoder):
     """Z + PW2(GELU(PW1(LN(DWConv(Z))))), with gamma in the weights of PW2."""
 
-    linears = ("pwconv2",)
+    changes = ("pwconv2",)
 
     def fold(self) -> None:
         scale_outputs(self.pwconv2, self.gamma)
@@ -145,7 +136,7 @@ class DeployedConvEncoder(Deployed, ConvEncoder):
 class DeployedBiDimAttention(Deployed, BiDimAttention):
     """Bi-dimensional attention without a copy of g per position: ws [l, g] = w_l l + w_g g."""
 
-    linears = ("position_gate",)
+    changes = ("position_gate",)
 
     def fold(self) -> None:
         w_l, w_g = self.position_gate.weight.chunk(2, dim=-1)
@@ -175,28 +166,17 @@ class DeployedWindowAttention(Deployed, WindowAttention):
 class DeployedTokens(Deployed, PositionAwareTokens):
     """G_new = MLP(LN(G)) + X_ga: alpha is in the MLP's weights, 1 - alpha in the aggregation's."""
 
-    last_linear = {TokenMLP: "fc2", TokenMixMLP: "channel_mix"}
-
     @classmethod
-    def fits(cls, module: PositionAwareTokens) -> bool:
-        """Return whether the Linears before the weighted sum can take its weights."""
-        if type(module.mlp) not in cls.last_linear or type(module.aggregate) is not SelfAttention:
-            return False
-        return all(map(is_plain, cls.last_linears(module)))
-
-    @classmethod
-    def last_linears(cls, module: PositionAwareTokens) -> tuple[nn.Linear, nn.Linear]:
-        """Return the last Linears of the MLP and of the aggregation."""
-        return getattr(module.mlp, cls.last_linear[type(module.mlp)]), module.aggregate.qkv
+    def changed_linears(cls, layer: PositionAwareTokens) -> list[nn.Module]:
+        """Return the last Linears of MLP and aggregation; the layer where either is a user's."""
+        last = {TokenMLP: "fc2", TokenMixMLP: "channel_mix"}.get(type(layer.mlp))
+        is_ours = last and type(layer.aggregate) is SelfAttention
+        return [getattr(layer.mlp, last), layer.aggregate.qkv] if is_ours else [layer]
 
     def fold(self) -> None:
-        last, qkv = self.last_linears(self)
+        last, qkv = self.changed_linears(self)
         scale_outputs(last, self.alpha)
         scale_outputs(qkv, 1 - self.alpha, slice(-qkv.out_features // 3, None))  # the values
-
-    def precompute(self, tokens: torch.Tensor) -> None:
-        """Run the MLP once, in the first block, which reads the learned tokens (1, n, C)."""
-        self.mlp, self.norm = Constant(self.mlp(self.norm(tokens))), nn.Identity()
 
     def forward(self, x: torch.Tensor, x_local: torch.Tensor, tokens: torch.Tensor) -> tuple:
         """2 x (B, H, W, C), (B, n, C) -> (B, H, W, C), (B, n, C)."""
@@ -214,7 +194,7 @@ def swap_class(layer: nn.Module) -> None:
     MLP, or another module in place of a Linear whose weights would change.
     """
     deployed = DEPLOYED.get(type(layer))
-    if deployed and deployed.fits(layer):
+    if deployed and all(map(is_plain, deployed.changed_linears(layer))):
         layer.__class__ = deployed
         layer.fold()
 
@@ -226,33 +206,13 @@ def scale_outputs(linear: nn.Linear, factor: float | torch.Tensor, outputs=slice
     linear.weight[outputs] *= factor.reshape(-1, 1)
 
 
-class Constant(nn.Module):
-    """Returns a precomputed tensor; ignores its input.
-
-    Args:
-        value: the tensor, (1, n, C).
-    """
-
-    def __init__(self, value: torch.Tensor):
-        super().__init__()
-        self.register_buffer("value", value)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, n, C) -> (1, n, C)."""
-        return self.value
-
-
 # --- BatchNorm
-
-
-def has_statistics(norm: nn.Module | None) -> bool:
-    """Return whether it is a BatchNorm that uses running statistics in eval mode."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
 
 
 def fuse(conv: nn.Module, norm: nn.Module | None) -> nn.Module | None:
     """Return a copy of the convolution with the norm after it in its weights; None if it cannot."""
-    if has_statistics(norm) and is_plain(conv, *CONVS, *TRANSPOSED_CONVS):
+    has_statistics = isinstance(norm, _BatchNorm) and norm.running_mean is not None
+    if has_statistics and is_plain(conv, *CONVS, *TRANSPOSED_CONVS):
         return fuse_conv_bn_eval(conv.eval(), norm.eval(), type(conv) in TRANSPOSED_CONVS)
     return None
 
@@ -277,26 +237,3 @@ def fuse_conv_modules(model: nn.Module) -> None:
         if follows and (conv := fuse(module.conv, module.norm)):
             module.conv = conv
             setattr(module, module.norm_name, nn.Identity())
-
-
-class ChannelAffine(nn.Module):
-    """Scale and shift per channel: a BatchNorm with no convolution before it.
-
-    Args:
-        norm: the BatchNorm, with running statistics.
-    """
-
-    def __init__(self, norm: _BatchNorm):
-        super().__init__()
-        scale = (norm.running_var + norm.eps).rsqrt()
-        if norm.affine:
-            scale = scale * norm.weight.detach()
-        shift = -norm.running_mean * scale
-        if norm.affine:
-            shift = shift + norm.bias.detach()
-        self.register_buffer("scale", scale[:, None, None])
-        self.register_buffer("shift", shift[:, None, None])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return torch.addcmul(self.shift, x, self.scale)

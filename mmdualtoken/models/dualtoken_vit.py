@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdualtoken.models.arguments import Checks
+from mmdualtoken.models.arguments import Checks, without_delete
 from mmdualtoken.models.blocks import ConvEncoder, DualTokenBlock, Stage, WindowAttention, map_norm
 from mmdualtoken.models.deploy import Deployable
 from mmdualtoken.models.stem import (
@@ -93,7 +93,6 @@ class DualTokenViT(Deployable, BaseModule):
 
     Raises:
         WrongValue: an argument is out of range or unknown; the message says what is allowed.
-        WrongType: an argument is of the wrong type.
     """
 
     arch_settings = {
@@ -134,12 +133,10 @@ class DualTokenViT(Deployable, BaseModule):
         self.token_size = CHECK.token_size(token_size, self.token_module.grid)
         self.out_indices = CHECK.out_indices(out_indices)
         self.alpha = CHECK.rate("alpha", alpha)
-        widths = [self.arch["embed_dims"][i] for i in self.out_indices]
-        self.out_norm_cfg = CHECK.layer_cfg("out_norm_cfg", out_norm_cfg, map_norm, widths)
+        self.out_norm_cfg = without_delete(out_norm_cfg)
         self.norm_eval = norm_eval
         self.frozen_stages = CHECK.integer("frozen_stages", frozen_stages, -1, 3)
         self.with_cp = with_cp
-        in_channels = CHECK.integer("in_channels", in_channels, 1)
         drop_path_rate = CHECK.rate("drop_path_rate", drop_path_rate, below_one=True)
 
         dims, depths = self.arch["embed_dims"], self.arch["depths"]
@@ -154,7 +151,8 @@ class DualTokenViT(Deployable, BaseModule):
             for i in range(self.out_indices[-1] + 1)
         )
         for i in self.out_indices:
-            self.add_module(f"norm{i}", self._output_norm(dims[i]))
+            norm = self.out_norm_cfg and map_norm(self.out_norm_cfg, dims[i])
+            self.add_module(f"norm{i}", norm or nn.Identity())
 
         self._register_load_state_dict_pre_hook(self.resize_loaded_tokens)
         self._reset_parameters()
@@ -183,9 +181,6 @@ class DualTokenViT(Deployable, BaseModule):
             dim, heads, self.token_size, downsample, factory(self.token_mlp), self.alpha
         )
         return DualTokenBlock(dim, local_encoder, token_module, ffn_ratio, drop_path_rate)
-
-    def _output_norm(self, dim: int) -> nn.Module:
-        return nn.Identity() if self.out_norm_cfg is None else map_norm(self.out_norm_cfg, dim)
 
     def _reset_parameters(self) -> None:
         """Start Linears and tokens by trunc-normal 0.02, biases by 0; the rest as in torch."""

@@ -31,7 +31,6 @@ class DualTokenViTStride4(DualTokenViT):
 
     Raises:
         WrongValue: an argument is out of range or unknown; the message says what is allowed.
-        WrongType: an argument is of the wrong type.
     """
 
     stem_class = StemWithStride4

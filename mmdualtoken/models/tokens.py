@@ -96,16 +96,12 @@ class GridAttention(GlobalBroadcast):
     Args:
         embed_dims: channels C.
         num_heads: number of attention heads; divides C.
-        token_size: grid (h, w).
+        token_size: grid (h, w); the paper has 7x7.
         downsample: reduces X_local before it is resized to the grid.
     """
 
     def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        token_size: tuple[int, int],
-        downsample: nn.Module,
+        self, embed_dims: int, num_heads: int, token_size: tuple[int, int], downsample: nn.Module
     ):
         super().__init__()
         self.token_size = tuple(token_size)
@@ -125,10 +121,7 @@ class PositionAwareTokens(GridAttention):
     X_global reads G_new; the next block gets G + G_new.
 
     Args:
-        embed_dims: channels C.
-        num_heads: number of attention heads; divides C.
-        token_size: grid (h, w) of the global tokens; the paper has 7x7.
-        downsample: reduces X_local before it is resized to the grid.
+        embed_dims, num_heads, token_size, downsample: as in `GridAttention`.
         mlp: builds the MLP on the tokens, called as mlp(embed_dims, num_tokens).
         alpha: weight of the tokens in the fusion; the paper has 0.1.
     """
@@ -212,8 +205,7 @@ class MSATokens(FreeTokens):
     """Normal tokens that read the aggregated grid X_ga instead of X_local (Fig. 3d).
 
     Args:
-        embed_dims: channels C.
-        num_heads: number of attention heads; divides C.
+        embed_dims, num_heads: as in `FreeTokens`.
         downsample: reduces X_local before it is resized to the 7x7 grid.
     """
 

@@ -6,9 +6,6 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmdualtoken.errors import WrongValue
-from mmdualtoken.models.arguments import Checks
-
-CHECK = Checks("DualTokenClsNeck")
 
 
 @MODELS.register_module()
@@ -21,15 +18,11 @@ class DualTokenClsNeck(BaseModule):
         init_cfg: MMEngine initialisation config.
 
     Raises:
-        WrongValue: an argument is out of range, or, in the forward, the last map does not have
-            `in_channels` channels.
-        WrongType: an argument is of the wrong type.
+        WrongValue: in the forward, the last map does not have `in_channels` channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int = 1280, init_cfg: dict | None = None):
-        super().__init__(CHECK.init_cfg(init_cfg))
-        in_channels = CHECK.integer("in_channels", in_channels, 1)
-        out_channels = CHECK.integer("out_channels", out_channels, 1)
+        super().__init__(init_cfg)
         self.fc = nn.Linear(in_channels, out_channels)
         self.norm = nn.LayerNorm(out_channels, eps=1e-5)
         self.act = nn.GELU()

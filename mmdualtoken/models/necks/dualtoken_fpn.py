@@ -2,25 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
+from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmdualtoken.errors import WrongValue
-from mmdualtoken.models.arguments import Checks
-
-CHECK = Checks("DualTokenFPN")
-
-
-def build_norm(cfg: dict, channels: int) -> nn.Module:
-    """Build a norm as ConvModule does."""
-    return build_norm_layer(cfg, channels)[1]
-
-
-def build_activation(cfg: dict, channels: int) -> nn.Module:
-    """Build an activation as ConvModule does; it has no channels."""
-    return build_activation_layer(cfg)
 
 
 @MODELS.register_module()
@@ -47,9 +34,8 @@ class DualTokenFPN(FPN):
         init_cfg: MMEngine initialisation config; Xavier for convolutions by default.
 
     Raises:
-        WrongValue: an argument is out of range, or, in the forward, the maps do not have
-            `in_channels` channels.
-        WrongType: an argument is of the wrong type.
+        WrongValue: `num_outs` is too small, or, in the forward, the maps do not have `in_channels`
+            channels.
     """
 
     def __init__(
@@ -61,23 +47,17 @@ class DualTokenFPN(FPN):
         act_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ):
-        allowed = "a list of ints, one per map"
-        in_channels = list(CHECK.integers("in_channels", in_channels, allowed))
-        out_channels = CHECK.integer("out_channels", out_channels, 1)
         count = len(in_channels)
-        if CHECK.integer("num_outs", num_outs, 1) <= count:
+        if num_outs <= count:
             raise WrongValue(
                 f"DualTokenFPN: num_outs={num_outs} is too small: {count} maps and the added "
                 f"stride-4 level need num_outs >= {count + 1}"
             )
-        CHECK.init_cfg(init_cfg)
-        norm_cfg = CHECK.layer_cfg("norm_cfg", norm_cfg, build_norm, [out_channels])
-        act_cfg = CHECK.layer_cfg("act_cfg", act_cfg, build_activation, [out_channels])
         layers = ("Conv2d", "ConvTranspose2d")
         super().__init__(
-            in_channels,
+            list(in_channels),
             out_channels,
-            int(num_outs) - 1,
+            num_outs - 1,
             norm_cfg=norm_cfg,
             act_cfg=act_cfg,
             init_cfg=init_cfg

@@ -9,7 +9,6 @@ from mmengine.registry import MODELS
 
 from mmdualtoken.models.arguments import Checks
 
-CHECK = Checks("ResizeNeck")
 #: The modes of `torch.nn.functional.interpolate` for maps, and their align_corners.
 MODES = {"bilinear": False, "bicubic": False, "nearest": None, "nearest-exact": None, "area": None}
 
@@ -40,9 +39,9 @@ class ResizeNeck(BaseModule):
         mode: str = "bilinear",
         init_cfg: dict | None = None,
     ):
-        super().__init__(CHECK.init_cfg(init_cfg))
+        super().__init__(init_cfg)
         self.source, self.target, self.mode = source, target, mode
-        CHECK.require(mode in MODES, "mode", mode, f"one of {sorted(MODES)}")
+        Checks("ResizeNeck").require(mode in MODES, "mode", mode, f"one of {sorted(MODES)}")
 
     def forward(self, feats: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Maps (B, C_i, H_i, W_i) -> the same, `source` at (H_target, W_target)."""
