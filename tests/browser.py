@@ -1,12 +1,7 @@
-"""A real Chromium without a window, driven by Selenium, and the inspector that it looks at."""
+"""A real Chromium without a window, driven by Selenium, and a visitor of the inspector in it."""
 
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +10,6 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 180  # s; the machine may be busy
 #: Address of the picture if it is loaded and no answer of the server is awaited.
 SETTLED = """
@@ -44,52 +38,6 @@ def new_browser(folder: Path, width: int = 1280, height: int = 1600) -> webdrive
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     service = webdriver.ChromeService(driver)
     return webdriver.Chrome(options, service)
-
-
-class Inspector:
-    """tools/inspector.py in a separate process, on a port that the system chooses."""
-
-    def __init__(self, *arguments):
-        command = ["env", "--default-signal=INT", sys.executable]  # a parent may ignore it
-        command += [str(ROOT / "tools" / "inspector.py"), *map(str, arguments)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [*command, "--port", "0", "--no-browser"], env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self.lines: list[str] = []
-        self.ready = threading.Event()
-        self.url = None
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            self.lines.append(line)
-            found = re.match(r"Inspector: (\S+)", line)
-            if found:
-                self.url = found[1]
-                self.ready.set()
-        self.ready.set()  # it ended
-
-    @property
-    def printed(self) -> str:
-        return "".join(self.lines)
-
-    def wait(self) -> str:
-        """The page's address."""
-        assert self.ready.wait(PATIENCE) and self.url, self.printed
-        return self.url
-
-    def stop(self) -> int:
-        """End it as Ctrl-C does; its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(2)
-        try:
-            return self.process.wait(PATIENCE)
-        finally:
-            self.process.kill()
-            self.reader.join(PATIENCE)
 
 
 class Visitor:

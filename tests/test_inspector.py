@@ -54,6 +54,18 @@ def inspected_model(task="classification", letter="A", **backbone):
 PHOTO = check_photo("photo.png", file_of(picture(96, 64), "PNG"))
 
 
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory):
+    """A model with 7×7 tokens, one with 3×5, one with 8 tokens without places."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("models"))
+        return (
+            inspected_model(),
+            inspected_model(letter="B", token_size=(3, 5)),
+            inspected_model(letter="B", token_module="normal", token_size=8),
+        )
+
+
 # --- places
 
 
@@ -65,27 +77,25 @@ def place(task, width, height, pipeline=None):
     return find_placement(load_model(cfg, write_checkpoint(task)), height, width)
 
 
+CROP = [dict(type="ResizeEdge", scale=80, edge="short"), dict(type="CenterCrop", crop_size=64)]
+
+
 @pytest.mark.parametrize(
-    "task, scale",
-    [("detection", (53 / 64, 1)), ("segmentation", (1, 1)), ("classification", (1, 1))],
+    "task, size, pipeline, scale, shift",
+    [
+        ("detection", (80, 96), None, (53 / 64, 1), (0, 0)),  # padded at the right
+        ("classification", (80, 96), None, (1, 1), (0, 0)),  # stretched
+        # The short edge becomes 80, the middle 64×64 are kept.
+        ("classification", (200, 100), CROP, (160 / 64, 80 / 64), (-48 / 64, -8 / 64)),
+    ],
 )
-def test_placement(task, scale, here):  # noqa: F811
-    """A detector's photo is padded at the right; the others' are stretched."""
-    found = place(task, 80, 96)
-    np.testing.assert_allclose(found.scale, scale, atol=0.02)
-    np.testing.assert_allclose(found.shift, (0, 0), atol=0.02)
+def test_placement(task, size, pipeline, scale, shift, here):  # noqa: F811
+    found = place(task, *size, pipeline)
+    np.testing.assert_allclose([found.scale, found.shift], [scale, shift], atol=0.03)
     there = found.to_input((0.5, 0.25))
-    np.testing.assert_allclose(there, (0.5 * scale[0], 0.25), atol=0.02)
+    np.testing.assert_allclose(there, np.multiply((0.5, 0.25), scale) + shift, atol=0.03)
     np.testing.assert_allclose(found.to_photo(there), (0.5, 0.25), atol=1e-6)
-
-
-def test_placement_of_a_crop(here):  # noqa: F811
-    """The short edge becomes 80, the middle 64×64 are kept."""
-    steps = [dict(type="ResizeEdge", scale=80, edge="short"), dict(type="CenterCrop", crop_size=64)]
-    found = place("classification", 200, 100, steps)
-    np.testing.assert_allclose(found.scale, (160 / 64, 80 / 64), atol=0.03)
-    np.testing.assert_allclose(found.shift, (-48 / 64, -8 / 64), atol=0.03)
-    assert found.to_input((0.1, 0.5)) is None
+    assert (found.to_input((0.1, 0.5)) is None) == (pipeline is CROP)
 
 
 def test_placement_of_another_pipeline(here):  # noqa: F811
@@ -120,22 +130,21 @@ def test_inspect(task, here):  # noqa: F811
     assert "7×7" in model.title and task in model.title
 
 
-def test_models_without_a_grid(here):  # noqa: F811
+def test_models_without_a_grid(classifiers, here):  # noqa: F811
     """A statement instead of a map: no tokens, or tokens without places."""
-    none = inspected_model(token_module="none")
-    normal = inspected_model(letter="B", token_module="normal", token_size=8)
+    none, normal = inspected_model(token_module="none"), classifiers[2]
     seen = [none.inspect(PHOTO), normal.inspect(PHOTO)]
     assert seen[0].broadcast == {} and "no global tokens" in none.title
     assert "no global tokens" in Selection().missing_in(none)
     assert "8 tokens" in normal.statement and "no grid" in normal.statement
     chosen = first_selection([none, normal], seen, None)
     view = AttentionView(normal, seen[1], Selection(chosen.stage, 0, tokens=(0, 3)))
-    assert "token 3" in view.describe_broadcast() and view.area("tokens") == (640, 160)
-    assert view.draw_read((0.0, 2.0)).shape == (160 + STRIP, 640, 3)
+    assert "token 3" in view.describe("photo") and view.area("tokens") == (640, 160)
+    assert view.draw("tokens", (0.0, 2.0)).shape == (160 + STRIP, 640, 3)
 
 
-def test_first_selection_and_captions(here):  # noqa: F811
-    model = inspected_model()
+def test_first_selection_and_captions(classifiers):
+    model = classifiers[0]
     seen = model.inspect(PHOTO)
     chosen = first_selection([model], [seen], None)
     assert (chosen.stage, chosen.block, chosen.head, chosen.place) == (2, 0, None, (0.5, 0.5))
@@ -144,47 +153,44 @@ def test_first_selection_and_captions(here):  # noqa: F811
     view = AttentionView(model, seen, chosen)
     read = seen.broadcast[0, 0][1, 7, 2]
     best = int(read.argmax())
-    np.testing.assert_allclose(view.read, read * 49)
-    assert "row 7, column 2** of 8×8" in view.describe_read() and "head 1" in view.describe_read()
+    np.testing.assert_allclose(view.weights_of("tokens"), read * 49)
+    assert "row 7, column 2** of 8×8" in view.describe("tokens") and "head 1" in view.describe(
+        "tokens"
+    )
     most = f"Most: token row {best // 7}, column {best % 7} ({100 * read.max():.1f} %)"
-    assert most in view.describe_read() and read.max() * 49 > 1.1
+    assert most in view.describe("tokens") and read.max() * 49 > 1.1
     where = seen.broadcast[0, 0][1, :, :, 30] * 49
-    assert "**token row 4, column 2**" in view.describe_broadcast()
-    assert f"{where.min():#.3g} to {where.max():#.3g} times" in view.describe_broadcast()
+    assert "**token row 4, column 2**" in view.describe("photo")
+    assert f"{where.min():#.3g} to {where.max():#.3g} times" in view.describe("photo")
     again = first_selection([model], [seen], chosen)  # another photo: block and head stay
     assert (again.name, again.place) == (chosen.name, (0.5, 0.5))
     seen.broadcast[0, 0][1, 7, 2] = 1 / 49
-    assert "evenly from all" in AttentionView(model, seen, chosen).describe_read()
+    assert "evenly from all" in AttentionView(model, seen, chosen).describe("tokens")
 
 
-def test_choices_that_a_model_lacks(here):  # noqa: F811
-    model = inspected_model()
-    assert "0.0, 1.0, 2.0" in Selection(0, 1).missing_in(model)
-    assert "0.0, 1.0, 2.0" in Selection(3, 0).missing_in(model)
-    assert "heads 0 to 1" in Selection(0, 0, 2).missing_in(model)
-    assert Selection(0, 0, 1).missing_in(model) == ""
-
-
-def test_the_same_token_of_two_models(here):  # noqa: F811
-    a, b = inspected_model(), inspected_model(letter="B", token_size=(3, 5))
-    c = inspected_model(letter="B", token_module="normal", token_size=8)
+def test_choices_of_two_models(classifiers):
+    """What a model lacks is said; a token's share of the grid chooses the other's."""
+    a, b, row = classifiers
+    assert "0.0, 1.0, 2.0" in Selection(0, 1).missing_in(a)
+    assert "heads 0 to 1" in Selection(0, 0, 2).missing_in(a)
+    assert Selection(0, 0, 1).missing_in(a) == ""
     assert Selection().with_token([a, b], 0, 48) == (48, 14)
     assert Selection().with_token([a, b], 1, 5) == (21, 5)  # (1, 0) of 3×5: (3, 0) of 7×7
-    assert Selection().with_token([a, c], 0, 48) == (48, 0)
+    assert Selection().with_token([a, row], 0, 48) == (48, 0)
 
 
 # --- pictures
 
 
-def test_pictures_show_the_weights(here):  # noqa: F811
+def test_pictures_show_the_weights(classifiers):
     """Yellow is where the weight is: in the photo for the token, in the grid for the place."""
     broadcast = np.full((2, 8, 8, 49), 1 / 49, np.float32)
     broadcast[:, 2, 5] = np.arange(49) == 33
     grey = np.full((64, 64, 3), 128, np.uint8)
     seen = Inspection(grey, "", grey, Placement(), {(0, 0): broadcast})
-    model = inspected_model()
+    model = classifiers[0]
     view = AttentionView(model, seen, Selection(0, 0, None, (5.5 / 8, 2.5 / 8), (33,)))
-    limits, token_limits = color_limits([view.broadcast]), color_limits([view.read])
+    limits, token_limits = (color_limits([view.weights_of(part)]) for part in ("photo", "tokens"))
     assert limits == pytest.approx((1, 49)) and token_limits == pytest.approx((0, 49))
 
     def yellowest(image, spots):
@@ -193,19 +199,19 @@ def test_pictures_show_the_weights(here):  # noqa: F811
         yellow = colours[..., 0] - colours[..., 2]
         return np.unravel_index(yellow.argmax(), yellow.shape)
 
-    image = view.draw_broadcast(limits)
+    image = view.draw("photo", limits)
     assert image.shape == (640 + STRIP, 640, 3) and view.area("photo") == (640, 640)
     assert yellowest(image, np.arange(15, 640, 80)) == (
         2,
         5,
     )  # a corner of each, away from the cross
-    assert yellowest(view.draw_read(token_limits), (np.arange(7) + 0.2) * 640 / 7) == (4, 5)
+    assert yellowest(view.draw("tokens", token_limits), (np.arange(7) + 0.2) * 640 / 7) == (4, 5)
     other = AttentionView(model, seen, Selection(0, 0, None, (0.1, 0.1), (33,)))
-    assert color_limits([other.read]) == pytest.approx((0.95, 1.05))
+    assert color_limits([other.weights_of("tokens")]) == pytest.approx((0.95, 1.05))
     gone = AttentionView(model, seen, Selection(0, 0, None, (1.1, 0.1), (33,)))
-    assert gone.cell is None and "cropped away" in gone.describe_read()
-    assert color_limits([gone.read]) == pytest.approx((0.95, 1.05))
-    assert gone.draw_read((0.95, 1.05)).shape == image.shape
+    assert gone.cell is None and "cropped away" in gone.describe("tokens")
+    assert color_limits([gone.weights_of("tokens")]) == pytest.approx((0.95, 1.05))
+    assert gone.draw("tokens", (0.95, 1.05)).shape == image.shape
 
 
 def test_export(tmp_path):
@@ -222,16 +228,17 @@ def test_export(tmp_path):
 # --- server and command
 
 
-def test_server_is_bounded(here, monkeypatch):  # noqa: F811
+def test_server_is_bounded(classifiers, here, monkeypatch):  # noqa: F811
     """Large bodies, foreign names, files outside and a taken port are refused, without a proxy."""
+    (here / "secret").touch()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing listens there
-    with server.serve_page([inspected_model()]) as url, httpx.Client(trust_env=False) as client:
+    with server.serve_page([classifiers[0]]) as url, httpx.Client(trust_env=False) as client:
         assert url.startswith("http://127.0.0.1:")
         answer = client.get(url)
         assert answer.status_code == 200 and "Token inspector" in answer.text
         assert answer.headers["content-security-policy"].startswith("default-src 'self'")
         assert client.get(url, headers={"host": "evil.example"}).status_code == 400
-        for secret in (here / "A.pth", "/etc/passwd"):
+        for secret in (here / "secret", "/etc/passwd"):
             assert client.get(f"{url}gradio_api/file={secret}").status_code in (403, 404)
         upload = f"{url}gradio_api/upload"
         fits = client.post(upload, files={"files": ("a.png", bytes(100))})
@@ -247,15 +254,15 @@ def test_server_is_bounded(here, monkeypatch):  # noqa: F811
         port = httpx.URL(url).port
         for address in (("127.0.0.1", port), ("nosuchhost.invalid", 0)):
             with pytest.raises(InputError, match="Host {}, port {}".format(*address)):
-                server.serve_page([inspected_model()], *address).__enter__()
+                server.serve_page([classifiers[0]], *address).__enter__()
     assert not Path(fits.json()[0]).exists()
     with pytest.raises(httpx.ConnectError):
         httpx.get(url, trust_env=False)
 
 
-def test_one_event_at_a_time(here):  # noqa: F811
+def test_one_event_at_a_time(classifiers):
     """Models and figures are not made for several threads."""
-    page = server.Page([inspected_model()])
+    page = server.Page([classifiers[0]])
     handlers = [fn for fn in page.blocks.fns.values() if fn.fn]
     assert len(handlers) > 10
     assert {(fn.concurrency_id, fn.concurrency_limit) for fn in handlers} == {("inspect", 1)}
@@ -281,8 +288,6 @@ def test_command(here, tool, monkeypatch):  # noqa: F811
     config = TASKS["classification"][0]
     write_checkpoint("classification")
     write_checkpoint("detection", "detector.pth")
-    status, printed = tool("inspector", config, "gone.pth")
-    assert status == 2 and "gone.pth" in printed
     status, printed = tool("inspector", config, "detector.pth")
     assert status == 2 and "detector.pth" in printed
     for wrong in (["--port", "70000"], ["--score-thr", "2"], ["--compare-cfg-options", "a=1"]):

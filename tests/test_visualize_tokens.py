@@ -3,20 +3,20 @@
 from pathlib import Path
 
 import cv2
-import narrow
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import NARROW, build, rand, randomise
 from mmengine.config import Config
+from mmpretrain import get_model
 from tasks import TASKS
 from test_predict import here, write_checkpoint, write_images  # noqa: F401
 
 import mmdualtoken
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference import load_model
-from mmdualtoken.inference.token_figures import key_tokens
+from mmdualtoken.inference.token_figures import all_figures, key_tokens
 from mmdualtoken.inference.tokens import inspect_tokens
 
 VARIANTS = {
@@ -32,16 +32,12 @@ def backbone(**settings):
     return randomise(build(**settings)).eval()
 
 
-def outputs_of(modules, run):
-    """Record by hooks the outputs of modules while `run` runs."""
+def recorded(modules, run):
+    """Record by hooks inputs and outputs of modules while `run` runs."""
     seen = {}
-    handles = [
-        m.register_forward_hook(lambda m, i, o, name=n: seen.__setitem__(name, (i, o)))
-        for n, m in modules.items()
-    ]
+    for name, module in modules.items():
+        module.register_forward_hook(lambda m, i, o, name=name: seen.__setitem__(name, (i, o)))
     run()
-    for handle in handles:
-        handle.remove()
     return seen
 
 
@@ -63,7 +59,7 @@ def test_maps_are_what_the_modules_compute(variant):
         modules |= {(b.name, "proj"): block.proj, (b.name, "block"): block}
         if hasattr(block.token_module, "aggregate"):
             modules[b.name, "aggregate"] = block.token_module.aggregate
-    seen = outputs_of(modules, lambda: model(image))
+    seen = recorded(modules, lambda: model(image))
     for b in maps.blocks:
         batch, heads, height, width, n = b.broadcast.shape
         dim = NARROW["embed_dims"][b.stage]
@@ -114,21 +110,14 @@ def test_nothing_stays_behind():
         inspect_tokens(model, image[:, :2])
     with pytest.raises(InputError, match="block is 2; it must be from 0 to 1"):
         inspect_tokens(model, image, blocks=[(1, 2)])
+    few = inspect_tokens(model, image, blocks=[(-1, -1), (1, 0), (2, 1)])
+    assert [b.name for b in few.blocks] == ["stages.1.blocks.0", "stages.2.blocks.1"]
+    assert len(few.stages) == 3
     assert hooks_of(model) == hooks
     assert {name: m.training for name, m in model.named_modules()} == modes
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     for out, value in zip(model.eval()(image), before, strict=True):
         assert torch.equal(out, value)
-
-
-def test_chosen_blocks():
-    model = backbone()
-    image = rand(1, 3, 64, 64, dtype=torch.float32)
-    maps = inspect_tokens(model, image)
-    few = inspect_tokens(model, image, blocks=[(-1, -1), (1, 0), (2, 1)])
-    assert [b.name for b in few.blocks] == ["stages.1.blocks.0", "stages.2.blocks.1"]
-    np.testing.assert_array_equal(few.blocks[1].broadcast, maps.blocks[4].broadcast)
-    assert len(few.stages) == 3
 
 
 def test_without_tokens():
@@ -169,24 +158,18 @@ def test_image_goes_through_the_config(task, here):  # noqa: F811
     assert F.l1_loss(found, expected.permute(2, 0, 1)) < 0.02
     by_tensor = inspect_tokens(model.backbone, torch.from_numpy(maps.inputs))
     np.testing.assert_array_equal(by_tensor.blocks[-1].broadcast, maps.blocks[-1].broadcast)
+    if task == "classification":  # a model from the toolbox's own function knows its config, too
+        theirs = get_model(TASKS[task][0], pretrained="model.pth", device="cpu")
+        maps_of_theirs = inspect_tokens(theirs, image)
+        np.testing.assert_array_equal(maps_of_theirs.inputs, maps.inputs)
 
 
-def test_model_of_a_toolbox(here):  # noqa: F811
-    """A model from the toolbox's own function knows its config, too."""
-    from mmpretrain import get_model
-
-    file, folder = write_checkpoint("classification"), write_images("photos")
-    ours = load_model(Config.fromfile(TASKS["classification"][0]), file)
-    theirs = get_model(TASKS["classification"][0], pretrained=file, device="cpu")
-    maps = [inspect_tokens(model, f"{folder}/0.png") for model in (ours, theirs)]
-    np.testing.assert_array_equal(maps[0].blocks[-1].broadcast, maps[1].blocks[-1].broadcast)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_tool(task, here, tool):  # noqa: F811
-    write_checkpoint(task)
+def test_tool(here, tool):  # noqa: F811
+    """All figures, or one head's of a block; a full folder and wrong numbers are refused."""
+    write_checkpoint("classification")
     write_images("photos")
-    arguments = [TASKS[task][0], "model.pth", "photos/0.png", "--out", "out", "--dpi", "50"]
+    arguments = [TASKS["classification"][0], "model.pth", "photos/0.png", "--out", "out"]
+    arguments += ["--dpi", "50"]
     status, printed = tool("visualize_tokens", *arguments)
     assert status == 0 and "stages.2.blocks.0" in printed
     names = {"attention", "heads", "tokens", "stages", "contributions", "grids"}
@@ -195,25 +178,18 @@ def test_tool(task, here, tool):  # noqa: F811
         assert cv2.imread(f"out/{name}.png").std() > 5
     with np.load("out/maps.npz") as maps:
         assert maps["broadcast"].shape == (1, 2, 2, 2, 49) and maps["stage1"].shape[:3] == (1, 4, 4)
-    status, printed = tool("visualize_tokens", *arguments)
-    assert status == 2 and "--out out has files in it" in printed and "--overwrite" in printed
-    if task == "classification":
-        one = ["--overwrite", "--head", "1", "--stage", "0", "--block", "-1"]
-        assert "stages.0.blocks.0" in tool("visualize_tokens", *arguments, *one)[1]
-        status, printed = tool("visualize_tokens", *arguments, "--overwrite", "--head", "2")
-        assert status == 2 and "--head is 2; stages.2.blocks.0 has heads 0 to 1" in printed
-        status, printed = tool("visualize_tokens", *arguments, "--overwrite", "--stage", "3")
-        assert status == 2 and "stage is 3; it must be from 0 to 2" in printed
+    one = ["--overwrite", "--head", "1", "--stage", "0", "--block", "-1"]
+    assert "stages.0.blocks.0" in tool("visualize_tokens", *arguments, *one)[1]
+    for wrong, message in (("--head", "has heads 0 to 1"), ("--stage", "must be from 0 to 2")):
+        status, printed = tool("visualize_tokens", *arguments, "--overwrite", wrong, "3")
+        assert status == 2 and f"{wrong.strip('-')} is 3" in printed and message in printed
 
 
 @pytest.mark.parametrize("variant", ["normal", "mlp-3x5"])
-def test_tool_with_other_tokens(variant, here, tool):  # noqa: F811
-    write_images("photos")
-    options = [f"model.backbone.{k}={v}" for k, v in VARIANTS[variant].items()]
-    options = ["--cfg-options", *(option.replace(" ", "") for option in options)]
-    cfg = Config.fromfile(TASKS["classification"][0])
-    cfg.model.backbone.update(VARIANTS[variant])
-    torch.save(narrow.build(cfg).state_dict(), "model.pth")
-    arguments = [TASKS["classification"][0], "model.pth", "photos/0.png", "--out", "out"]
-    assert tool("visualize_tokens", *arguments, "--dpi", "50", *options)[0] == 0
-    assert cv2.imread("out/attention.png") is not None
+def test_figures_of_other_tokens(variant, tmp_path):
+    """Tokens without a grid, and a grid that is no square."""
+    maps = inspect_tokens(backbone(**VARIANTS[variant]), rand(1, 3, 64, 64, dtype=torch.float32))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    for name, draw in all_figures(maps, maps.blocks[-1], picture).items():
+        draw().savefig(tmp_path / f"{name}.png", dpi=50)
+    assert cv2.imread(f"{tmp_path}/tokens.png").std() > 5

@@ -23,8 +23,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from mmdualtoken.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.data.loading import BrokenFileError
 from mmdualtoken.inference import Predictor, Source, find_sources, load_model
-from mmdualtoken.inference.model import TASKS
-from mmdualtoken.inference.outputs import VideoResults, protect_results, write_image
+from mmdualtoken.inference.outputs import protect_results, write_image, write_video
 from mmdualtoken.weights.shipped import SCHEME
 
 FPS = 25.0  # of a video that does not say
@@ -108,14 +107,16 @@ def predict_video(
     if not reader.opened or reader.frame_cnt < 1:
         advance(1)
         return [f"{source.path} is no video that OpenCV can read"]
-    with VideoResults(predictor, source, reader.fps or FPS, Path(args.out)) as results:
+
+    def predicted() -> Iterator[tuple]:
         for frames in batches(reader, args.batch_size):
             samples = predictor.predict([predictor.prepare(frame) for frame in frames])
-            for frame, sample in zip(frames, samples, strict=True):
-                results.add(frame, sample)
+            yield from zip(frames, samples, strict=True)
             advance(len(frames))
-    if results.frames < reader.frame_cnt:
-        return [f"{source.path} ended after {results.frames} of {reader.frame_cnt} frames"]
+
+    frames = write_video(predictor, source, predicted(), reader.fps or FPS, Path(args.out))
+    if frames < reader.frame_cnt:
+        return [f"{source.path} ended after {frames} of {reader.frame_cnt} frames"]
     return []
 
 
@@ -147,8 +148,7 @@ def main() -> None:
         cfg = load_config(args)
         sources = find_sources(args.inputs, args.out)
         if not args.overwrite:
-            maps = TASKS.get(cfg.get("default_scope")) == "segmentation"
-            protect_results(sources, Path(args.out), maps)
+            protect_results(sources, Path(args.out))
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(cfg, args.checkpoint, device)
         predictor = Predictor(model, args.score_thr, args.topk)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from matplotlib.font_manager import findfont
 from mmengine.config import Config
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torchvision.utils import make_grid
 
 from mmdualtoken.config_files import type_name
 from mmdualtoken.data.check import check_data
@@ -18,6 +19,7 @@ from mmdualtoken.inference.canvas import Canvas, as_rgb
 from mmdualtoken.inference.model import complete_meta, registry
 
 FONT_SIZE = 13  # px
+BAR = 20  # px of the bar with the title
 CELL = 240  # height in px of a picture on the contact sheet
 
 
@@ -94,32 +96,25 @@ class Browser:
         return self.canvas.draw(image, sample, labels=True), path, title
 
 
-def titled(picture: np.ndarray, title: str, height: int | None = None) -> Image.Image:
-    """A picture (H, W, 3) RGB below its title, scaled to a height in px if one is given."""
-    image = Image.fromarray(picture)
-    if height:
-        image = image.resize((max(1, round(image.width * height / image.height)), height))
+def titled(picture: np.ndarray, title: str) -> Image.Image:
+    """A picture (H, W, 3) RGB below its title."""
     font = ImageFont.truetype(findfont("DejaVu Sans"), FONT_SIZE)  # matplotlib brings it
-    bar = FONT_SIZE + 7
-    width = max(image.width, round(font.getlength(title)) + 6)
-    sheet = Image.new("RGB", (width, image.height + bar), "white")
+    right = max(0, round(font.getlength(title)) + 6 - picture.shape[1])
+    sheet = ImageOps.expand(Image.fromarray(picture), (0, BAR, right, 0), "white")
     ImageDraw.Draw(sheet).text((3, 2), title, fill="black", font=font)
-    sheet.paste(image, (0, bar))
     return sheet
 
 
 def contact_sheet(
     pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 4
 ) -> Image.Image:
-    """All pictures in rows, each of the same height and below its title."""
-    cells = [titled(p, t, CELL) for p, t in zip(pictures, titles, strict=True)]
-    gap = 8
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    widths = [max(row[j].width for row in rows if j < len(row)) for j in range(len(rows[0]))]
-    height = cells[0].height + gap
-    size = (sum(widths) + gap * (len(widths) + 1), height * len(rows) + gap)
-    sheet = Image.new("RGB", size, "white")
-    for i, row in enumerate(rows):
-        for j, cell in enumerate(row):
-            sheet.paste(cell, (gap + sum(widths[:j]) + gap * j, gap + height * i))
-    return sheet
+    """All pictures in rows, each below its title in a cell of the same size."""
+    cells = []
+    for picture, title in zip(pictures, titles, strict=True):
+        width = max(1, round(picture.shape[1] * CELL / picture.shape[0]))
+        cells.append(titled(np.asarray(Image.fromarray(picture).resize((width, CELL))), title))
+    size = max(cell.width for cell in cells), CELL + BAR
+    cells = [np.asarray(ImageOps.pad(c, size, color="white", centering=(0, 0))) for c in cells]
+    tiles = torch.from_numpy(np.stack(cells)).permute(0, 3, 1, 2)
+    sheet = make_grid(tiles, nrow=columns, padding=8, pad_value=255)
+    return Image.fromarray(sheet.permute(1, 2, 0).numpy())

@@ -24,6 +24,11 @@ class Source:
         """Whether the file is a video, by its suffix."""
         return self.path.suffix.lower() in VIDEOS
 
+    def results(self, out: Path) -> tuple[Path, Path]:
+        """Its picture or video, and its records, in a folder of results."""
+        vis, preds = (".mp4", ".jsonl") if self.is_video else (".jpg", ".json")
+        return Path(f"{out / 'vis' / self.name}{vis}"), Path(f"{out / 'preds' / self.name}{preds}")
+
 
 def _in_folder(folder: Path, out: Path) -> list[Source]:
     """The images and videos at any depth of a folder, but for earlier results in `out`."""
@@ -39,12 +44,11 @@ def _named_apart(sources: list[Source]) -> list[Source]:
         s if counts[s.name] == 1 else replace(s, name=s.name + s.path.suffix) for s in sources
     ]
     taken: Counter = Counter()
-    apart = []
-    for source in sources:
+    for i, source in enumerate(sources):
         taken[source.name] += 1
-        number = taken[source.name]
-        apart.append(source if number == 1 else replace(source, name=f"{source.name}_{number}"))
-    return apart
+        if (number := taken[source.name]) > 1:
+            sources[i] = replace(source, name=f"{source.name}_{number}")
+    return sources
 
 
 def find_sources(inputs: Iterable[str], out: str | Path) -> list[Source]:
@@ -58,18 +62,16 @@ def find_sources(inputs: Iterable[str], out: str | Path) -> list[Source]:
     Raises:
         InputError: a path does not exist, or there is nothing at all.
     """
+    paths = [Path(name).expanduser() for name in inputs]
     found: list[Source] = []
-    inputs = list(inputs)
-    for path in (Path(name).expanduser() for name in inputs):
+    for path in paths:
         if path.is_dir():
             found += _in_folder(path, Path(out))
-        elif path.exists() or path.is_symlink():
-            found.append(Source(path, path.stem))
         else:
-            check_file(path)  # raises
+            found.append(Source(path if path.is_symlink() else check_file(path), path.stem))
     if not found:
         raise InputError(
-            f"No image or video in {', '.join(inputs)}: none of the files ends in "
+            f"No image or video in {', '.join(map(str, paths))}: none of the files ends in "
             f"{', '.join(IMAGES + VIDEOS)}."
         )
     return _named_apart(found)

@@ -1,7 +1,8 @@
 """Files of predictions: vis/ for pictures, preds/ for records and label maps."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,7 @@ from mmdualtoken.inference.inputs import Source
 from mmdualtoken.inference.predictor import Predictor
 
 
-def result_files(sources: Sequence[Source], out: Path, with_maps: bool) -> Iterator[Path]:
-    """The files and folders that the results of the sources go to."""
-    for source in sources:
-        vis, preds = out / "vis" / source.name, out / "preds" / source.name
-        yield Path(f"{vis}{'.mp4' if source.is_video else '.jpg'}")
-        yield Path(f"{preds}{'.jsonl' if source.is_video else '.json'}")
-        if with_maps:
-            yield preds if source.is_video else Path(f"{preds}.png")
-
-
-def protect_results(sources: Sequence[Source], out: Path, with_maps: bool) -> None:
+def protect_results(sources: Sequence[Source], out: Path) -> None:
     """Refuse to write over earlier results.
 
     Raises:
@@ -35,12 +26,12 @@ def protect_results(sources: Sequence[Source], out: Path, with_maps: bool) -> No
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder.")
-    there = [path for path in result_files(sources, out, with_maps) if path.exists()]
+    there = [str(file) for source in sources for file in source.results(out) if file.exists()]
     if there:
-        names = ", ".join(str(path) for path in there[:3])
         raise InputError(
-            f"--out {out} holds earlier results ({names}{', ...' if len(there) > 3 else ''}). "
-            "Name another folder, or replace them with --overwrite."
+            f"--out {out} holds earlier results ({', '.join(there[:3])}"
+            f"{', ...' if len(there) > 3 else ''}). Name another folder, or replace them with "
+            "--overwrite."
         )
 
 
@@ -60,58 +51,48 @@ def write_image(
     predictor: Predictor, source: Source, image: np.ndarray, sample: BaseDataElement, out: Path
 ) -> None:
     """Write picture, record and, of a segmentor, the label map of one image."""
-    preds = Path(f"{out / 'preds' / source.name}.json")
+    picture, preds = source.results(out)
     preds.parent.mkdir(parents=True, exist_ok=True)
-    label_map = Path(f"{out / 'preds' / source.name}.png")
-    record = _make_record(predictor, image, sample, label_map, preds.parent)
-    drawn = predictor.draw(image, sample)
-    mmcv.imwrite(drawn[..., ::-1], f"{out / 'vis' / source.name}.jpg")
+    record = _make_record(predictor, image, sample, preds.with_suffix(".png"), preds.parent)
+    mmcv.imwrite(predictor.draw(image, sample)[..., ::-1], str(picture))
     preds.write_text(json.dumps(dict(image=str(source.path), **record)), encoding="utf-8")
 
 
-class VideoResults:
-    """The annotated video and the records of its frames, one a line; use it in a `with`.
+def write_video(
+    predictor: Predictor,
+    source: Source,
+    predicted: Iterable[tuple[np.ndarray, BaseDataElement]],
+    fps: float,
+    out: Path,
+) -> int:
+    """Write the annotated video, and the records of its frames, one a line.
 
     Args:
         predictor: its task and class names shape the records.
         source: the video.
-        fps: frames per second of the annotated one.
+        predicted: frames, (H, W, 3) BGR, each with its prediction.
+        fps: frames per second of the annotated video.
         out: folder of the results.
+
+    Returns:
+        the number of frames.
     """
-
-    def __init__(self, predictor: Predictor, source: Source, fps: float, out: Path):
-        self.predictor = predictor
-        self.source = source
-        self.fps = fps
-        self.video = Path(f"{out / 'vis' / source.name}.mp4")
-        self.preds = out / "preds" / source.name
-        self.writer: cv2.VideoWriter | None = None
-        self.size = (0, 0)
-        self.frames = 0
-
-    def __enter__(self) -> "VideoResults":
-        self.video.parent.mkdir(parents=True, exist_ok=True)
-        self.preds.parent.mkdir(parents=True, exist_ok=True)
-        self.lines = Path(f"{self.preds}.jsonl").open("w", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.lines.close()
-        if self.writer is not None:
-            self.writer.release()
-
-    def add(self, frame: np.ndarray, sample: BaseDataElement) -> None:
-        """Append a frame, (H, W, 3) BGR, with its prediction."""
-        label_map = self.preds / f"{self.frames:06d}.png"
-        record = _make_record(self.predictor, frame, sample, label_map, self.preds.parent)
-        record = dict(frame=self.frames, time=round(self.frames / self.fps, 4), **record)
-        drawn = self.predictor.draw(frame, sample)[..., ::-1]
-        if self.writer is None:
-            self.size = drawn.shape[1::-1]
-            code = cv2.VideoWriter_fourcc(*"mp4v")
-            self.writer = cv2.VideoWriter(str(self.video), code, self.fps, self.size)
-            if not self.writer.isOpened():
-                raise BrokenFileError(f"{self.video} cannot be written: OpenCV has no mp4 encoder")
-        self.writer.write(np.ascontiguousarray(drawn))
-        self.lines.write(json.dumps(record) + "\n")
-        self.frames += 1
+    video, preds = source.results(out)
+    for file in (video, preds):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    writer, count = None, 0
+    with preds.open("w", encoding="utf-8") as lines, ExitStack() as stack:
+        for frame, sample in predicted:
+            label_map = preds.with_suffix("") / f"{count:06d}.png"
+            record = _make_record(predictor, frame, sample, label_map, preds.parent)
+            lines.write(json.dumps(dict(frame=count, time=round(count / fps, 4), **record)) + "\n")
+            drawn = np.ascontiguousarray(predictor.draw(frame, sample)[..., ::-1])
+            if writer is None:
+                code = cv2.VideoWriter_fourcc(*"mp4v")
+                writer = cv2.VideoWriter(str(video), code, fps, drawn.shape[1::-1])
+                stack.callback(writer.release)
+                if not writer.isOpened():
+                    raise BrokenFileError(f"{video} cannot be written: OpenCV has no mp4 encoder")
+            writer.write(drawn)
+            count += 1
+    return count

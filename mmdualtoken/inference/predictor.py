@@ -77,12 +77,11 @@ class Predictor(Preparer):
         for _, group in groupby(prepared, key=lambda data: data["inputs"].shape):
             samples += self.model.test_step(pseudo_collate(list(group)))
         samples = [sample.cpu() for sample in samples]
-        return [self._confident(s) for s in samples] if self.task == "detection" else samples
-
-    def _confident(self, sample: BaseDataElement) -> BaseDataElement:
-        found = sample.pred_instances
-        sample.pred_instances = found[found.scores > self.score_thr]
-        return sample
+        if self.task == "detection":
+            for sample in samples:
+                found = sample.pred_instances
+                sample.pred_instances = found[found.scores > self.score_thr]
+        return samples
 
     def draw(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         """Draw the prediction into an image, (H, W, 3) BGR or (H, W): (H', W', 3) RGB uint8."""
@@ -112,12 +111,13 @@ class Predictor(Preparer):
 
     def _record_segmentation(self, sample: BaseDataElement) -> dict[str, Any]:
         counts = np.bincount(self.label_map(sample).ravel())
-        order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
         share = counts / counts.sum()
-        found = [
-            dict(label=i, name=self.classes[i], share=round(float(share[i]), 6)) for i in order
-        ]
-        return dict(classes=found)
+        order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+        return dict(
+            classes=[
+                dict(label=i, name=self.classes[i], share=round(float(share[i]), 6)) for i in order
+            ]
+        )
 
     def label_map(self, sample: BaseDataElement) -> np.ndarray:
         """Return the label of each pixel, (H, W), uint8, or uint16 above 256 classes."""
@@ -130,6 +130,5 @@ class Predictor(Preparer):
             dict(label=i, name=self.classes[i], score=round(s, 6))
             for i, s in zip(labels.tolist(), scores.tolist(), strict=True)
         ]
-        best = top[0]
-        names = dict(pred_label="label", pred_class="name", pred_score="score")
-        return {**{key: best[name] for key, name in names.items()}, "top": top}
+        label, name, score = top[0].values()
+        return dict(pred_label=label, pred_class=name, pred_score=score, top=top)

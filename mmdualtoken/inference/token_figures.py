@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from numpy.linalg import norm
 from torchvision.utils import make_grid
 
 from mmdualtoken.inference.tokens import BlockMaps, TokenMaps
@@ -45,11 +46,6 @@ def _bar(figure: Figure, picture: ScalarMappable, axes, label: str) -> None:
     bar.ax.ticklabel_format(useOffset=False)
 
 
-def _norms(tokens: np.ndarray) -> np.ndarray:
-    """Length of each token's vector: (..., C) -> (...)."""
-    return np.linalg.norm(tokens, axis=-1)
-
-
 def _colours(tokens: np.ndarray) -> np.ndarray:
     """The first three principal components as red, green, blue: (H, W, C) -> (H, W, 3) in [0, 1].
 
@@ -58,13 +54,11 @@ def _colours(tokens: np.ndarray) -> np.ndarray:
     flat = tokens.reshape(-1, tokens.shape[-1])
     flat = flat - flat.mean(0)
     _, _, directions = np.linalg.svd(flat, full_matrices=False)
-    parts = np.zeros((len(flat), 3))
-    found = flat @ directions[:3].T
-    parts[:, : found.shape[1]] = found
+    parts = flat @ directions[:3].T
+    parts = np.pad(parts, ((0, 0), (0, 3 - parts.shape[1])))  # fewer than three tokens
     low, high = np.percentile(parts, (2, 98), axis=0)
-    return np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1).reshape(
-        *tokens.shape[:-1], 3
-    )
+    colours = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return colours.reshape(*tokens.shape[:-1], 3)
 
 
 def _grid(maps: TokenMaps, values: np.ndarray) -> np.ndarray:
@@ -140,13 +134,11 @@ def tokens_figure(
     attention = block.broadcast[0][heads].mean(0)
     h, w = maps.token_size
     figure, axes = _panels(1, 2, maps, extra=0.6)
-    _scale(figure, 2.0)
+    figure.set_size_inches(*(2 * figure.get_size_inches()))
     _show(axes[0, 0], picture, "image, grid of the tokens" if maps.grid else "image")
     if maps.grid:
-        for i in range(1, h):
-            axes[0, 0].axhline(i / h, color="white", lw=0.6)
-        for i in range(1, w):
-            axes[0, 0].axvline(i / w, color="white", lw=0.6)
+        axes[0, 0].hlines(np.arange(1, h) / h, 0, 1, "white", lw=0.6)
+        axes[0, 0].vlines(np.arange(1, w) / w, 0, 1, "white", lw=0.6)
     tiles = torch.from_numpy(attention * attention.shape[-1]).permute(2, 0, 1)[:, None]
     mosaic = make_grid(tiles, nrow=w, padding=1, pad_value=torch.nan)[0].numpy()
     name = "mean of heads" if len(heads) > 1 else f"head {heads[0]}"
@@ -154,10 +146,6 @@ def tokens_figure(
     heat = _show(axes[0, 1], mosaic, title, cmap=HEAT, vmin=0, interpolation="nearest")
     _bar(figure, heat, axes[0, 1], "weight × n (1: even)")
     return figure
-
-
-def _scale(figure: Figure, factor: float) -> None:
-    figure.set_size_inches(*(figure.get_size_inches() * factor))
 
 
 def stages_figure(maps: TokenMaps, picture: np.ndarray) -> Figure:
@@ -168,7 +156,7 @@ def stages_figure(maps: TokenMaps, picture: np.ndarray) -> Figure:
     for i, stage in enumerate(maps.stages, start=1):
         tokens = stage[0]
         title = f"stage {i - 1}, {tokens.shape[0]}×{tokens.shape[1]}"
-        heat = _show(axes[0, i], _norms(tokens), f"{title}: length", cmap=SIZE)
+        heat = _show(axes[0, i], norm(tokens, axis=-1), f"{title}: length", cmap=SIZE)
         _bar(figure, heat, axes[0, i], "")
         _show(axes[1, i], _colours(tokens), "principal components")
     return figure
@@ -178,7 +166,7 @@ def contributions_figure(maps: TokenMaps, block: BlockMaps, picture: np.ndarray)
     """Draw the contributions of Conv Encoder and tokens to one block, and to all."""
     figure, axes = _panels(1, 5, maps, extra=2.2)
     figure.suptitle(f"Local and global contribution, {block.name}", fontsize=9)
-    local, tokens = _norms(block.local[0]), _norms(block.tokens[0])
+    local, tokens = (norm(part[0], axis=-1) for part in (block.local, block.tokens))
     top = max(local.max(), tokens.max())
     _show(axes[0, 0], picture, "image")
     _show(axes[0, 1], local, "local: |Wo X_local|", cmap=SIZE, vmin=0, vmax=top)
@@ -188,13 +176,10 @@ def contributions_figure(maps: TokenMaps, block: BlockMaps, picture: np.ndarray)
     heat = _show(axes[0, 3], share, "share of the tokens", cmap="coolwarm", vmin=0, vmax=1)
     _bar(figure, heat, axes[0, 3], "tokens / (local + tokens)")
     ax = axes[0, 4]
-    shares = [
-        float(_norms(b.tokens[0]).mean() / (_norms(b.local[0]) + _norms(b.tokens[0])).mean())
-        for b in maps.blocks
-    ]
-    ax.bar(
-        range(len(shares)), shares, color=["#b40426" if b is block else "#777" for b in maps.blocks]
-    )
+    lengths = [[norm(p[0], axis=-1).mean() for p in (b.tokens, b.local)] for b in maps.blocks]
+    shares = [tokens / (tokens + local) for tokens, local in lengths]
+    colours = ["#b40426" if b is block else "#777" for b in maps.blocks]
+    ax.bar(range(len(shares)), shares, color=colours)
     ax.set_title("mean share of the tokens, all blocks", fontsize=8)
     ax.set_xticks(range(len(shares)), [f"{b.stage}.{b.block}" for b in maps.blocks], rotation=90)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -225,15 +210,15 @@ def picture_of(model, inputs: np.ndarray) -> np.ndarray:
     preprocessor = getattr(model, "data_preprocessor", None)
     mean, std = (getattr(preprocessor, name, None) for name in ("mean", "std"))
     if mean is None:
-        low, high = inputs.min(), inputs.max()
-        inputs = (inputs - low) / max(high - low, 1e-12) * 255
+        inputs = (inputs - inputs.min()) / max(np.ptp(inputs), 1e-12) * 255
     else:
-        inputs = inputs * std.cpu().numpy().reshape(-1, 1, 1) + mean.cpu().numpy().reshape(-1, 1, 1)
+        mean, std = (value.cpu().numpy().reshape(-1, 1, 1) for value in (mean, std))
+        inputs = inputs * std + mean
     picture = inputs.transpose(1, 2, 0).round().clip(0, 255).astype(np.uint8)
-    is_rgb = getattr(preprocessor, "channel_conversion", None)  # mmseg's; mmdet's begins with _
-    is_rgb = getattr(preprocessor, "_channel_conversion", is_rgb)
-    is_rgb = getattr(preprocessor, "to_rgb", is_rgb)  # mmpretrain's
-    return picture if is_rgb in (True, None) else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    # Of mmpretrain, mmdet and mmseg; without any, the input is taken for RGB.
+    names = ("to_rgb", "_channel_conversion", "channel_conversion")
+    is_rgb = next((getattr(preprocessor, n) for n in names if hasattr(preprocessor, n)), True)
+    return picture if is_rgb else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def all_figures(

@@ -1,12 +1,13 @@
 """Token maps of a DualTokenViT: attention, grids, features and contributions as arrays."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.dataset import pseudo_collate
 from torch import nn
 
 from mmdualtoken.errors import InputError
@@ -65,17 +66,6 @@ class TokenMaps:
     stages: tuple[np.ndarray, ...]
 
 
-@dataclass
-class _Recording:
-    """Inputs and outputs of a block's parts in one forward."""
-
-    attend: dict[str, tuple] = field(default_factory=dict)
-    x_local: torch.Tensor | None = None
-    x_global: torch.Tensor | None = None
-    tokens: torch.Tensor | None = None
-    output: torch.Tensor | None = None
-
-
 def find_backbone(model: nn.Module) -> DualTokenViT:
     """The DualTokenViT in a model, or the model itself.
 
@@ -99,60 +89,40 @@ def find_backbone(model: nn.Module) -> DualTokenViT:
     return module
 
 
-def _hooks(block: DualTokenBlock, seen: _Recording) -> Iterator:
-    """Register hooks that fill `seen` in the next forward of `block`; yields their handles."""
+@contextmanager
+def _recording(backbone: DualTokenViT, modules: Iterable[nn.Module]) -> Iterator[dict]:
+    """Run the backbone in eval mode inside the `with`; records (inputs, output) by module.
+
+    Afterwards the hooks are gone, and every part is in the mode that it was in.
+    """
+    seen: dict[nn.Module, tuple] = {}
+    modes = {part: part.training for part in backbone.modules()}
+    hooks = [
+        m.register_forward_hook(lambda *call: seen.update({call[0]: call[1:]})) for m in modules
+    ]
+    try:
+        backbone.eval()
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _token_parts(block: DualTokenBlock) -> list[nn.Module]:
+    """The parts of a block whose inputs and outputs make its maps.
+
+    Raises:
+        InputError: a user's token module has no `broadcast` to recompute the attention from.
+    """
     module = block.token_module
     if not isinstance(getattr(module, "broadcast", None), CrossAttention):
         raise InputError(
             f"{type(module).__name__} has no `broadcast` of type CrossAttention, from which the "
             "attention is recomputed."
         )
-
-    def keep(name):
-        def hook(_, inputs, output):
-            seen.attend[name] = (inputs, output)
-
-        return hook
-
-    def token_module(_, inputs, output):
-        seen.x_local = inputs[1]
-        seen.x_global, seen.tokens = output
-
-    def whole(_, inputs, output):
-        seen.output = output[0]
-
-    yield module.broadcast.register_forward_hook(keep("broadcast"))
-    if hasattr(module, "aggregate"):
-        yield module.aggregate.register_forward_hook(keep("aggregate"))
-    yield module.register_forward_hook(token_module)
-    yield block.register_forward_hook(whole)
-
-
-@contextmanager
-def _recording(blocks: Sequence[DualTokenBlock]) -> Iterator[list[_Recording]]:
-    """Record the blocks' forwards inside the `with`; removes its hooks afterwards."""
-    seen = [_Recording() for _ in blocks]
-    handles = []
-    try:
-        for block, record in zip(blocks, seen, strict=True):
-            for handle in _hooks(block, record):
-                handles.append(handle)
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside the `with`, then each part's mode as before."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    return [module, module.broadcast, *([module.aggregate] if hasattr(module, "aggregate") else [])]
 
 
 def attention_weights(q: torch.Tensor, k: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -166,33 +136,33 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
 
 
-def _maps(block: DualTokenBlock, seen: _Recording, stage: int, index: int) -> BlockMaps:
+def _maps(block: DualTokenBlock, seen: dict, stage: int, index: int) -> BlockMaps:
     """The recording of a block as arrays, attention recomputed by the block's own projections."""
-    module, (height, width) = block.token_module, seen.x_local.shape[1:3]
-    (x, source), _ = seen.attend["broadcast"]
+    module = block.token_module
+    (x, source), _ = seen[module.broadcast]
+    (_, x_local, _), (x_global, tokens_out) = seen[module]
     keys = module.broadcast.kv(source).chunk(2, dim=-1)[0]
     weights = attention_weights(module.broadcast.q(x), keys, module.broadcast.num_heads)
     aggregation = None
-    if "aggregate" in seen.attend:
-        q, k, _ = module.aggregate.qkv(seen.attend["aggregate"][0][0]).chunk(3, dim=-1)
+    if hasattr(module, "aggregate"):
+        (cells,), _ = seen[module.aggregate]
+        q, k, _ = module.aggregate.qkv(cells).chunk(3, dim=-1)
         aggregation = _array(attention_weights(q, k, module.aggregate.num_heads))
     return BlockMaps(
         stage=stage,
         block=index,
-        broadcast=_array(weights.unflatten(2, (height, width))),
+        broadcast=_array(weights.unflatten(2, x_local.shape[1:3])),
         aggregation=aggregation,
         tokens_read=_array(source),
-        tokens_out=_array(seen.tokens),
-        local=_array(F.linear(seen.x_local, block.proj.weight)),
-        tokens=_array(F.linear(seen.x_global, block.proj.weight)),
+        tokens_out=_array(tokens_out),
+        local=_array(F.linear(x_local, block.proj.weight)),
+        tokens=_array(F.linear(x_global, block.proj.weight)),
         bias=_array(block.proj.bias),
     )
 
 
 def network_input(model: nn.Module, image: str | np.ndarray) -> torch.Tensor:
     """The image as the model's own test pipeline and preprocessor give it to the backbone."""
-    from mmengine.dataset import pseudo_collate
-
     from mmdualtoken.inference.predictor import Preparer
 
     cfg = getattr(model, "cfg", None) or getattr(model, "_config", None)
@@ -208,6 +178,11 @@ def network_input(model: nn.Module, image: str | np.ndarray) -> torch.Tensor:
     return data["inputs"]
 
 
+def blocks_of(backbone: DualTokenViT) -> list[tuple[int, int]]:
+    """(stage, block) of all blocks, from 0."""
+    return [(i, j) for i, stage in enumerate(backbone.stages) for j in range(len(stage.blocks))]
+
+
 def select_block(backbone: DualTokenViT, stage: int = -1, block: int = -1) -> tuple[int, int]:
     """Stage and block from 0, given so or from the end (-1 the last).
 
@@ -215,7 +190,7 @@ def select_block(backbone: DualTokenViT, stage: int = -1, block: int = -1) -> tu
         InputError: there is no such stage or block.
     """
 
-    def check(name: str, index: int, count: int) -> int:
+    def from_zero(name: str, index: int, count: int) -> int:
         if not -count <= index < count:
             raise InputError(
                 f"{name} is {index}; it must be from 0 to {count - 1}, or from -{count} to -1 "
@@ -223,8 +198,8 @@ def select_block(backbone: DualTokenViT, stage: int = -1, block: int = -1) -> tu
             )
         return index % count
 
-    stage = check("stage", stage, len(backbone.stages))
-    return stage, check("block", block, len(backbone.stages[stage].blocks))
+    stage = from_zero("stage", stage, len(backbone.stages))
+    return stage, from_zero("block", block, len(backbone.stages[stage].blocks))
 
 
 @torch.no_grad()
@@ -254,23 +229,17 @@ def inspect_tokens(
             the image cannot be read.
     """
     backbone = find_backbone(model)
-    if blocks is None:
-        chosen = [
-            (i, j) for i, stage in enumerate(backbone.stages) for j in range(len(stage.blocks))
-        ]
-    else:
-        chosen = sorted({select_block(backbone, *pair) for pair in blocks})
+    places = blocks_of(backbone) if blocks is None else {select_block(backbone, *b) for b in blocks}
+    chosen = {place: backbone.stages[place[0]].blocks[place[1]] for place in sorted(places)}
     inputs = image if isinstance(image, torch.Tensor) else network_input(model, image)
-    like = backbone.global_tokens
-    modules = [backbone.stages[i].blocks[j] for i, j in chosen]
     last = [stage.blocks[-1] for stage in backbone.stages]
-    with _eval_mode(backbone), _recording(modules) as seen, _recording(last) as ends:
-        backbone(inputs.to(like))
-    maps = [_maps(m, s, *pair) for m, s, pair in zip(modules, seen, chosen, strict=True)]
+    parts = [part for block in chosen.values() for part in _token_parts(block)]
+    with _recording(backbone, [*last, *parts]) as seen:
+        backbone(inputs.to(backbone.global_tokens))
     return TokenMaps(
         inputs=_array(inputs),
         token_size=backbone.token_size,
         grid=backbone.token_module.grid,
-        blocks=tuple(maps),
-        stages=tuple(_array(end.output) for end in ends),
+        blocks=tuple(_maps(block, seen, *place) for place, block in chosen.items()),
+        stages=tuple(_array(seen[block][1][0]) for block in last),
     )

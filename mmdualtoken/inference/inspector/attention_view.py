@@ -4,13 +4,13 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from mmdualtoken.inference.inspector.inspected_model import InspectedModel, Inspection
 from mmdualtoken.inference.token_figures import HEAT
@@ -19,7 +19,7 @@ DPI = 100
 LONG, SHORT = 640, 160  # px of the longer side of an area to click; of its shorter side at least
 STRIP = 70  # px of the strip with the colour bar below the area
 SPAN = 0.1  # of a colour scale at least, so that almost even weights look even
-SCALE = "weight × number of tokens (1: even)"
+RED, PINK = "#ff2d2d", "#ff00c8"
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Selection:
         if heads is None:
             blocks = ", ".join(f"{stage}.{block}" for stage, block in model.heads)
             return f"This model has no such block; its blocks, as stage.block: {blocks}."
-        if self.head is not None and self.head >= heads:
-            return f"This block of this model has heads 0 to {heads - 1}."
-        return ""
+        too_many = self.head is not None and self.head >= heads
+        return f"This block of this model has heads 0 to {heads - 1}." if too_many else ""
 
     def with_token(
         self, models: Sequence[InspectedModel], index: int, token: int
@@ -80,17 +79,20 @@ def first_selection(
     if before is None:
         blocks = [set(model.heads) for model in models if model.heads]
         before = Selection(*max(set.intersection(*blocks)) if blocks else ())
-    chosen = Selection(before.stage, before.block, before.head)
-    views = [
-        None if chosen.missing_in(model) else AttentionView(model, inspection, chosen)
-        for model, inspection in zip(models, seen, strict=True)
-    ]
-    most = (0 if v is None or v.cell is None else int(v.read.argmax()) for v in views)
+    chosen = replace(before, place=(0.5, 0.5))
+    most = [0] * len(models)
+    for i, (model, inspection) in enumerate(zip(models, seen, strict=True)):
+        if not chosen.missing_in(model):
+            read = AttentionView(model, inspection, chosen).weights_of("tokens")
+            most[i] = 0 if np.isnan(read).any() else int(read.argmax())
     return replace(chosen, tokens=tuple(most))
 
 
 class AttentionView:
     """The attention of the chosen block and head of one model for one photo.
+
+    Its parts: 'photo', where the chosen token is broadcast, and 'tokens', which tokens the chosen
+    place reads from.
 
     Args:
         model: the model; it has the block.
@@ -112,41 +114,32 @@ class AttentionView:
         #: Row and column of the image token at the chosen place; None if that is cropped away.
         self.cell = found and (int(found[1] * self.shape[0]), int(found[0] * self.shape[1]))
 
-    @property
-    def broadcast(self) -> np.ndarray:
-        """(H, W): how much each image token reads from the chosen global token."""
-        return self.weights[..., self.token]
+    def weights_of(self, part: str) -> np.ndarray:
+        """Return the weights of 'photo', (H, W), or of 'tokens', (n,), NaN if cropped away."""
+        if part == "photo":
+            return self.weights[..., self.token]
+        return self.weights[self.cell] if self.cell else np.full(self.model.num_tokens, np.nan)
 
-    @property
-    def read(self) -> np.ndarray:
-        """(n,): how much the chosen place reads from each global token; NaN if cropped away."""
-        nothing = np.full(self.model.num_tokens, np.nan)
-        return nothing if self.cell is None else self.weights[self.cell]
-
-    def describe_broadcast(self) -> str:
-        """Describe where the chosen token is broadcast."""
-        height, width = self.shape
-        return (
-            f"Where **{self._token_name(self.token)}** is broadcast: how much each of the "
-            f"{height}×{width} image tokens reads from it in {self.name}. Here "
-            f"{self.broadcast.min():#.3g} to {self.broadcast.max():#.3g} times the even share."
-        )
-
-    def describe_read(self) -> str:
-        """Describe which tokens the chosen place reads from."""
+    def describe(self, part: str) -> str:
+        """Describe the picture of a part."""
+        (height, width), number, weights = self.shape, self.model.num_tokens, self.weights_of(part)
+        if part == "photo":
+            return (
+                f"Where **{self._token_name(self.token)}** is broadcast: how much each of the "
+                f"{height}×{width} image tokens reads from it in {self.name}. Here "
+                f"{weights.min():#.3g} to {weights.max():#.3g} times the even share."
+            )
         if self.cell is None:
             return "The chosen place is cropped away before this model sees the photo."
-        (height, width), number = self.shape, self.model.num_tokens
         most = "It reads evenly from all"
-        if np.ptp(self.read) >= 0.01:  # the numbers in the picture differ
-            percent = 100 / number * self.read
-            order = percent.argsort()[::-1][:3]
-            most = ", ".join(f"{self._token_name(t)} ({percent[t]:.1f} %)" for t in order)
-            most = f"Most: {most}"
+        if np.ptp(weights) >= 0.01:  # the numbers in the picture differ
+            order = weights.argsort()[::-1][:3]
+            shares = (f"{self._token_name(t)} ({100 / number * weights[t]:.1f} %)" for t in order)
+            most = f"Most: {', '.join(shares)}"
         return (
             f"How much the place at the red cross, **image token row {self.cell[0]}, column "
             f"{self.cell[1]}** of {height}×{width}, reads from each of the {number} global tokens "
-            f"in {self.name} (even: {100 / number:.1f} %). {most}."
+            f"in {self.name} (even: {100 / number:.1f} %). {most}.\n\n{self.model.statement}"
         )
 
     def _token_name(self, token: int) -> str:
@@ -155,47 +148,72 @@ class AttentionView:
         return "token row {}, column {}".format(*divmod(int(token), self.model.token_size[1]))
 
     def area(self, part: str) -> tuple[int, int]:
-        """Width and height in px of the area to click in the picture of 'photo' or 'tokens'."""
+        """Width and height in px of the area to click in the picture of a part."""
         if part == "tokens" and not self.model.has_grid:
             return LONG, SHORT
         height, width = self.picture.shape[:2]
         scale = LONG / max(height, width)
         return max(SHORT, round(width * scale)), max(SHORT, round(height * scale))
 
-    def draw_broadcast(self, limits: tuple[float, float]) -> np.ndarray:
-        """Draw the photo under the chosen token's broadcast, with a cross at the chosen place.
+    def draw(self, part: str, limits: tuple[float, float]) -> np.ndarray:
+        """Draw the weights of a part over the photo in grey, above a colour bar.
+
+        Args:
+            part: 'photo', with a cross at the chosen place, or 'tokens', with a frame.
+            limits: smallest and largest weight of the colours.
 
         Returns:
             (H + STRIP, W, 3) RGB uint8, (W, H) the `area`.
         """
-        figure, axes = _panel(self.area("photo"), self.picture, self.broadcast, limits, 0.6)
-        if self.cell is not None:
-            row, column = self.cell
-            _frame(axes, self.cell, self.shape, {"white": 4, "#ff2d2d": 2})
-            place = (column + 0.5) / self.shape[1], (row + 0.5) / self.shape[0]
-            axes.plot(*place, "+", color="#ff2d2d", ms=12, mew=2)
-        return _pixels(figure)
+        width, height = self.area(part)
+        size = (width + 0.1) / DPI, (height + STRIP + 0.1) / DPI  # it rounds down
+        figure = Figure(size, dpi=DPI)
+        low = STRIP / (height + STRIP)
+        axes = figure.add_axes((0, low, 1, 1 - low))
+        axes.set_axis_off()
+        fill = dict(extent=(0, 1, 1, 0), aspect="auto", interpolation="nearest")
+        over_photo = part == "photo" or self.model.has_grid
+        if over_photo:
+            axes.imshow(self.picture.mean(-1), "gray", vmin=0, vmax=255, **fill)
+        grid = self.shape if part == "photo" else self.model.token_size
+        colours = dict(vmin=limits[0], vmax=limits[1], alpha=0.65 if over_photo else 1)
+        heat = axes.imshow(self.weights_of(part).reshape(grid), HEAT, **colours, **fill)
+        if part == "tokens":
+            self._write_weights(axes, limits)
+            _frame(axes, divmod(self.token, grid[1]), grid, PINK)
+        elif self.cell:
+            middle = _frame(axes, self.cell, grid, RED)
+            axes.plot(*middle, "+", color=RED, ms=12, mew=2)
+        bar = figure.add_axes((0.06, 0.69 * low, 0.88, 0.2 * low))
+        opaque = ScalarMappable(heat.norm, heat.cmap)
+        figure.colorbar(opaque, bar, orientation="horizontal")
+        bar.set_xlabel("weight × number of tokens (1: even)", fontsize=11, labelpad=1)
+        bar.tick_params(labelsize=10, pad=1)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-    def draw_read(self, limits: tuple[float, float]) -> np.ndarray:
-        """Draw how much the chosen place reads from each token, on the photo if they form a grid.
-
-        Returns:
-            (H + STRIP, W, 3) RGB uint8, (W, H) the `area`.
-        """
+    def _write_weights(self, axes: Axes, limits: tuple[float, float]) -> None:
         h, w = self.model.token_size
-        picture, alpha = (self.picture, 0.75) if self.model.has_grid else (None, 1.0)
-        figure, axes = _panel(self.area("tokens"), picture, self.read.reshape(h, w), limits, alpha)
         axes.hlines(np.arange(1, h) / h, 0, 1, "white", lw=1)
         axes.vlines(np.arange(1, w) / w, 0, 1, "white", lw=1)
+        style = dict(ha="center", va="center", fontweight="bold", fontsize=min(14, 90 / max(h, w)))
         bright = limits[0] + 0.6 * (limits[1] - limits[0])
-        style = dict(ha="center", va="center", fontweight="bold")
-        style["fontsize"] = float(np.clip(90 / max(h, w), 5, 14))
-        for token, value in enumerate(self.read):
-            place = (token % w + 0.5) / w, (token // w + 0.5) / h
-            text = "" if np.isnan(value) else f"{value:.2f}" if value < 10 else f"{value:.0f}"
-            axes.text(*place, text, color="black" if value > bright else "white", **style)
-        _frame(axes, divmod(self.token, w), (h, w), {"black": 5, "#ff00c8": 3})
-        return _pixels(figure)
+        for token, value in enumerate(self.weights_of("tokens")):
+            if not np.isnan(value):
+                text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
+                place = (token % w + 0.5) / w, (token // w + 0.5) / h
+                axes.text(*place, text, color="black" if value > bright else "white", **style)
+
+
+def _frame(axes: Axes, cell: tuple, grid: tuple, colour: str) -> tuple[float, float]:
+    """Frame a cell (row, column) of a grid; returns its middle."""
+    height, width = 1 / grid[0], 1 / grid[1]
+    x, y = cell[1] * width, cell[0] * height
+    outline = withStroke(linewidth=5, foreground="white")
+    edge = dict(fill=False, clip_on=False, ec=colour, lw=3, path_effects=[outline])
+    axes.add_patch(Rectangle((x, y), width, height, **edge))
+    return x + width / 2, y + height / 2
 
 
 def color_limits(weights: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -204,46 +222,6 @@ def color_limits(weights: Sequence[np.ndarray]) -> tuple[float, float]:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     margin = max(0.0, SPAN - (high - low)) / 2
     return low - margin, high + margin
-
-
-def _panel(
-    area: tuple[int, int],
-    picture: np.ndarray | None,
-    weights: np.ndarray,
-    limits: tuple[float, float],
-    alpha: float,
-) -> tuple[Figure, Axes]:
-    """Draw weights over a picture in grey, above a strip with the colour bar."""
-    width, height = area[0], area[1] + STRIP
-    figure = Figure(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI)  # it rounds down
-    axes = figure.add_axes((0, STRIP / height, 1, 1 - STRIP / height))
-    whole = dict(extent=(0, 1, 1, 0), aspect="auto")
-    if picture is not None:
-        axes.imshow(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), "gray", vmin=0, vmax=255, **whole)
-    colours = dict(cmap=HEAT, vmin=limits[0], vmax=limits[1], interpolation="nearest")
-    heat = axes.imshow(weights, alpha=alpha, **colours, **whole)
-    axes.set(xlim=(0, 1), ylim=(1, 0))
-    axes.set_axis_off()
-    bar = figure.add_axes((0.06, (STRIP - 22) / height, 0.88, 14 / height))
-    figure.colorbar(ScalarMappable(heat.norm, heat.cmap), bar, orientation="horizontal")  # opaque
-    bar.set_xlabel(SCALE, fontsize=11, labelpad=1)
-    bar.tick_params(labelsize=10, pad=1)
-    return figure, axes
-
-
-def _frame(axes: Axes, cell: tuple[int, int], shape: tuple[int, int], edges: dict) -> None:
-    """Frame a cell of a grid by edges, each a colour and its width."""
-    height, width = 1 / shape[0], 1 / shape[1]
-    corner = cell[1] * width, cell[0] * height
-    for colour, line in edges.items():
-        edge = dict(fill=False, clip_on=False, ec=colour, lw=line)
-        axes.add_patch(Rectangle(corner, width, height, **edge))
-
-
-def _pixels(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def export_figure(title: str, rows: Sequence[Sequence[tuple[np.ndarray | None, str]]]) -> Figure:

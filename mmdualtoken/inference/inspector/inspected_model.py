@@ -13,7 +13,12 @@ from mmdualtoken.errors import InputError
 from mmdualtoken.inference import Predictor, load_model
 from mmdualtoken.inference.inspector.photo import Photo
 from mmdualtoken.inference.token_figures import picture_of
-from mmdualtoken.inference.tokens import find_backbone, inspect_tokens, network_input
+from mmdualtoken.inference.tokens import (
+    blocks_of,
+    find_backbone,
+    inspect_tokens,
+    network_input,
+)
 
 PREDICTION_SIDE = 1024  # px of the longer side of a drawn prediction
 TOLERANCE = 3.0  # of 255 levels; a larger error means that a placement does not fit
@@ -89,19 +94,16 @@ class InspectedModel:
         else:
             self.token_size = tuple(backbone.token_size)
             self.has_grid = backbone.token_module.grid
-            self.heads = {
-                (i, j): block.token_module.broadcast.num_heads
-                for i, stage in enumerate(backbone.stages)
-                for j, block in enumerate(stage.blocks)
-            }
+            for i, j in blocks_of(backbone):
+                self.heads[i, j] = backbone.stages[i].blocks[j].token_module.broadcast.num_heads
             kind = "{}×{} position-aware tokens".format(*self.token_size)
-        if self.heads and not self.has_grid:
-            kind = f"{self.num_tokens} tokens without a grid"
-            self.statement = (
-                f"The {self.num_tokens} tokens of this model (token_module "
-                f"{backbone.token_module.__name__}) form no grid: they have no place in the photo "
-                "and are drawn in a row."
-            )
+            if not self.has_grid:
+                kind = f"{self.num_tokens} tokens without a grid"
+                self.statement = (
+                    f"The {self.num_tokens} tokens of this model (token_module "
+                    f"{backbone.token_module.__name__}) form no grid: they have no place in the "
+                    "photo and are drawn in a row."
+                )
         files = f"`{Path(cfg.filename or 'config').name}`, `{Path(checkpoint).name}`"
         #: Files and kind of the model, in Markdown.
         self.title = f"{letter}: {files} ({self.predictor.task}, {kind})"
@@ -160,24 +162,20 @@ def find_placement(model: nn.Module, height: int, width: int) -> Placement:
     ramps = np.full((height, width, 3), 255, np.uint8)  # padding is never 255: zeros, or the mean
     ramps[..., 0], ramps[..., 1] = across.round(), down.round()[:, None]
     inputs = network_input(model, ramps)
-    seen = picture_of(model, inputs[0].cpu().numpy())[..., ::-1].astype(float)  # BGR, as it went in
-    padding = seen[..., 2] <= 250
-    lines = (np.ma.masked_array(seen[..., i], padding).mean(axis=i) for i in (0, 1))
-    return Placement(*zip(*map(_fit_line, lines), strict=True))
-
-
-def _fit_line(line: np.ma.MaskedArray) -> tuple[float, float]:
-    """Fit place = scale * (value / 255) + shift to one axis by least squares."""
-    # Resizing repeats the values at the border beyond the centres of the outermost pixels.
-    line = np.ma.masked_outside(line, line.min() + 0.5, line.max() - 0.5)
-    kept = ~np.ma.getmaskarray(line)
-    if kept.sum() >= 2:
-        places = ((np.arange(len(line)) + 0.5) / len(line))[kept]
-        values = line.data[kept] / 255
-        slope, start = np.polyfit(places, values, 1)
-        if slope and abs(slope * places + start - values).max() * 255 < TOLERANCE:
-            return 1 / slope, -start / slope
-    raise InputError(
-        "The config's test pipeline does more than resize, crop, flip and pad: places of "
-        "its output cannot be mapped to places of the photo."
-    )
+    seen = picture_of(model, inputs[0].cpu().numpy())[..., ::-1]  # BGR, as it went in
+    found = np.nonzero(seen[..., 2] > 250)
+    lines = []
+    for axis in (0, 1):
+        places = (found[1 - axis] + 0.5) / seen.shape[1 - axis]
+        values = seen[..., axis][found].astype(float)
+        # Resizing repeats the values at the border beyond the centres of the outermost pixels.
+        inner = (values > values.min()) & (values < values.max())
+        slope, start = np.polyfit(places[inner], values[inner], 1) if inner.any() else (0, 0)
+        error = abs(slope * places + start - values)[inner].max(initial=0)
+        if not slope or error > TOLERANCE:
+            raise InputError(
+                "The config's test pipeline does more than resize, crop, flip and pad: places of "
+                "its output cannot be mapped to places of the photo."
+            )
+        lines.append((255 / slope, -start / slope))
+    return Placement(*zip(*lines, strict=True))

@@ -53,13 +53,15 @@ class Visit:
     selection: Selection
 
 
-def _report_errors(handler: Callable) -> Callable:
+def _report_errors(handler: Callable, needs_photo: bool) -> Callable:
     """Show an InputError on the page. Gradio shows others itself, and prints their traceback."""
 
     @functools.wraps(handler)
-    def call(*args: Any) -> Any:
+    def call(visit: Visit | None, *args: Any) -> Any:
         try:
-            return handler(*args)
+            if needs_photo and visit is None:
+                raise InputError("There is no photo yet, or it is no longer kept. Drop one.")
+            return handler(visit, *args)
         except InputError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from error
 
@@ -94,22 +96,23 @@ class Page:
             self.upload = gr.File(label="Photo: drop it here", height=140, elem_id="upload")
             with gr.Column():
                 with gr.Row():
-                    stages = sorted({stage for stage, _ in self.heads})
-                    self.stage, self.block, self.head = (
-                        gr.Dropdown(
-                            values, value=None, label=name, elem_id=name.lower(), min_width=90
+                    choices = dict(stage=sorted({s for s, _ in self.heads}), block=[], head=[MEAN])
+                    self.lists = {
+                        name: gr.Dropdown(
+                            values, value=None, label=name.title(), elem_id=name, min_width=90
                         )
-                        for name, values in dict(Stage=stages, Block=[], Head=[MEAN]).items()
-                    )
+                        for name, values in choices.items()
+                    }
                 self.export = gr.Button("Export the picture (PNG)", elem_id="export")
                 self.file = gr.DownloadButton(visible="hidden", elem_id="file")
         self.message = gr.Markdown("No photo yet.", elem_id="message")
+        #: The picture and its caption, by part and number of the model.
         self.pictures: dict[tuple[str, int], tuple[gr.Image, gr.Markdown]] = {}
-        places = [(part, i) for part in PARTS for i in range(len(self.models))]
-        columns = len(PARTS) if len(self.models) == 1 else len(self.models)
-        for start in range(0, len(places), columns):
+        numbers = range(len(self.models))
+        rows = [[(part, i) for i in numbers] for part in PARTS]
+        for row in rows if len(numbers) > 1 else [sum(rows, [])]:
             with gr.Row():
-                for part, i in places[start : start + columns]:
+                for part, i in row:
                     self.pictures[part, i] = self._add_picture(part, self.models[i].letter)
         with gr.Accordion("Choose without a mouse", open=False, elem_id="keyboard"), gr.Row():
             self.across = gr.Slider(0, 100, 50, step=0.5, label="Place: % from the left")
@@ -129,25 +132,26 @@ class Page:
             return image, gr.Markdown(elem_id=f"{part}-{letter}-text")
 
     def _connect(self) -> None:
-        pictures = [component for pair in self.pictures.values() for component in pair]
-        lists = dict(stage=self.stage, block=self.block, head=self.head)
-        shown = [self.visit, self.message, *pictures, *lists.values()]
-        shown += [self.across, self.down, self.token]
+        sliders = [self.across, self.down, self.token]
+        shown = [self.visit, self.message, *self.lists.values(), *sliders]
+        shown += [component for pair in self.pictures.values() for component in pair]
         # One event at a time: models and figures are not made for several threads.
         common = dict(
             concurrency_id="inspect", concurrency_limit=1, api_visibility="private",
             show_progress_on=self.message,
         )  # fmt: skip
 
-        def on(event: Callable, handler: Callable, *inputs: Any, **options: Any) -> Any:
+        def on(event: Callable, handler: Callable, *inputs: Any, photo=True, **options: Any) -> Any:
             options = {**common, "outputs": shown, "trigger_mode": "always_last", **options}
-            return event(_report_errors(handler), [self.visit, *inputs], **options)
+            return event(_report_errors(handler, photo), [self.visit, *inputs], **options)
 
-        uploaded = on(self.upload.upload, self._open_photo, self.upload, trigger_mode="once")
+        uploaded = on(
+            self.upload.upload, self._open_photo, self.upload, photo=False, trigger_mode="once"
+        )
         for finished in (uploaded.success, uploaded.failure):  # the same file may be dropped again
             finished(lambda: None, None, self.upload, **common)
         # Each list by itself: another stage has other blocks than the one chosen before.
-        for name, widget in lists.items():
+        for name, widget in self.lists.items():
             on(widget.input, functools.partial(self._choose, name), widget)
         for slider in (self.across, self.down):
             on(slider.input, self._choose_place, self.across, self.down)
@@ -167,29 +171,29 @@ class Page:
         selection = first_selection(self.models, seen, visit and visit.selection)
         return self._show(Visit(photo, seen, selection))
 
-    def _choose(self, name: str, visit: Visit | None, value: int | str) -> dict:
-        chosen = replace(_opened(visit).selection, **{name: None if value == MEAN else value})
+    def _choose(self, name: str, visit: Visit, value: int | str) -> dict:
+        chosen = replace(visit.selection, **{name: None if value == MEAN else value})
         # A stage may have fewer blocks, and a block fewer heads, than the one before.
         block = max(b for s, b in self.heads if s == chosen.stage and b <= chosen.block)
         last = self.heads[chosen.stage, block] - 1
         head = None if chosen.head is None else min(chosen.head, last)
         return self._show(visit, stage=chosen.stage, block=block, head=head)
 
-    def _choose_place(self, visit: Visit | None, across: float, down: float) -> dict:
+    def _choose_place(self, visit: Visit, across: float, down: float) -> dict:
         place = (min(across, 99.99) / 100, min(down, 99.99) / 100)  # 100 % is the last pixel
-        values = self._show(_opened(visit), place=place)
+        values = self._show(visit, place=place)
         del values[self.across], values[self.down]  # the visitor may still be typing there
         return values
 
-    def _choose_token(self, visit: Visit | None, token: float, index: int = 0) -> dict:
+    def _choose_token(self, visit: Visit, token: float, index: int = 0) -> dict:
         if not self.models[index].heads:
             raise InputError(self.models[index].statement)
-        tokens = _opened(visit).selection.with_token(self.models, index, int(token))
+        tokens = visit.selection.with_token(self.models, index, int(token))
         return self._show(visit, tokens=tokens)
 
     def _click_handler(self, part: str, index: int) -> Callable:
-        def click(visit: Visit | None, event: gr.SelectData) -> dict:
-            seen, model = _opened(visit).seen[index], self.models[index]
+        def click(visit: Visit, event: gr.SelectData) -> dict:
+            seen, model = visit.seen[index], self.models[index]
             if part == "prediction":
                 height, width = seen.prediction.shape[:2]
             elif reason := visit.selection.missing_in(model):  # a click on a picture that is gone
@@ -217,12 +221,10 @@ class Page:
             drawn["photo", i], drawn["tokens", i] = (None, reason), (None, "")
             if not reason:
                 views[i] = AttentionView(model, seen, visit.selection)
-        limits = color_limits([view.broadcast for view in views.values()])
-        token_limits = color_limits([view.read for view in views.values()])
-        for i, view in views.items():
-            drawn["photo", i] = (view.draw_broadcast(limits), view.describe_broadcast())
-            caption = f"{view.describe_read()}\n\n{view.model.statement}"
-            drawn["tokens", i] = (view.draw_read(token_limits), caption)
+        for part in ("photo", "tokens"):
+            limits = color_limits([view.weights_of(part) for view in views.values()])
+            for i, view in views.items():
+                drawn[part, i] = (view.draw(part, limits), view.describe(part))
         return drawn
 
     def _show(self, visit: Visit, **changed: Any) -> dict:
@@ -236,19 +238,17 @@ class Page:
         for place, drawn in self._draw(visit).items():
             values |= dict(zip(self.pictures[place], drawn, strict=True))
         if self.heads:
-            blocks = sorted(block for stage, block in self.heads if stage == selection.stage)
-            heads = [MEAN, *range(self.heads[selection.stage, selection.block])]
+            stage, block = selection.stage, selection.block
+            blocks = sorted(b for s, b in self.heads if s == stage)
+            heads = [MEAN, *range(self.heads[stage, block])]
             head = MEAN if selection.head is None else selection.head
-            values |= {
-                self.token: selection.tokens[0],
-                self.stage: selection.stage,
-                self.block: gr.Dropdown(blocks, value=selection.block),
-                self.head: gr.Dropdown(heads, value=head),
-            }
+            lists = (stage, gr.Dropdown(blocks, value=block), gr.Dropdown(heads, value=head))
+            values |= dict(zip(self.lists.values(), lists, strict=True))
+            values[self.token] = selection.tokens[0]
         return values
 
-    def _export(self, visit: Visit | None) -> dict:
-        drawn = self._draw(_opened(visit))
+    def _export(self, visit: Visit) -> dict:
+        drawn = self._draw(visit)
         for i, model in enumerate(self.models):
             picture, summary = drawn["prediction", i]
             drawn["prediction", i] = (picture, f"{model.title}\n{summary}")
@@ -258,9 +258,3 @@ class Page:
         file = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), f"{stem}.png")
         export_figure(f"{visit.photo.name}: {name}", rows).savefig(file, dpi=150)
         return {self.file: str(file), self.message: f"Exported: `{file.name}`."}
-
-
-def _opened(visit: Visit | None) -> Visit:
-    if visit is None:
-        raise InputError("There is no photo yet, or it is no longer kept. Drop one.")
-    return visit

@@ -3,14 +3,15 @@
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference.inspector.inspected_model import InspectedModel
@@ -26,27 +27,17 @@ POLICY = (
 )
 
 
-class BoundedRequests:
-    """ASGI middleware: refuse bodies above MAX_BODY, and send POLICY with every answer."""
-
-    def __init__(self, app: Callable):
-        self.app = app
-
-    async def __call__(self, scope: MutableMapping, receive: Callable, send: Callable) -> None:
-        async def send_with_policy(message: MutableMapping) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["content-security-policy"] = POLICY
-            await send(message)
-
-        app = self.app
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            length = headers.get("content-length", "0")
-            # The server reads as many bytes as the length says; chunks say none.
-            if "transfer-encoding" in headers or not length.isdigit() or int(length) > MAX_BODY:
-                text = f"At most {MAX_BYTES // 2**20} MiB are allowed, with a content-length."
-                app = PlainTextResponse(text, 413, {"connection": "close"})
-        await app(scope, receive, send_with_policy)
+async def bound_requests(request: Request, call_next: Callable) -> Response:
+    """Refuse bodies above MAX_BODY, and send POLICY with every answer."""
+    length = request.headers.get("content-length", "0")
+    # The server reads as many bytes as the length says; chunks say none.
+    if "transfer-encoding" in request.headers or not length.isdigit() or int(length) > MAX_BODY:
+        text = f"At most {MAX_BYTES // 2**20} MiB are allowed, with a content-length."
+        response = PlainTextResponse(text, 413, {"connection": "close"})
+    else:
+        response = await call_next(request)
+    response.headers["content-security-policy"] = POLICY
+    return response
 
 
 @contextmanager
@@ -67,7 +58,7 @@ def serve_page(
     Raises:
         InputError: the address cannot be used.
     """
-    middleware = [Middleware(BoundedRequests)]
+    middleware = [Middleware(BaseHTTPMiddleware, dispatch=bound_requests)]
     if host in LOOPBACK[:2]:  # another name that leads here (DNS rebinding) is refused
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK[:2]))
     with (
@@ -78,14 +69,15 @@ def serve_page(
     ):
         blocks = Page(models).blocks
         try:
+            # Gradio waits for ever for a server that could not use its address.
             family = socket.getaddrinfo(host, port)[0][0]
             with socket.create_server((host, port), family=family) as free:
                 port = free.getsockname()[1]
             _, url, _ = blocks.launch(
-                server_name=f"[{host}]" if ":" in host else host, server_port=port, share=False,
-                inbrowser=open_browser, prevent_thread_lock=True, quiet=True, show_error=True,
-                max_file_size=MAX_BYTES, state_session_capacity=8, theme=THEME, css=CSS,
-                app_kwargs=dict(middleware=middleware, openapi_url=None), footer_links=[],
+                server_name=f"[{host}]" if ":" in host else host, server_port=port,
+                share=False, inbrowser=open_browser, prevent_thread_lock=True, quiet=True,
+                show_error=True, max_file_size=MAX_BYTES, state_session_capacity=8, theme=THEME,
+                css=CSS, app_kwargs=dict(middleware=middleware, openapi_url=None), footer_links=[],
                 run_history=False, enable_monitoring=False, mcp_server=False, pwa=False,
                 ssr_mode=False,
             )  # fmt: skip
