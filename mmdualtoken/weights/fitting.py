@@ -13,7 +13,7 @@ CLASS_AGNOSTIC = {"backbone", "neck", "rpn_head"}
 
 
 def _is_class_layer(model: nn.Module, name: str) -> bool:
-    """Whether a tensor lies in a head that counts classes: below a module with `num_classes`."""
+    """Return whether a tensor is part of a head that counts classes, by its `num_classes`."""
     parents = name.split(".")[:-1]
     if CLASS_AGNOSTIC & set(parents):
         return False
@@ -22,12 +22,12 @@ def _is_class_layer(model: nn.Module, name: str) -> bool:
 
 
 def _other_outputs(here, there) -> bool:
-    """Whether two tensors differ in their first dimension, the outputs, and in nothing else."""
+    """Return whether two shapes differ in the first dimension, the outputs, at most."""
     return here.dim() == there.dim() > 0 and here.shape[1:] == there.shape[1:]
 
 
 def without_wrapper(own: Mapping, state: Mapping) -> Mapping:
-    """A checkpoint's tensors without the 'module.' of a wrapped or averaged model."""
+    """Return a checkpoint's tensors without the 'module.' of a wrapped or averaged model."""
     if any(k.startswith("module.") for k in own) or not any(k.startswith("module.") for k in state):
         return state
     # An averaged model counts its steps beside them.
@@ -37,15 +37,15 @@ def without_wrapper(own: Mapping, state: Mapping) -> Mapping:
 def match_tensors(
     model: nn.Module, state: Mapping
 ) -> tuple[OrderedDict, list[str], list[str], list[str]]:
-    """Compare a checkpoint's tensors with a model's, token grids brought to the model's.
+    """Compare a checkpoint's tensors with a model's, after resizing token grids to the model's.
 
     Args:
         model: detector, segmentor or classifier.
-        state: tensors of the checkpoint by name, with or without 'module.' before them.
+        state: tensors of the checkpoint by name; the names may begin with 'module.'.
 
     Returns:
-        the checkpoint's tensors as the model names them; names that it lacks; names that the
-        model lacks; names whose shapes differ.
+        the checkpoint's tensors by the model's names; missing keys, which only the model has;
+        unexpected keys, which only the checkpoint has; keys whose shapes differ.
     """
     own = model.state_dict()
     state = without_wrapper(own, state)
@@ -64,19 +64,19 @@ def match_tensors(
 def fit_classes(
     model: nn.Module, state: Mapping, filename: str
 ) -> tuple[OrderedDict, dict[str, int]]:
-    """The tensors for `model`: a checkpoint's, but the model's own for class layers that differ.
+    """Return a checkpoint's tensors for `model`, with the model's own for class layers that differ.
 
     Args:
         model: detector, segmentor or classifier.
-        state: tensors of the checkpoint by name, with or without 'module.' before them.
+        state: tensors of the checkpoint by name; the names may begin with 'module.'.
         filename: the checkpoint, for messages.
 
     Returns:
-        one tensor for each of the model's; and which are the model's own, with the outputs that
-        they have in the checkpoint.
+        a tensor for each key of the model; and the keys that keep the model's own tensors, with
+        their number of outputs in the checkpoint.
 
     Raises:
-        InputError: a tensor is missing, not known, or of another shape elsewhere.
+        InputError: outside of class layers a tensor is missing, unexpected, or of another shape.
     """
     own = model.state_dict()
     fitted, missing, unknown, other = match_tensors(model, state)

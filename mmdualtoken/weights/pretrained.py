@@ -24,7 +24,7 @@ COUNTER = "num_batches_tracked"  # of a BatchNorm; older files lack it, and MMEn
 
 
 def list_names(names: Iterable[str], limit: int = 12) -> str:
-    """Names in short: those that differ in their numbers only as one, 'blocks.*.proj.bias (12)'."""
+    """List names briefly: 'blocks.*.proj.bias (12)' for 12 that differ in their numbers only."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
@@ -34,7 +34,7 @@ def list_names(names: Iterable[str], limit: int = 12) -> str:
 
 
 def describe_misfit(own: Mapping, state: Mapping, missing: list, unknown: list, other: list) -> str:
-    """In words: which of a module's tensors `own` a file's tensors `state` do not fit."""
+    """Describe how a file's tensors `state` differ from a module's tensors `own`."""
     parts = []
     if missing:
         parts.append(f"missing ({len(missing)}): {list_names(missing)}")
@@ -50,12 +50,12 @@ def describe_misfit(own: Mapping, state: Mapping, missing: list, unknown: list, 
 
 
 def tensors_of(content: Any, filename: str) -> OrderedDict[str, Tensor]:
-    """The tensors of a checkpoint by name, out of 'state_dict' or 'model' if it has one.
+    """Return a checkpoint's tensors by name, from 'state_dict' or 'model' if it has one.
 
-    MMEngine's EMAHook puts the averaged weights into 'state_dict', so that they are taken.
+    After training with MMEngine's EMAHook, 'state_dict' holds the averaged weights.
 
     Raises:
-        InputError: there are none.
+        InputError: the checkpoint has no tensors by name.
     """
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -74,7 +74,7 @@ def tensors_of(content: Any, filename: str) -> OrderedDict[str, Tensor]:
 
 
 def read_tensors(filename: str, map_location: Any = "cpu") -> dict[str, Tensor]:
-    """The tensors of a local file by `load_file`, or of a URL by `load_remote`."""
+    """Return the tensors of a local file (by `load_file`) or a URL (by `load_remote`)."""
     if "://" in filename:
         content = load_remote(filename, map_location)
     else:
@@ -85,10 +85,13 @@ def read_tensors(filename: str, map_location: Any = "cpu") -> dict[str, Tensor]:
 def _without_prefix(
     tensors: Mapping, names: Iterable[str], prefix: str, filename: str
 ) -> tuple[dict, str]:
-    """The backbone's tensors without their prefix, and the prefix: the one asked for, if it occurs.
+    """Return the backbone's tensors without their prefix, and that prefix.
+
+    It is `prefix` where the file has it, else one of those that wrapped models and backbones alone
+    have.
 
     Raises:
-        InputError: no tensor of the backbone is found under any prefix.
+        InputError: no tensor of the backbone has any of these prefixes.
     """
     names = list(names)
     for found in dict.fromkeys(
@@ -105,7 +108,7 @@ def _without_prefix(
 
 
 def _sort_outputs(own: Mapping, state: dict) -> list[str]:
-    """Take from `state` the outputs that `own` cannot use; say which, and which start anew."""
+    """Remove from `state` the output layers that `own` cannot use; return notes for the log."""
     notes: dict[str, list[str]] = {}
     for part in OUTPUTS:
         here, there = (
@@ -122,7 +125,7 @@ def _sort_outputs(own: Mapping, state: dict) -> list[str]:
 
 
 def _drop_later_stages(own: Mapping, state: dict) -> list[str]:
-    """Take from `state` the stages after the last that a backbone of few `out_indices` builds."""
+    """Remove from `state` the stages that a backbone of few `out_indices` does not build."""
     last = max(int(k.split(".")[1]) for k in own if k.startswith("stages."))
     later = [k for k in state if re.match(r"stages\.[0-2]\.", k) and int(k[7]) > last]
     for key in later:
@@ -134,22 +137,23 @@ def _drop_later_stages(own: Mapping, state: dict) -> list[str]:
 def load_backbone(
     backbone: nn.Module, filename: str, prefix: str | None = None, map_location: Any = "cpu"
 ) -> None:
-    """Load a DualTokenViT from a checkpoint, and log what was taken in one line.
+    """Load a DualTokenViT from a checkpoint, and log in one line which tensors it loaded.
 
-    Every tensor must be there and fit, except: an output norm that the file lacks or has of another
-    type starts anew (a classifier has `norm2` only, as LayerNorm), and so do the blocks that
-    DualTokenViTStride4 adds; stages after the last that the backbone gives out are not used;
-    another token grid is resized.
+    Every tensor must be in the file and fit, with three exceptions. An output norm that the file
+    lacks, or has of another type, keeps its initial values (a classifier has `norm2` only, as
+    LayerNorm); so do the blocks that DualTokenViTStride4 adds. Stages after the last of the
+    backbone's `out_indices` are not used. Another token grid is resized.
 
     Args:
         backbone: the DualTokenViT; changed in place.
         filename: a local file (.pth, .safetensors) or a URL.
-        prefix: what the names begin with, 'backbone.' in a classifier's checkpoint. Bare names,
-            and those of a wrapped model (`module.`), are found too, and the line says so.
+        prefix: prefix of the names, 'backbone.' in a classifier's checkpoint. Bare names, and those
+            of a wrapped model (`module.`), are found, too; the log names their prefix.
         map_location: as in `torch.load`.
 
     Raises:
-        InputError: the file is missing, broken or unsafe, or does not fit; the message lists what.
+        InputError: the file is missing, broken or unsafe, or its tensors do not fit; the message
+            lists them.
     """
     prefix = f"{prefix.removesuffix('.')}." if prefix else ""
     own = backbone.state_dict()
@@ -180,11 +184,11 @@ def load_backbone(
 
 
 class PretrainedBackbone:
-    """MMEngine's initialiser 'Pretrained' by the rules of `load_backbone`.
+    """Replaces MMEngine's initialiser 'Pretrained' for DualTokenViT; loads by `load_backbone`.
 
     Args:
         checkpoint: a local file or a URL.
-        prefix: what the names begin with.
+        prefix: prefix of the names, as in `load_backbone`.
         map_location: as in `torch.load`.
     """
 
@@ -201,7 +205,11 @@ class PretrainedBackbone:
 
 
 def use_our_pretrained(init_cfg: dict | list | None) -> tuple[list[dict], str | None]:
-    """`init_cfg` as a list, 'Pretrained' last as `PretrainedBackbone`; and its checkpoint."""
+    """Replace 'Pretrained' in an `init_cfg` by `PretrainedBackbone`.
+
+    Returns:
+        the initialisers as a list, with `PretrainedBackbone` last; its checkpoint, or None.
+    """
     entries = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or ())
 
     def is_pretrained(entry: dict) -> bool:
@@ -217,9 +225,9 @@ def use_our_pretrained(init_cfg: dict | list | None) -> tuple[list[dict], str | 
 def start_from_checkpoint(cfg: Config, filename: str) -> None:
     """Make the backbone of `cfg` start from the classification checkpoint `filename`.
 
-    As in the paper's detectors: the weights named 'backbone.*' are loaded, the outputs are
-    normalised by LayerNorm, and the stem's BatchNorm stays in eval mode. Whether the file fits is
-    checked when the model is initialised (`load_backbone`).
+    As in the paper's detectors, the backbone loads the weights named 'backbone.*', LayerNorm
+    normalises its outputs, and the stem's BatchNorm stays in eval mode. `load_backbone` checks the
+    tensors when the model is initialised.
 
     Args:
         cfg: config with `model.backbone` of one of the types `BACKBONES`; changed in place.
