@@ -7,10 +7,11 @@
     python benchmarks/learn.py bccd --table                   # the table of what is there
     python benchmarks/learn.py all --table                    # all tables, and docs/learning.md
 
-Tasks: cifar10 (classifier), bccd (RetinaNet), nuclei (Mask R-CNN), deeplabv3 and pspnet (CamVid),
-in the folder that MMDUALTOKEN_DATA names. Each row chooses its learning rate from the same grid on
-a part of the training data, then trains once per seed on all of it. What is finished is kept at
-once below benchmarks/learning/results/; the same command goes on where it was interrupted.
+Tasks: cifar10 (classifier), bccd and coco2k (RetinaNet), nuclei (Mask R-CNN), deeplabv3 and pspnet
+(CamVid), voc_deeplabv3 and voc_pspnet (Pascal VOC's animals), in the folder that MMDUALTOKEN_DATA
+names. Each row chooses its learning rate from the same grid on a part of the training data, then
+trains once per seed on all of it. What is finished is kept at once below
+benchmarks/learning/results/; the same command goes on where it was interrupted.
 """
 
 import argparse
@@ -105,7 +106,7 @@ class Bench:
     def start(self, row: Row) -> str | None:
         """The classifier that a row starts from, trained on cifar10 if it is not there yet."""
         if row.pretrained is None:
-            return None
+            return row.weights
         classifier = copy.copy(self)
         classifier.task = TASKS["cifar10"]
         source = ROWS[row.pretrained]

@@ -112,6 +112,21 @@ def test_to_other_classes(task, project, tool):
     assert all(len(trained[f"{layer}.weight"]) == new for layer, (_, new) in layers.items())
 
 
+@pytest.mark.parametrize("by_config", [True, False])
+def test_first_start_with_resume(by_config, project, tool):
+    """One command for the first start and for later ones: load_from counts for the first."""
+    checkpoint = save_narrow("segmentation")
+    path = config("segmentation", f"load_from = {checkpoint!r}\n" if by_config else "")
+    options = [] if by_config else ["--load-from", checkpoint]
+    status, printed = tool("train", path, "--work-dir", "run", "--resume", *options)
+    assert status == 0 and f"a new run starts, from the weights of {checkpoint}." in printed
+    source, begun = load_file(checkpoint)["state_dict"], load_file("start.pth")
+    assert all(torch.equal(begun[name], source[name]) for name in source)
+    longer = ["--cfg-options", "train_cfg.max_iters=4"]
+    status, printed = tool("train", path, "--work-dir", "run", "--resume", *options, *longer)
+    assert status == 0 and "resumed epoch: 0, iter: 2" in printed
+
+
 @pytest.mark.parametrize("task", OTHER_CLASSES)
 def test_to_other_classes_by_the_stock_tools(task, project, tool, stock):
     """By the toolbox's own train.py, with the hook in the config."""
@@ -182,7 +197,7 @@ def test_misfits_by_the_tool(project, tool):
     assert "missing" in printed and "not known" in printed and "--pretrained" in printed
     status, printed = tool("train", segmentor, "--load-from", "nowhere.pth")
     assert status == 2 and "nowhere.pth" in printed and "does not exist" in printed
-    for other in (["--resume"], ["--pretrained", file]):
+    for other in (["--resume", file], ["--pretrained", file]):
         status, printed = tool("train", segmentor, "--load-from", file, *other)
         assert status == 2 and "one of the three" in printed
 

@@ -129,6 +129,21 @@ def test_nothing_of_a_backbone_is_frozen(task, row, some_data):
     assert all(parameter.requires_grad for parameter in backbone.parameters())
 
 
+@pytest.mark.parametrize("task", ["cifar10", "bccd", "pspnet"])
+def test_muon_replaces_the_optimizer_alone(task, some_data):
+    """Except for the ten-fold rate of the segmentors' heads, which is AdamW's."""
+    theirs = training.config_of(make(task, "resnet18"), PREPARED)
+    ours = training.config_of(make(task, "resnet18-muon"), PREPARED)
+    decay = theirs.optim_wrapper.optimizer.weight_decay
+    assert ours.optim_wrapper.optimizer == dict(type="MuonAdamW", lr=1e-3, weight_decay=decay)
+    rates = [cfg.optim_wrapper.paramwise_cfg.pop("custom_keys", {}) for cfg in (theirs, ours)]
+    assert rates[0].pop("head", dict(lr_mult=10.0)) == dict(lr_mult=10.0)
+    assert rates[0] == rates[1]
+    for cfg in (theirs, ours):
+        del cfg.optim_wrapper.optimizer
+    assert theirs.to_dict() == ours.to_dict()
+
+
 def test_options_and_start_reach_the_backbone(some_data):
     cfg = training.config_of(make("bccd", "small-alpha0.9", start="/f.pth"), PREPARED)
     assert cfg.model.backbone.alpha == 0.9
@@ -151,7 +166,8 @@ def test_learning_rate_is_never_chosen_on_the_reported_split(task, some_data):
     choosing = training.config_of(make(task, choosing=True), PREPARED)
     assert parts_of(choosing) == ["fit", "select", "select"]
     reported = training.config_of(make(task), PREPARED)
-    names = dict(train="training", val="validation") if "camvid" in TASKS[task].data else {}
+    maps = TASKS[task].real.startswith("mmseg/")
+    names = dict(train="training", val="validation") if maps else {}
     assert parts_of(reported) == [names.get(p, p) for p in ("train", "val", "val")]
     folder = "training" if names else "train"
     assert folder in str(choosing.val_dataloader.dataset.data_prefix)  # its images, too

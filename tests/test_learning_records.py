@@ -267,6 +267,13 @@ def test_verdict(own, rival, flops, says):
     assert records.verdict("dualtoken_s", summaries, flops) == says
 
 
+def test_verdict_is_among_rows_of_one_optimizer():
+    means = {"dualtoken_t": 50.0, "resnet18": 49.0, "dualtoken_t-muon": 52.0, "resnet18-muon": 54.0}
+    summaries = {name: dict(mean=mean, **SURE) for name, mean in means.items()}
+    says = [records.verdict(name, summaries, {}) for name in ("dualtoken_t", "dualtoken_t-muon")]
+    assert says == ["first, within the spread of resnet18", "behind resnet18-muon by 2.0"]
+
+
 def test_table_and_plot_are_made_of_the_kept_records(tmp_path):
     kept = records.Kept(tmp_path)
     for row, values in dict(dualtoken_t=(50.0, 51.0, 52.0), resnet18=(40.0, 60.0)).items():

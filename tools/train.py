@@ -103,14 +103,32 @@ def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
 
 def set_load_from(cfg: Config, args: argparse.Namespace) -> None:
     """Start the whole model from a checkpoint."""
-    if args.resume or args.pretrained:
+    if args.pretrained or args.resume not in (None, "auto"):
         raise InputError(
             "--load-from starts the whole model from a checkpoint, --pretrained the backbone "
-            "alone, and --resume continues a run: give one of the three."
+            "alone, and --resume FILE continues a run: give one of the three."
         )
     args.load_from = complete_name(args.load_from)
     check_file(args.load_from, "--load-from", url=True)
     cfg.load_from, cfg.resume = args.load_from, False
+
+
+def set_resume(cfg: Config, args: argparse.Namespace) -> None:
+    """Continue a run; without a checkpoint in the work dir, start as without --resume."""
+    if args.resume != "auto":
+        check_file(args.resume, "--resume")
+        cfg.load_from, cfg.resume = args.resume, True
+        return
+    moved = moved_checkpoint(cfg.work_dir)
+    if (Path(cfg.work_dir) / "last_checkpoint").is_file():
+        cfg.load_from, cfg.resume = moved, True
+        return
+    start = f", from the weights of {cfg.load_from}" if cfg.get("load_from") else ""
+    print_log(
+        f"--resume: {cfg.work_dir} has no checkpoint to resume from; a new run starts{start}.",
+        logger="current",
+        level=logging.WARNING,
+    )
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
@@ -133,22 +151,12 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
                 "its learning rate is meant for."
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        auto = args.resume == "auto"
-        cfg.resume = True
-        cfg.load_from = moved_checkpoint(cfg.work_dir) if auto else args.resume
-        if auto and not (Path(cfg.work_dir) / "last_checkpoint").is_file():
-            print_log(
-                f"--resume: {cfg.work_dir} has no checkpoint to resume from; a new run starts.",
-                logger="current",
-                level=logging.WARNING,
-            )
-        if not auto:
-            check_file(cfg.load_from, "--resume")
-    if args.pretrained:
-        start_from_checkpoint(cfg, complete_name(args.pretrained))
     if args.load_from:
         set_load_from(cfg, args)
+    if args.resume:
+        set_resume(cfg, args)
+    if args.pretrained:
+        start_from_checkpoint(cfg, complete_name(args.pretrained))
     add_class_layer_hook(cfg)
 
 

@@ -85,7 +85,12 @@ def _prepare_classes(source: Path, target: Path) -> None:
 
 
 PREPARE = dict(
-    cifar10=_prepare_classes, bccd=_prepare_coco, nuclei=_prepare_coco, camvid=_prepare_maps
+    cifar10=_prepare_classes,
+    bccd=_prepare_coco,
+    nuclei=_prepare_coco,
+    coco2k=_prepare_coco,
+    camvid=_prepare_maps,
+    voc_animals=_prepare_maps,
 )
 
 
@@ -111,7 +116,7 @@ def _loader_of(name: str, part: str, source: Path, target: Path) -> dict:
     listed = part in ("fit", "select")
     if name == "cifar10":
         return dict(data_root=str(target), ann_file=f"{part}.txt", data_prefix=split)
-    if name == "camvid":
+    if PREPARE[name] is _prepare_maps:
         split = dict(train="training", val="validation")[split]
         prefix = dict(img_path=f"images/{split}", seg_map_path=f"annotations/{split}")
         listing = str(target / f"{part}.txt") if listed else ""

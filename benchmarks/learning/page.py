@@ -16,6 +16,8 @@ TITLES = dict(
     backbones="Backbones",
     ablations="Ablations of the paper's tables, `small`",
     choices="Choices that nothing in the paper fixes",
+    muon="Muon in place of AdamW",
+    weights="From the shipped weights",
     transfer="From a classifier trained on cifar10",
     checks="A rival without its map at stride 4",
 )
@@ -26,6 +28,8 @@ BESIDE = dict(
     backbones=(),
     ablations=("dualtoken_s",),
     choices=("dualtoken_s", "dualtoken_t"),
+    muon=("dualtoken_s", "dualtoken_t"),
+    weights=("dualtoken_t",),
     transfer=("dualtoken_s", "resnet18"),
     checks=("dualtoken_s", "mobilevit_s"),
 )
@@ -46,7 +50,7 @@ def section(kept: records.Kept, task: str, budget: str) -> str:
         if not names:
             continue
         lines = records.table(kept, task, budget, names)
-        if group not in ("backbones", "choices"):  # nothing to choose instead of a rival
+        if group not in ("backbones", "choices", "muon"):  # nothing to choose instead of a rival
             lines = [{k: v for k, v in line.items() if k != "among rivals"} for line in lines]
         parts.append(f"**{TITLES[group]}**\n\n{records.markdown(lines)}")
         if group == "backbones":

@@ -12,6 +12,8 @@ MAX_SPREAD = 2.0  # points
 RIVAL_FLOPS = 1.5  # a rival may cost so many times as much
 #: What the names of rows of ours begin with.
 OURS = ("dualtoken", "small-", "tiny-")
+#: What the names of rows trained by Muon end with.
+MUON = "-muon"
 
 #: Keys of a record and their types.
 SCHEMA = {
@@ -175,7 +177,7 @@ def spread_text(spread: float | None) -> str:
 
 
 def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> str:
-    """How a row of ours stands among rivals of up to 1.5 times its FLOPs.
+    """How a row of ours stands among rivals of up to 1.5 times its FLOPs and its optimizer.
 
     'first, ahead of NAME by X', 'first, within the spread of NAME', 'within the spread of NAME',
     'behind NAME by X', 'inconclusive', or 'no rival yet'; NAME is the best of these rivals.
@@ -187,6 +189,7 @@ def verdict(row: str, summaries: dict[str, dict], flops: dict[str, float]) -> st
         if name != row
         and not name.startswith(OURS)
         and not name.endswith("-pretrained")
+        and name.endswith(MUON) == row.endswith(MUON)
         and flops.get(name, 0) <= RIVAL_FLOPS * flops.get(row, 0)
     }
     if not rivals:

@@ -1,13 +1,14 @@
-"""The rows of a table: backbones, ablations, and starts from a classifier."""
+"""The rows of a table: backbones, ablations, optimizers, and starts from pretrained weights."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmengine.config import Config
 
 from mmdualtoken.cli import find_config
 from mmdualtoken.errors import InputError
 
+from .records import MUON
 from .tasks import Task
 
 #: What of a model belongs to its backbone: whole parts, and keys of heads that follow its maps.
@@ -30,6 +31,8 @@ class Row:
         dense: True for detectors and segmentors alone, False for classifiers, None for all.
         neck: what takes the neck's place.
         tasks: names of the only tasks it is for; None: no such limit.
+        muon: True for `MuonAdamW` in place of the task's AdamW.
+        weights: checkpoint of a classifier that the backbone starts from.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Row:
     dense: bool | None = None
     neck: dict | None = None
     tasks: tuple[str, ...] | None = None
+    muon: bool = False
+    weights: str | None = None
 
     def fits(self, task: Task) -> bool:
         """Whether the row says something about this task."""
@@ -85,20 +90,43 @@ def _stride4(name: str, neck: dict | None = None, **options) -> Row:
     return Row(name, dict(mmdet=f"dualtoken_{size}_stride4"), options, neck=neck, **of)
 
 
+#: What `tools/train.py --pretrained` sets.
+PRETRAINED = dict(out_norm_cfg=LAYER_NORM, norm_eval=True)
+
+
+def _weights(name: str, size: str, muon: bool = False, **options) -> Row:
+    """A start from the shipped weights."""
+    backbone = dict(tiny=TINY, small=SMALL)[size]
+    of = dict(group="weights", muon=muon, weights=f"mmdualtoken://{size}")
+    return Row(f"{size}-{name}", backbone, options, **of)
+
+
 def _transfer(name: str, backbone: dict, source: str, **options) -> Row:
     return Row(name, backbone, options, None, source, "transfer", dense=True)
 
 
+BACKBONES = (
+    Row("dualtoken_s", SMALL),
+    Row("dualtoken_t", TINY),
+    Row("resnet18", _names("resnet18", "r18")),
+    Row("mobilenet_v2", _names("mobilenet_v2", "mobilenet_v2")),
+    Row("pvt_v2_b0", _names("pvt_v2_b0", "pvt_v2_b0")),
+    Row("mobilevit_s", _names("mobilevit_s", "mobilevit_s")),
+    Row("edgenext_s", _names("edgenext_s", "edgenext_s")),
+    Row("lightvit_t", _names("lightvit_t", "lightvit_t")),
+)
+#: Backbones that are not compared unless they are named.
+RARE = ("edgenext_s", "lightvit_t")
+
 ROWS = {
     row.name: row
     for row in (
-        Row("dualtoken_s", SMALL),
-        Row("dualtoken_t", TINY),
-        Row("resnet18", _names("resnet18", "r18")),
-        Row("mobilenet_v2", _names("mobilenet_v2", "mobilenet_v2")),
-        Row("pvt_v2_b0", _names("pvt_v2_b0", "pvt_v2_b0")),
-        Row("mobilevit_s", _names("mobilevit_s", "mobilevit_s")),
-        Row("edgenext_s", _names("edgenext_s", "edgenext_s")),
+        *BACKBONES,
+        *(replace(r, name=r.name + MUON, group="muon", muon=True) for r in BACKBONES),
+        _weights("weights", "tiny", **PRETRAINED),
+        _weights("weights-trained_norm", "tiny", out_norm_cfg=LAYER_NORM),
+        _weights("weights-out_bn", "tiny"),
+        _weights("weights-muon", "tiny", muon=True, **PRETRAINED),
         # Tables 6 and 7 are on small with the plain MLP.
         _ablation("mlp", **_mlp),
         _ablation("no_tokens", token_module="none", **_mlp),
@@ -147,8 +175,7 @@ ROWS = {
         ),
     )
 }
-#: MobileViT-S is the one of the two mobile transformers that is compared by default.
-DEFAULT = [name for name, row in ROWS.items() if row.group == "backbones" and name != "edgenext_s"]
+DEFAULT = [row.name for row in BACKBONES if row.name not in RARE]
 GROUPS = dict.fromkeys(row.group for row in ROWS.values())
 
 
@@ -162,6 +189,8 @@ def choose(names: Iterable[str] | None) -> list[Row]:
     for name in names or DEFAULT:
         if name == "backbones":
             chosen += DEFAULT
+        elif name == "muon":
+            chosen += [default + MUON for default in DEFAULT]
         elif name in GROUPS:
             chosen += [n for n, row in ROWS.items() if row.group == name]
         elif name in ROWS:
@@ -203,7 +232,8 @@ def swap_backbone(cfg: Config, task: Task, row: Row) -> None:
     backbone.update(row.options)
     if row.neck is not None:
         cfg.model.neck = row.neck
+    own = real.get("custom_imports", {}).get("imports", ["mmdualtoken"])
     cfg.custom_imports = dict(
-        imports=["mmdualtoken", "mmpretrain.models", "mmdet.models", "learning.variants"],
+        imports=[*own, "mmpretrain.models", "mmdet.models", "learning.variants"],
         allow_failed_imports=False,
     )

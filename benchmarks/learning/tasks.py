@@ -131,20 +131,34 @@ TASKS = {
                 gpu=Budget(iters=1500, lr_iters=300, batch=16, workers=8),
             ),
         ),
+        Task(
+            name="coco2k",
+            config="coco2k.py",
+            real="mmdet/retinanet_{}_1x.py",
+            data="coco2k",
+            size=(240, 320),
+            metric=("coco/bbox_mAP_50", "box AP50"),
+            to_points=100,
+            budgets=dict(
+                cpu=Budget(iters=800, lr_iters=400, batch=4, model=NARROW_RETINA),
+                gpu=Budget(iters=4000, lr_iters=800, batch=16, workers=8),
+            ),
+        ),
         *(
             Task(
-                name=head,
-                config=f"{head}.py",
+                name=f"{prefix}{head}",
+                config=f"{prefix}{head}.py",
                 real=f"mmseg/{head}_{{}}_160k.py",
-                data="camvid",
+                data=data,
                 size=(144, 192),
                 metric=("mIoU", "mIoU"),
                 to_points=1,
                 budgets=dict(
-                    cpu=Budget(iters=150, lr_iters=75, batch=4, model=NARROW_SEGMENTOR),
+                    cpu=Budget(iters=iters, lr_iters=iters // 2, batch=4, model=NARROW_SEGMENTOR),
                     gpu=Budget(iters=3000, lr_iters=500, batch=16, workers=8),
                 ),
             )
+            for data, prefix, iters in (("camvid", "", 150), ("voc_animals", "voc_", 600))
             for head in ("deeplabv3", "pspnet")
         ),
     )

@@ -101,6 +101,11 @@ def config_of(training: Training, prepared: Path) -> Config:
     every = max(training.iters // (1 if training.choosing else 3), 1)
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=training.iters, val_interval=every)
     cfg.param_scheduler = schedule(training.iters)
+    if training.row.muon:
+        decay = cfg.optim_wrapper.optimizer.weight_decay
+        cfg.optim_wrapper.optimizer = dict(type="MuonAdamW", weight_decay=decay)
+        # The ten-fold rate of MMSegmentation's heads is made for AdamW.
+        cfg.optim_wrapper.paramwise_cfg.get("custom_keys", {}).pop("head", None)
     cfg.optim_wrapper.optimizer.lr = training.lr
     checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=every, max_keep_ckpts=1)
     step = max(1, min(10, training.iters // 8))
@@ -265,7 +270,7 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
         "wall_s": time.time() - begun,
         "memory_mb": max(gpu) if gpu else usage.ru_maxrss / 1024,
         "noisy": max(load, os.getloadavg()[1]) > threads + 0.5,
-        "start": Path(training.start).name if training.start else None,
+        "start": training.row.weights or (training.start and Path(training.start).name),
         "command": f"python benchmarks/learn.py {training.task.name} --budget {training.budget} "
         f"--rows {training.row.name} --threads {threads}",
         "commit": commit_of(ROOT),

@@ -1,4 +1,4 @@
-"""Reading checkpoints without unpickling anything that could run code."""
+"""Reading checkpoints without unpickling objects that could run code."""
 
 import logging
 import os
@@ -33,10 +33,11 @@ _unsafe_allowed = False
 
 
 def _history_method(owner: type, name: str) -> Any:
-    """Stands in for `getattr` in checkpoints: gives HistoryBuffer's statistics, nothing else.
+    """Return a statistics method of HistoryBuffer; refuse any other attribute.
 
-    HistoryBuffer pickles references to its own methods, which pickle writes as
-    getattr(HistoryBuffer, name). The real getattr would open a door to any attribute.
+    It replaces `getattr` while a checkpoint is read. HistoryBuffer pickles references to its own
+    methods, which pickle writes as getattr(HistoryBuffer, name). The real getattr would return
+    any attribute of any object.
     """
     if owner is HistoryBuffer and name in ("min", "max", "mean", "current"):
         return getattr(owner, name)
@@ -44,7 +45,7 @@ def _history_method(owner: type, name: str) -> Any:
 
 
 def _safe_globals() -> list:
-    """What MMEngine writes into its own checkpoints beside tensors: loss histories of numbers."""
+    """Return the types and functions of loss histories, which MMEngine's checkpoints contain."""
     core = np._core if hasattr(np, "_core") else np.core
     allowed = [HistoryBuffer, np.ndarray, np.dtype, (_history_method, "builtins.getattr")]
     allowed += [type(np.dtype(t)) for t in (np.float32, np.float64, np.int64, np.uint32, np.bool_)]
@@ -60,15 +61,15 @@ def _safe_globals() -> list:
 def allow_mmengine_checkpoints() -> None:
     """Let `torch.load(weights_only=True)`, torch's default from 2.6, read MMEngine checkpoints.
 
-    Without it `--resume` and testing fail on mmengine 0.10.7. Called when mmdualtoken is imported,
-    so that the toolboxes' own train.py and test.py work too.
+    Without it `--resume` and testing fail on mmengine 0.10.7. `import mmdualtoken` calls it, so
+    that the toolboxes' own train.py and test.py work, too.
     """
     if RESTRICTED:
         torch.serialization.add_safe_globals(_safe_globals())
 
 
 def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file by name; the format holds nothing that could run."""
+    """Return the tensors of a .safetensors file by name; the format cannot hold code."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file as load_tensors
@@ -91,7 +92,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _first_global(error: Exception) -> str:
-    """What in a file was refused, out of torch's long text."""
+    """Return the line of torch's long text that names the refused object."""
     reason = str(error).splitlines()
     words = ("GLOBAL", "getattr", "WeightsUnpickler error")
     found = (line.strip() for line in reason if any(word in line for word in words))
@@ -126,11 +127,11 @@ def _read(name: object, load: Callable[[bool], Any]) -> Any:
 
 
 def load_file(filename: str, map_location: Any = None) -> Any:
-    """Load a local checkpoint: tensors, plain containers and MMEngine's histories, nothing else.
+    """Load a local checkpoint of tensors, plain containers and MMEngine's histories.
 
     Args:
-        filename: path of the checkpoint; a .safetensors file gives its tensors by name.
-        map_location: as in `torch.load`; for .safetensors a device, else the CPU.
+        filename: path of the checkpoint; for a .safetensors file, the tensors are returned by name.
+        map_location: as in `torch.load`. For .safetensors it must be a device; others mean the CPU.
 
     Raises:
         InputError: the file is missing, broken, or holds objects whose loading could run code, and
@@ -154,7 +155,7 @@ def load_file(filename: str, map_location: Any = None) -> Any:
 
 @contextmanager
 def _weights_only(only: bool) -> Iterator[None]:
-    """Let `torch.load` read tensors only, or anything, whatever its callers ask for."""
+    """Make `torch.load` read tensors only, or any object, whatever its callers ask for."""
     names = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ[names[only]] = "1"
@@ -168,9 +169,9 @@ def _weights_only(only: bool) -> Iterator[None]:
 def load_remote(
     filename: str, map_location: Any = None, load: Callable = CheckpointLoader.load_checkpoint
 ) -> Any:
-    """Load a checkpoint from a URL by MMEngine: tensors and histories only, as `load_file` does.
+    """Load a checkpoint from a URL by MMEngine, with the restrictions of `load_file`.
 
-    MMEngine reads what it has downloaded without restriction.
+    MMEngine alone unpickles downloaded files without restriction.
 
     Args:
         filename: http://, https:// or another scheme that MMEngine knows.
@@ -178,7 +179,8 @@ def load_remote(
         load: MMEngine's loader.
 
     Raises:
-        InputError: it cannot be had, is broken, or holds objects whose loading could run code.
+        InputError: the download fails, or the file is broken or holds objects whose loading could
+            run code.
     """
     if not RESTRICTED:
         return load(filename, map_location)
@@ -204,10 +206,10 @@ def load_remote(
 
 
 def refuse_unsafe_checkpoints() -> None:
-    """Let MMEngine read checkpoints by `load_file` and `load_remote` from now on (torch >= 2.6).
+    """Make MMEngine read checkpoints by `load_file` and `load_remote` from now on (torch >= 2.6).
 
-    The maintained fork of MMEngine falls back to unrestricted unpickling where the restricted one
-    fails, and both stacks use nothing else for URLs; our tools do not.
+    Without it, the maintained fork of MMEngine unpickles a file without restriction when the
+    restricted reading fails, and both stacks do so for every URL.
     """
     global _unsafe_allowed
     _unsafe_allowed = False
@@ -232,7 +234,7 @@ def refuse_unsafe_checkpoints() -> None:
 
 
 def allow_unsafe_checkpoints() -> None:
-    """From now on, until `refuse_unsafe_checkpoints`, let checkpoints run any code. Says so loudly.
+    """Let checkpoints run any code, until `refuse_unsafe_checkpoints`; print a loud warning.
 
     Files that hold weights only are read as before; others are unpickled without restriction.
     """

@@ -15,7 +15,7 @@ CLASS_AGNOSTIC = {"backbone", "neck", "rpn_head"}
 
 
 def list_names(names: Iterable[str], limit: int = 12) -> str:
-    """Names in short: those that differ in their numbers only as one, 'blocks.*.proj.bias (12)'."""
+    """List names briefly: 'blocks.*.proj.bias (12)' for 12 that differ in their numbers only."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
@@ -25,7 +25,7 @@ def list_names(names: Iterable[str], limit: int = 12) -> str:
 
 
 def describe_misfit(own: Mapping, state: Mapping, missing: list, unknown: list, other: list) -> str:
-    """In words: which of a module's tensors `own` a file's tensors `state` do not fit."""
+    """Describe how a file's tensors `state` differ from a module's tensors `own`."""
     parts = []
     if missing:
         parts.append(f"missing ({len(missing)}): {list_names(missing)}")
@@ -41,12 +41,12 @@ def describe_misfit(own: Mapping, state: Mapping, missing: list, unknown: list, 
 
 
 def tensors_of(content: Any, filename: str) -> OrderedDict[str, Tensor]:
-    """The tensors of a checkpoint by name, out of 'state_dict' or 'model' if it has one.
+    """Return a checkpoint's tensors by name, from 'state_dict' or 'model' if it has one.
 
-    MMEngine's EMAHook puts the averaged weights into 'state_dict', so that they are taken.
+    After training with MMEngine's EMAHook, 'state_dict' holds the averaged weights.
 
     Raises:
-        InputError: there are none.
+        InputError: the checkpoint has no tensors by name.
     """
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -65,7 +65,7 @@ def tensors_of(content: Any, filename: str) -> OrderedDict[str, Tensor]:
 
 
 def _is_class_layer(model: nn.Module, name: str) -> bool:
-    """Whether a tensor lies in a head that counts classes: below a module with `num_classes`."""
+    """Return whether a tensor is part of a head that counts classes, by its `num_classes`."""
     parents = name.split(".")[:-1]
     if CLASS_AGNOSTIC & set(parents):
         return False
@@ -74,12 +74,12 @@ def _is_class_layer(model: nn.Module, name: str) -> bool:
 
 
 def _other_outputs(here, there) -> bool:
-    """Whether two tensors differ in their first dimension, the outputs, and in nothing else."""
+    """Return whether two shapes differ in the first dimension, the outputs, at most."""
     return here.dim() == there.dim() > 0 and here.shape[1:] == there.shape[1:]
 
 
 def without_wrapper(own: Mapping, state: Mapping) -> Mapping:
-    """A checkpoint's tensors without the 'module.' of a wrapped or averaged model."""
+    """Return a checkpoint's tensors without the 'module.' of a wrapped or averaged model."""
     if any(k.startswith("module.") for k in own) or not any(k.startswith("module.") for k in state):
         return state
     # An averaged model counts its steps beside them.
@@ -89,16 +89,16 @@ def without_wrapper(own: Mapping, state: Mapping) -> Mapping:
 def match_tensors(
     model: nn.Module, state: Mapping, optional: Collection[str] = ()
 ) -> tuple[OrderedDict, list[str], list[str], list[str]]:
-    """Compare a checkpoint's tensors with a model's, token grids brought to the model's.
+    """Compare a checkpoint's tensors with a model's, after resizing token grids to the model's.
 
     Args:
         model: detector, segmentor or classifier.
-        state: tensors of the checkpoint by name, with or without 'module.' before them.
+        state: tensors of the checkpoint by name; the names may begin with 'module.'.
         optional: names that the checkpoint may lack.
 
     Returns:
-        the checkpoint's tensors as the model names them; names that it lacks; names that the
-        model lacks; names whose shapes differ.
+        the checkpoint's tensors by the model's names; missing keys, which only the model has;
+        unexpected keys, which only the checkpoint has; keys whose shapes differ.
     """
     own = model.state_dict()
     state = without_wrapper(own, state)
@@ -118,19 +118,19 @@ def match_tensors(
 def fit_classes(
     model: nn.Module, state: Mapping, filename: str
 ) -> tuple[OrderedDict, dict[str, int]]:
-    """The tensors for `model`: a checkpoint's, but the model's own for class layers that differ.
+    """Return a checkpoint's tensors for `model`, with the model's own for class layers that differ.
 
     Args:
         model: detector, segmentor or classifier.
-        state: tensors of the checkpoint by name, with or without 'module.' before them.
+        state: tensors of the checkpoint by name; the names may begin with 'module.'.
         filename: the checkpoint, for messages.
 
     Returns:
-        one tensor for each of the model's; and which are the model's own, with the outputs that
-        they have in the checkpoint.
+        a tensor for each key of the model; and the keys that keep the model's own tensors, with
+        their number of outputs in the checkpoint.
 
     Raises:
-        InputError: a tensor is missing, not known, or of another shape elsewhere.
+        InputError: outside of class layers a tensor is missing, unexpected, or of another shape.
     """
     own = model.state_dict()
     fitted, missing, unknown, other = match_tensors(model, state)

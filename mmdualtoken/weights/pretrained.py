@@ -28,7 +28,7 @@ OUTPUTS = ("norm0", "norm1", "norm2", "fine")
 
 
 def read_tensors(filename: str, map_location: Any = "cpu") -> dict[str, Tensor]:
-    """The tensors of a local file by `load_file`, or of a URL by `load_remote`."""
+    """Return the tensors of a local file (by `load_file`) or a URL (by `load_remote`)."""
     if "://" in filename:
         content = load_remote(filename, map_location)
     else:
@@ -39,10 +39,13 @@ def read_tensors(filename: str, map_location: Any = "cpu") -> dict[str, Tensor]:
 def _without_prefix(
     tensors: Mapping, names: Iterable[str], prefix: str, filename: str
 ) -> tuple[dict, str]:
-    """The backbone's tensors without their prefix, and the prefix: the one asked for, if it occurs.
+    """Return the backbone's tensors without their prefix, and that prefix.
+
+    It is `prefix` where the file has it, else one of those that wrapped models and backbones alone
+    have.
 
     Raises:
-        InputError: no tensor of the backbone is found under any prefix.
+        InputError: no tensor of the backbone has any of these prefixes.
     """
     names = list(names)
     for found in dict.fromkeys(
@@ -59,10 +62,10 @@ def _without_prefix(
 
 
 def _leave_out(own: Mapping, state: dict) -> list[str]:
-    """Take from `state` the outputs that `own` cannot use, and the stages that it does not build.
+    """Remove from `state` the output layers that `own` cannot use, and the stages that it lacks.
 
     Returns:
-        what was taken out, and which outputs start anew, in words.
+        notes for the log: what was removed, and which output layers start anew.
     """
     stages = [f"stages.{i}" for i in range(3)]
     unbuilt = [s for s in stages if not any(k.startswith(f"{s}.") for k in own)]
@@ -84,22 +87,23 @@ def _leave_out(own: Mapping, state: dict) -> list[str]:
 def load_backbone(
     backbone: nn.Module, filename: str, prefix: str | None = None, map_location: Any = "cpu"
 ) -> None:
-    """Load a DualTokenViT from a checkpoint, and log what was taken in one line.
+    """Load a DualTokenViT from a checkpoint, and log in one line which tensors it loaded.
 
-    Every tensor must be there and fit, except: an output norm that the file lacks or has of another
-    type starts anew (a classifier has `norm2` only, as LayerNorm), and so do the blocks that
-    DualTokenViTStride4 adds; stages after the last that the backbone gives out are not used;
-    another token grid is resized.
+    Every tensor must be in the file and fit, with three exceptions. An output norm that the file
+    lacks, or has of another type, keeps its initial values (a classifier has `norm2` only, as
+    LayerNorm); so do the blocks that DualTokenViTStride4 adds. Stages after the last of the
+    backbone's `out_indices` are not used. Another token grid is resized.
 
     Args:
         backbone: the DualTokenViT; changed in place.
         filename: a local file (.pth, .safetensors) or a URL.
-        prefix: what the names begin with, 'backbone.' in a classifier's checkpoint. Bare names,
-            and those of a wrapped model (`module.`), are found too, and the line says so.
+        prefix: prefix of the names, 'backbone.' in a classifier's checkpoint. Bare names, and those
+            of a wrapped model (`module.`), are found, too; the log names their prefix.
         map_location: as in `torch.load`.
 
     Raises:
-        InputError: the file is missing, broken or unsafe, or does not fit; the message lists what.
+        InputError: the file is missing, broken or unsafe, or its tensors do not fit; the message
+            lists them.
     """
     prefix = f"{prefix.removesuffix('.')}." if prefix else ""
     own = backbone.state_dict()
@@ -126,11 +130,11 @@ def load_backbone(
 
 
 class PretrainedBackbone:
-    """MMEngine's initialiser 'Pretrained' by the rules of `load_backbone`.
+    """Replaces MMEngine's initialiser 'Pretrained' for DualTokenViT; loads by `load_backbone`.
 
     Args:
         checkpoint: a local file or a URL.
-        prefix: what the names begin with.
+        prefix: prefix of the names, as in `load_backbone`.
         map_location: as in `torch.load`.
     """
 
@@ -147,7 +151,11 @@ class PretrainedBackbone:
 
 
 def use_our_pretrained(init_cfg: dict | list | None) -> tuple[list[dict], str | None]:
-    """`init_cfg` as a list, 'Pretrained' last as `PretrainedBackbone`; and its checkpoint."""
+    """Replace 'Pretrained' in an `init_cfg` by `PretrainedBackbone`.
+
+    Returns:
+        the initialisers as a list, with `PretrainedBackbone` last; its checkpoint, or None.
+    """
     entries = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or ())
 
     def is_pretrained(entry: dict) -> bool:
@@ -163,9 +171,9 @@ def use_our_pretrained(init_cfg: dict | list | None) -> tuple[list[dict], str | 
 def start_from_checkpoint(cfg: Config, filename: str) -> None:
     """Make the backbone of `cfg` start from the classification checkpoint `filename`.
 
-    As in the paper's detectors: the weights named 'backbone.*' are loaded, the outputs are
-    normalised by LayerNorm, and the stem's BatchNorm stays in eval mode. Whether the file fits is
-    checked when the model is initialised (`load_backbone`).
+    As in the paper's detectors, the backbone loads the weights named 'backbone.*', LayerNorm
+    normalises its outputs, and the stem's BatchNorm stays in eval mode. `load_backbone` checks the
+    tensors when the model is initialised.
 
     Args:
         cfg: config with `model.backbone` of one of the types `BACKBONES`; changed in place.

@@ -1,4 +1,4 @@
-"""Which checkpoint --resume goes on from."""
+"""The checkpoint from which --resume continues."""
 
 from pathlib import Path
 
@@ -8,13 +8,15 @@ from mmdualtoken.errors import InputError
 
 
 def moved_checkpoint(work_dir: str | Path) -> str | None:
-    """The checkpoint to go on from where a run's folder was moved or copied since it was written.
+    """Return the last checkpoint of a run whose folder was moved or copied.
 
-    `last_checkpoint` then names a file that is gone; one of the same name is in the folder. None
-    where MMEngine finds the file, or finds that there is none, by itself.
+    `last_checkpoint` then names a file that does not exist; one of the same name is in the folder.
+
+    Returns:
+        its path; None where MMEngine itself finds the checkpoint, or that there is none.
 
     Raises:
-        InputError: `last_checkpoint` names no checkpoint that is there.
+        InputError: `last_checkpoint` names no checkpoint that exists.
     """
     folder = Path(work_dir)
     try:
@@ -39,7 +41,7 @@ def moved_checkpoint(work_dir: str | Path) -> str | None:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether it is a file, or the folder of a strategy that writes checkpoints in parts."""
+    """Return whether it is a file, or the folder of a strategy that writes checkpoints in parts."""
     return path.is_file() or (path.is_dir() and path.suffix == ".pth")
 
 

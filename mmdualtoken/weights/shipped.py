@@ -1,4 +1,4 @@
-"""The weights that come with the package, by names such as mmdualtoken://tiny."""
+"""Weights that come with the package, by names such as mmdualtoken://tiny."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).with_name("files")
 
 
 def list_weights() -> list[str]:
-    """Names of the shipped weights; each is loaded as 'mmdualtoken://NAME'."""
+    """Return the names of the shipped weights; 'mmdualtoken://NAME' loads one."""
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
@@ -50,7 +50,7 @@ def complete_name(name: str) -> str:
 
 
 def weights_info(name: str) -> dict[str, Any]:
-    """Return what is recorded of shipped weights.
+    """Return the record of shipped weights: their config, data, accuracy and terms.
 
     Returns:
         `config` (as `mmdualtoken.config_path` takes it), `classes`, `data` (photos per source),
