@@ -157,9 +157,9 @@ def test_pretrained_backbone_in_the_stock_tools(url, stock_loader, monkeypatch):
 def test_what_cannot_be_downloaded(url, tool):
     status, printed = use(tool, "test", f"{url}/nowhere.pth")
     assert status == 2, printed
-    assert "nowhere.pth cannot be had (HTTPError: HTTP Error 404" in printed
+    assert "nowhere.pth cannot be downloaded (HTTPError: HTTP Error 404" in printed
     assert "Traceback" not in printed
-    with pytest.raises(InputError, match="cannot be had .*proxy"):
+    with pytest.raises(InputError, match="cannot be downloaded .*proxy"):
         load_remote("http://127.0.0.1:1/x.pth")
 
 

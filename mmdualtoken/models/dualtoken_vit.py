@@ -44,8 +44,8 @@ LOCAL_ENCODERS = {"conv": ConvEncoder, "window": WindowAttention}
 DOWNSAMPLES = {"stepwise": StepwiseDownsample, "onestep": OneStepDownsample}
 
 SCRATCH = (
-    "starts from scratch: random weights, unless --resume or load_from replaces them; no weights "
-    "are published (from a classifier of yours: tools/train.py --pretrained FILE)"
+    "starts from scratch: random weights, unless --resume or load_from replaces them; "
+    "tools/train.py --pretrained tiny or FILE starts from the shipped weights or a classifier's"
 )
 
 

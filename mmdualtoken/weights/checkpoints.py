@@ -195,8 +195,8 @@ def load_remote(
         return _read(filename, read)
     except (OSError, HTTPException) as error:
         raise InputError(
-            f"Checkpoint {filename} cannot be had ({type(error).__name__}: {error}). Check the "
-            "address, the network and its proxy, or download the file by other means."
+            f"Checkpoint {filename} cannot be downloaded ({type(error).__name__}: {error}). Check "
+            "the address, the network and its proxy, or download the file by other means."
         ) from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(

@@ -6,8 +6,8 @@ backbone = dict(
     arch="small",
     token_mlp="mix",
     drop_path_rate=0.1,
-    # No weights are published, so these two lines train the backbone from scratch.
-    # The paper starts from ImageNet: `tools/train.py --pretrained FILE` sets
+    # These two lines train the backbone from scratch: the paper published no weights.
+    # It starts from ImageNet: `tools/train.py --pretrained FILE`, or `tiny`, sets
     #   init_cfg=dict(type='Pretrained', checkpoint=FILE, prefix='backbone.'),
     #   out_norm_cfg=dict(type='LN', eps=1e-6), norm_eval=True (BatchNorm of the stem).
     out_norm_cfg=dict(type="BN"),
