@@ -1,7 +1,8 @@
 """Fitting a checkpoint's tensors to a model: names, token grids, classes."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -10,6 +11,27 @@ from mmdualtoken.weights.pretrained import COUNTER, describe_misfit
 
 # Parts whose outputs do not depend on the classes; an RPN tells objects from background.
 CLASS_AGNOSTIC = {"backbone", "neck", "rpn_head"}
+
+
+def dataset_meta(checkpoint: Any) -> dict[str, Any]:
+    """Return what a checkpoint says of its data set, such as `classes`, by names in lower case."""
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    meta = {k.lower(): v for k, v in (meta or {}).items()}
+    found = {k.lower(): v for k, v in (meta.get("dataset_meta") or meta).items()}
+    if isinstance(found.get("classes"), str):  # mmdet's and mmseg's may hold one name as a text
+        found["classes"] = (found["classes"],)
+    return found
+
+
+def moved_class(first: Sequence[str] | None, second: Sequence[str] | None) -> str:
+    """Say which class has another label in the second list of names; '' if none has."""
+    if not first or not second:
+        return ""
+    labels = {name: label for label, name in enumerate(first)}
+    for label, name in enumerate(second):
+        if labels.get(name, label) != label:
+            return f"{name!r} has label {label}, there {labels[name]}"
+    return ""
 
 
 def _is_class_layer(model: nn.Module, name: str) -> bool:
