@@ -99,6 +99,13 @@ def load_config(args: argparse.Namespace) -> Config:
             f"({type(error).__name__}: {error}). If a base config or package is missing, "
             "`python -m mmdualtoken.doctor` lists what is installed."
         ) from error
+    if {"train", "val", "test"} & set(cfg.get("data") or ()) and not cfg.get("train_dataloader"):
+        raise InputError(
+            f"Config {path} has data=dict(train=..., val=..., test=...), which MMDetection 2 and "
+            "its kin read. Their successors want train_dataloader, val_dataloader, train_cfg, "
+            "optim_wrapper and param_scheduler: begin with one of our configs, or follow their "
+            "migration guides."
+        )
     for text in unused_changes(cfg, args.cfg_options or ()):
         print_log(text, logger="current", level=logging.WARNING)
     cfg.launcher = args.launcher
@@ -109,7 +116,22 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / path.stem)
     _set_dataloader_defaults(cfg)
+    _complete_loops(cfg)
     return cfg
+
+
+def _complete_loops(cfg: Config) -> None:
+    """Let settings agree that PyTorch and MMEngine refuse apart.
+
+    Without worker processes none can persist or prefetch. Without a val_dataloader or
+    test_dataloader there is nothing to evaluate.
+    """
+    for split in ("train", "val", "test"):
+        loader = cfg.get(f"{split}_dataloader")
+        if loader and not loader.get("num_workers"):
+            loader.update(persistent_workers=False, prefetch_factor=None)
+        elif not loader and split != "train":
+            cfg.update({f"{split}_cfg": None, f"{split}_evaluator": None})
 
 
 def _set_dataloader_defaults(cfg: Config) -> None:

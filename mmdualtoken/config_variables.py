@@ -100,7 +100,8 @@ def unused_changes(cfg: Config, options: Iterable[str] = ()) -> Iterator[str]:
         for name in sorted(file.changed.keys() - file.readers.keys() - later - (KEYS - COPIED)):
             keys = _keys_with(name, files[:i])
             if name in COPIED:
-                keys = [key for key in keys if key not in {*file.changed, *later}]
+                others = {*file.changed, *later}
+                keys = [key for key in keys if key not in others and cfg.get(name) is not None]
             same = any(f.changed.get(name) == file.changed[name] for f in files[:i])
             if keys and not same:
                 remedy = f"Set {keys[0]} as well"

@@ -6,6 +6,23 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
+#: By a pattern of functions that were called and the error's text: what it asks of the user.
+KNOWN = {
+    r"([\w, ]* should be either all None or not None)": "The config is incomplete: set the one "
+    "that is missing.",
+    r"(`self._\w+` should not be None when calling \w+ method.*)": "The config is incomplete.",
+    r"collate.*(stack expects each tensor to be equal size.*)": "The images of a batch differ in "
+    "size. Let the pipeline bring all to one size, by Resize with keep_ratio=False or a crop, or "
+    "set batch_size=1.",
+    r"(Expected more than 1 value per channel.*)": "A BatchNorm got a batch of one image and a map "
+    "of one pixel, of which there is no variance. Set train_dataloader.batch_size to 2 or more, "
+    "and drop_last=True for a last batch of one image.",
+    r"(only one of size and size_divisor should be valid)": "Set size of the model's "
+    "data_preprocessor, to the size of the crops, to make batches of images of several sizes.",
+    r"(The image size in a batch should be the same)": "mmseg evaluates images of several sizes "
+    "one at a time: set val_dataloader.batch_size=1, and that of test_dataloader.",
+}
+
 
 class InputError(Exception):
     """A config, data set, checkpoint or argument cannot be used.
@@ -22,8 +39,9 @@ class WrongValue(InputError, ValueError):
 def explain(error: BaseException | None) -> str | None:
     """Say in one paragraph what an error of the toolboxes asks of the user; None if nothing.
 
-    Known are packages that are not installed, types that no registry has, and data sets that are
-    empty. The toolboxes raise them as errors of many kinds, deep inside.
+    Known are packages that are not installed, types that no registry has, data sets that are
+    empty, batches that cannot be made, and results of an evaluation that are missing. The toolboxes
+    raise them as errors of many kinds, deep inside.
     """
     if error is None:
         return None
@@ -37,6 +55,12 @@ def explain(error: BaseException | None) -> str | None:
             f"The config names {text.partition('. ')[0].replace(' is not', ', which is not', 1)}. "
             "Is it misspelt? A class of yours is registered by custom_imports in the config."
         )
+    trail = f"{' '.join(name for name, _ in calls)} {text}"
+    for pattern, remark in KNOWN.items():
+        if found := re.search(pattern, trail):
+            return f"{remark} ({found[1]})"
+    if isinstance(error, KeyError) and (wanted := _missing_result(calls)):
+        return wanted
     if isinstance(error, RuntimeError) and text.startswith("Found 0 files"):  # mmpretrain
         return f"{text}. Move the images there, or set the data set's data_prefix or extensions."
     if isinstance(error, (ImportError, RuntimeError)):
@@ -57,6 +81,21 @@ def _missing_package(error: Exception, text: str, objects: list) -> str | None:
     return (
         f"The config names {owner}, which needs a package that is not installed: {text}{command}. "
         f"Install the package, or take {owner} out of the config."
+    )
+
+
+def _missing_result(calls: list[tuple[str, dict]]) -> str | None:
+    """Say that the evaluation lacks the value by which a hook or schedule goes."""
+    name, found = calls[-1] if calls else ("", {})
+    if name == "_save_best_checkpoint":
+        wanted = f"save_best={found.get('key_indicator')!r} of default_hooks.checkpoint"
+    elif name == "step" and hasattr(found.get("self"), "monitor"):
+        wanted = f"monitor={found['self'].monitor!r} of param_scheduler"
+    else:
+        return None
+    return (
+        f"{wanted} is not among the results of val_evaluator: {', '.join(found['metrics'])}. Name "
+        "one of these, and continue with --resume."
     )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -129,9 +130,8 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("task", TASKS)
-def test_class_names(task, name):
+@pytest.mark.parametrize("name, task", zip(NAMES, cycle(TASKS)))
+def test_class_names(name, task):
     """All three toolboxes would take them, some for the letters of a text."""
     write_data(task)
     names, words = NAMES[name]

@@ -116,6 +116,32 @@ def test_detections_by_other_settings(change):
     assert found.passed and found.count >= 10, found
 
 
+def narrow_minded(model):
+    """A model that takes multiples of 32 alone, as RTMDet's neck does."""
+    extract = model.extract_feat
+
+    def extract_feat(images):
+        if any(side % 32 for side in images.shape[2:]):
+            raise RuntimeError("Sizes of tensors must match")
+        return extract(images)
+
+    model.extract_feat = extract_feat
+    return model
+
+
+@pytest.mark.parametrize("make", [DETECTORS["retinanet"], segmentor])
+def test_padding_that_the_network_needs(make):
+    """Where the config pads in its pipeline, the file does it for any size, as `predict` then."""
+    cfg = make()
+    cfg.model.data_preprocessor.pop("pad_size_divisor", None)
+    model = narrow_minded(randomise(build_model(cfg)))
+    results = Results(model, cfg, pixels=True).eval()
+    assert results.preprocessing.divisor == 32
+    images = [random_image(90, 120, 3, seed) for seed in range(2)]
+    found = compare.compare(model, Eager(results, cfg.default_scope), cfg, images)
+    assert found.passed and found.count >= 15, found
+
+
 def test_an_image_without_objects_gets_one_empty_row():
     cfg = DETECTORS["mask"]()
     cfg.model.test_cfg.rcnn.score_thr = 1.0

@@ -21,6 +21,7 @@ from mmdualtoken.training.finetuning import (
     add_class_layer_hook,
     check_resumed_optimizer,
 )
+from mmdualtoken.training.strict_load import StrictLoadHook
 from mmdualtoken.weights.fitting import fit_classes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,6 +194,29 @@ def test_neither_when_resuming_nor_when_testing(classes, settings, four):
     found, lines = load(detector(classes), dict(state_dict=four), ("a", "b"), **settings)
     assert lines == []
     assert found["state_dict"] is four
+
+
+def test_classes_in_another_order(four):
+    """A resumed run would learn them anew, and a test measure the AP of others."""
+    names = ("disc", "square", "triangle", "star")
+    checkpoint = dict(meta=dict(dataset_meta=dict(CLASSES=names)), state_dict=four)
+    moved = "'star' has label 0, there 3"
+    with pytest.raises(InputError, match=f"order: {moved}. Set metainfo.classes"):
+        load(detector(), dict(checkpoint), names[::-1], resume=True)
+    assert load(detector(), dict(checkpoint), names, resume=True)[1] == []
+
+    def test(classes):
+        data = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=classes)))
+        runner = SimpleNamespace(model=detector(), _load_from="four.pth", test_dataloader=data)
+        StrictLoadHook().after_load_checkpoint(runner, dict(checkpoint))
+
+    with pytest.raises(InputError, match=f"not in the order of checkpoint four.pth: {moved}"):
+        test(names[::-1])
+    test(names)
+    test(names[:2])  # a part of the classes keeps their labels
+    test(None)
+    checkpoint["meta"] = dict(dataset_meta=dict(classes="disc"))  # one name as a text
+    test(names)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", None])

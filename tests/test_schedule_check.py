@@ -1,13 +1,17 @@
 """Parts of a schedule that never come about, and rates of accumulated batches."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from helpers import log_lines
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import PARAM_SCHEDULERS, RUNNERS, init_default_scope
 from toy_training import toy_config
 
-from mmdualtoken.errors import InputError
-from mmdualtoken.training.schedule import check_schedule, count_accumulation
+from mmdualtoken.errors import InputError, explain
+from mmdualtoken.training.schedule import check_schedule, count_accumulation, odd_rates
 
 EPOCHS = [dict(type="LinearLR", end=20), dict(type="CosineAnnealingLR", begin=20)]
 ITERATIONS = [dict(type="PolyLR", by_epoch=False, begin=1500)]
@@ -19,6 +23,16 @@ ITERATIONS = [dict(type="PolyLR", by_epoch=False, begin=1500)]
         (EPOCHS, dict(max_epochs=2), r"\[1\] \(CosineAnnealingLR\) has begin=20.*max_epochs=2"),
         (EPOCHS, dict(max_epochs=20), "begin=20"),
         (ITERATIONS[0], dict(max_iters=100), r"\[0\] \(PolyLR\) has begin=1500.*max_iters=100"),
+        (
+            EPOCHS,
+            dict(type="IterBasedTrainLoop", max_iters=9),
+            r"\[0\] .LinearLR. counts epochs, but",
+        ),
+        (
+            EPOCHS,
+            dict(by_epoch=False, max_iters=9),
+            "counts epochs, but train_cfg counts iterations",
+        ),
     ],
 )
 def test_too_late(parts, train_cfg, words):
@@ -31,6 +45,7 @@ def test_too_late(parts, train_cfg, words):
     [
         dict(param_scheduler=EPOCHS, train_cfg=dict(max_epochs=21)),
         dict(param_scheduler=ITERATIONS, train_cfg=dict(max_epochs=2)),  # counted otherwise
+        dict(param_scheduler=dict(type="ReduceOnPlateauLR"), train_cfg=dict(by_epoch=False)),
         dict(param_scheduler=None, train_cfg=None),
         dict(),
     ],
@@ -99,3 +114,106 @@ def test_accumulated_batches_are_counted(runner_type, tmp_path):
         runner.train()
         assert runner.optim_wrapper.param_groups[0]["lr"] == pytest.approx(expected)
         assert runner.cfg.auto_scale_lr.base_batch_size == base
+
+
+LINEAR = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=501)
+COSINE = dict(type="CosineAnnealingLR", T_max=8, end=8)
+RATES = {
+    "warm-up longer than training": (LINEAR, 20, "only reaches 28% of lr", 0.28),
+    "warm-up in time": (LINEAR, 100, "", 1.0),
+    "steps that never come": (
+        dict(type="MultiStepLR", milestones=[20, 30]),
+        20,
+        "never falls",
+        1.0,
+    ),
+    "a step that comes": (dict(type="MultiStepLR", milestones=[19, 30]), 20, "", 0.1),
+    "annealed too early": (COSINE, 20, "stays at its lowest from then on", 0.04),
+    "annealed at the end": (COSINE, 8, "", 0.04),
+    "cut off": (dict(type="PolyLR", power=1, end=41), 20, "", 0.52),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_rates_that_nobody_means(name):
+    """Epochs of 5 iterations; the rate at the end is what the warning says."""
+    settings, epochs, words, rate = RATES[name]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = PARAM_SCHEDULERS.build(dict(settings, optimizer=optimizer))
+    loop = SimpleNamespace(max_epochs=epochs, max_iters=5 * epochs)
+    warnings = list(odd_rates([scheduler], loop))
+    assert [words in warning for warning in warnings] == [True] * bool(words)
+    for _ in range((epochs if scheduler.by_epoch else 5 * epochs) - 1):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, abs=0.01)
+
+
+def test_annealed_before_another_part():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    parts = [COSINE, dict(type="ConstantLR", begin=8, end=20)]
+    schedulers = [PARAM_SCHEDULERS.build(dict(part, optimizer=optimizer)) for part in parts]
+    assert not list(odd_rates(schedulers, SimpleNamespace(max_epochs=20, max_iters=100)))
+
+
+def evaluated(scope, metric, **cfg):
+    init_default_scope(scope)
+    return Config(dict(default_scope=scope, val_evaluator=metric, **cfg))
+
+
+COCO_METRIC = dict(type="CocoMetric", ann_file="x.json")
+BEST = dict(default_hooks=dict(checkpoint=dict(save_best="bbox_mAP")))
+
+
+@pytest.mark.parametrize(
+    "metric, settings, words",
+    [
+        (
+            COCO_METRIC,
+            BEST,
+            "save_best is 'bbox_mAP', but .* begin with coco/: write coco/bbox_mAP",
+        ),
+        ([COCO_METRIC], BEST, "write coco/bbox_mAP"),
+        (
+            COCO_METRIC,
+            dict(custom_hooks=[dict(type="EarlyStoppingHook", monitor="mAP")]),
+            "monitor of EarlyStoppingHook is 'mAP'",
+        ),
+        (COCO_METRIC, dict(param_scheduler=dict(type="ReduceOnPlateauLR")), "'loss'"),
+        (dict(COCO_METRIC, prefix="val"), BEST, "write val/bbox_mAP"),
+    ],
+)
+def test_results_of_another_name(metric, settings, words):
+    with pytest.raises(InputError, match=words):
+        check_schedule(evaluated("mmdet", metric, **settings))
+
+
+def test_results_of_that_name():
+    for best in ("coco/bbox_mAP", ["auto"], None):
+        hooks = dict(checkpoint=dict(save_best=best))
+        check_schedule(evaluated("mmdet", COCO_METRIC, default_hooks=hooks))
+    check_schedule(evaluated("mmseg", dict(type="IoUMetric"), **BEST))  # without a prefix
+
+
+def test_result_that_is_missing_in_the_end():
+    """IoUMetric's names have no prefix: MMEngine stops at the first evaluation."""
+    hook = CheckpointHook(save_best="IoU", rule="greater")
+    with pytest.raises(KeyError) as caught:
+        hook._save_best_checkpoint(SimpleNamespace(epoch=1, iter=5), dict(mIoU=1.0, aAcc=2.0))
+    text = explain(caught.value)
+    assert "save_best='IoU' of default_hooks.checkpoint is not among" in text
+    assert "mIoU, aAcc" in text and "--resume" in text
+
+
+def test_checkpoints_counted_in_epochs():
+    """In a training by iterations MMEngine would write one, at the end."""
+    loop = dict(type="IterBasedTrainLoop", max_iters=20)
+    for hooks, number in (
+        (dict(checkpoint=dict(type="CheckpointHook", interval=10)), 1),
+        (dict(), 1),
+        (dict(checkpoint=dict(type="CheckpointHook", interval=10, by_epoch=False)), 0),
+        (dict(checkpoint=None), 0),
+    ):
+        with log_lines() as lines:
+            check_schedule(Config(dict(default_hooks=hooks, train_cfg=loop)))
+        assert sum("default_hooks.checkpoint counts epochs" in line for line in lines) == number

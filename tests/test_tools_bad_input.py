@@ -7,10 +7,17 @@ import json
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.dataset import default_collate
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
 from tasks import DETECTOR, TASKS
+from toy_training import ToyModel
 
 from mmdualtoken.errors import explain
 
@@ -239,6 +246,64 @@ def test_type_that_no_registry_has(project, tool):
     status, printed = tool("train", DETECTOR, *options)
     assert status == 2
     assert "The config names DualTokenFpn, which is not in the mmdet::model registry." in printed
+
+
+def seg_preprocessor(training, *heights):
+    import mmseg.models  # noqa: F401 registers
+    from mmseg.structures import SegDataSample
+
+    init_default_scope("mmseg")
+    part = MODELS.build(dict(type="SegDataPreProcessor"))
+    labels = PixelData(data=torch.zeros(1, 4, 4))
+    samples = [SegDataSample(gt_sem_seg=labels) for _ in heights]
+    images = [torch.zeros(3, height, 4, dtype=torch.uint8) for height in heights]
+    part(dict(inputs=images, data_samples=samples), training)
+
+
+def runner(folder, **settings):
+    return Runner(ToyModel(), str(folder), experiment_name=uuid.uuid4().hex, **settings)
+
+
+UNUSABLE = {
+    "images of two sizes": (
+        lambda _: default_collate([torch.zeros(3, 4, 4), torch.zeros(3, 5, 4)]),
+        "got [3, 4, 4] at entry 0",
+    ),
+    "one pixel": (lambda _: torch.nn.BatchNorm2d(2)(torch.zeros(1, 2, 1, 1)), "batch_size to 2"),
+    "no size": (lambda _: seg_preprocessor(True, 4, 5), "Set size of the model's"),
+    "evaluated together": (lambda _: seg_preprocessor(False, 4, 5), "val_dataloader.batch_size=1"),
+    "no evaluator": (lambda folder: runner(folder, val_cfg={}), "val_evaluator should be either"),
+    "no training": (lambda folder: runner(folder).train(), "Please provide `train_dataloader`"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_errors_of_the_toolboxes_in_a_paragraph(name, tmp_path):
+    action, words = UNUSABLE[name]
+    with pytest.raises((RuntimeError, ValueError, AssertionError)) as caught:
+        action(tmp_path)
+    assert words in explain(caught.value)
+
+
+def test_config_of_mmdetection_2(project, tool):
+    Path("old.py").write_text("data = dict(samples_per_gpu=2, train=dict(type='CocoDataset'))")
+    status, printed = tool("train", "old.py")
+    assert status == 2 and "Traceback" not in printed
+    assert "old.py has data=dict(train=" in printed and "train_dataloader" in printed
+
+
+def test_settings_that_are_not_needed(project, tool):
+    """Without processes none persist; without a val_dataloader nothing is evaluated."""
+    Path("mine.py").write_text(
+        f"_base_ = {TASKS['classification'][0]!r}\nval_dataloader = None\n"
+        "train_dataloader = dict(num_workers=0, persistent_workers=True, prefetch_factor=4)\n"
+        "param_scheduler = dict(type='LinearLR', start_factor=0.001, by_epoch=False, end=500)\n"
+    )
+    status, printed = tool("train", "mine.py", "--work-dir", "w")
+    assert status == 0, printed
+    assert Path("w/epoch_1.pth").is_file() and not Path("w/evaluations.json").exists()
+    assert "has no effect" not in printed
+    assert "LinearLR ends at 500, training ends after 2 iterations: the rate only" in printed
 
 
 def test_errors_that_are_no_users_mistake():

@@ -23,7 +23,7 @@ from mmdualtoken.training.interrupt import exit_cleanly
 from mmdualtoken.training.monitoring import add_monitoring
 from mmdualtoken.training.nan_loss import ACTIONS
 from mmdualtoken.training.reliability import add_reliability
-from mmdualtoken.training.schedule import check_schedule, count_accumulation
+from mmdualtoken.training.schedule import ScheduleHook, check_schedule, count_accumulation
 from mmdualtoken.weights.pretrained import start_from_checkpoint
 from mmdualtoken.weights.resume import moved_checkpoint
 from mmdualtoken.weights.shipped import complete_name, list_weights
@@ -174,6 +174,7 @@ def main() -> None:
     with exit_cleanly(cfg.work_dir), alone, explain_sync_bn():
         runner = build(cfg)
         count_accumulation(runner)
+        runner.register_hook(ScheduleHook())
         if not args.no_watch:
             add_monitoring(runner, Path(__file__).with_name("test.py"))
         runner.train()

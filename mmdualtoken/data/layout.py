@@ -98,6 +98,8 @@ def missing_hint(path: str | Path) -> str:
     path = str(path)
     if os.path.islink(path):
         return ": it is a link that leads nowhere"
+    if os.path.isfile(os.path.splitext(path)[0]):
+        return f": without its last {Path(path).suffix} it does; write names without img_suffix"
     if "\\" in path:
         return ": its name has backslashes, as on Windows; write / and a path below the data folder"
     place, other_case = Path(path).anchor or ".", False
@@ -120,7 +122,10 @@ def layout_problems(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
     """Yield (path, problem) for annotation file and folders that are missing or empty."""
     root = Path(dataset.get("data_root") or "")
     file = dataset.get("ann_file")
-    if file and not (root / file).is_file():
+    if not isinstance(file or "", (str, Path)):
+        several = "; write a data set for each of several files, in a ConcatDataset"
+        yield str(file), f"is a {type(file).__name__}, no annotation file{several}"
+    elif file and not (root / file).is_file():
         yield str(root / file), f"does not exist (annotation file){missing_hint(root / file)}"
     prefix = dataset.get("data_prefix") or ""
     folders = [prefix] if isinstance(prefix, str) else list(prefix.values())
@@ -134,10 +139,15 @@ def layout_problems(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
             yield str(folder), "is empty (data folder)"
 
 
+def evaluators_of(cfg: Config, loader: str) -> list[ConfigDict]:
+    """Return the evaluators of a dataloader."""
+    found = cfg.get(loader.replace("_dataloader", "_evaluator")) or []
+    return [found] if isinstance(found, dict) else list(found)
+
+
 def file_evaluators(cfg: Config, loader: str) -> list[ConfigDict]:
     """Return a dataloader's evaluators that read an annotation file themselves."""
-    found = cfg.get(loader.replace("_dataloader", "_evaluator")) or []
-    return [e for e in ([found] if isinstance(found, dict) else found) if e.get("ann_file")]
+    return [evaluator for evaluator in evaluators_of(cfg, loader) if evaluator.get("ann_file")]
 
 
 def evaluator_problems(cfg: Config, loader: str) -> Iterator[tuple[str, str]]:

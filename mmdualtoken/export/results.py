@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,8 @@ class Results(nn.Module):
         cfg: its config, complete.
         pixels: take pixels as the config reads them (uint8, or float32 of images with more than 8
             bits; OpenCV's order of channels) and normalise them here; else normalised images.
-            Padding to `pad_size_divisor` is done here in any case.
+            Padding to `pad_size_divisor`, or to 32 where the network needs it, is done here in any
+            case.
 
     Attributes:
         channels: C.
@@ -115,6 +116,26 @@ class Results(nn.Module):
         deep = self.load.get("to_float32") or self.load.get("color_type") == "unchanged"
         self.dtype = torch.uint8 if pixels and not deep else torch.float32
         getattr(self, f"_set_{cfg.default_scope}")()
+        if self.preprocessing.divisor == 1 and not self._takes_any_size():
+            self._pad_to(32)
+
+    def _takes_any_size(self) -> bool:
+        """Whether backbone and neck take sides that are no multiples of 32."""
+        try:
+            with torch.no_grad():
+                self.model.eval().extract_feat(torch.zeros(1, self.channels, 72, 104))
+        except RuntimeError:
+            return False
+        return True
+
+    def _pad_to(self, divisor: int) -> None:
+        """Pad here and in the toolbox's prediction, as RTMDet's configs do in their pipeline."""
+        self.preprocessing = replace(self.preprocessing, divisor=divisor)
+        preprocessor = self.model.data_preprocessor
+        if hasattr(preprocessor, "test_cfg"):  # mmseg's
+            preprocessor.test_cfg = dict(size_divisor=divisor)
+        else:
+            preprocessor.pad_size_divisor = divisor
 
     def names(self) -> list[str]:
         """The outputs' names."""

@@ -16,7 +16,7 @@ from mmdualtoken.config_files import type_name
 from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.checkpoints import load_file
-from mmdualtoken.weights.fitting import match_tensors
+from mmdualtoken.weights.fitting import dataset_meta, match_tensors
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
 
 TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
@@ -80,9 +80,7 @@ def split_pipeline(cfg: Config) -> tuple[ConfigDict, Compose]:
 
 def _dataset_meta(cfg: Config, checkpoint: Any, num_classes: int) -> dict:
     """Collect names and colours of the classes from the checkpoint, else config, else numbers."""
-    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
-    meta = {k.lower(): v for k, v in (meta or {}).items()}
-    found = {k.lower(): v for k, v in (meta.get("dataset_meta") or meta).items()}
+    found = dataset_meta(checkpoint)
     dataset = test_dataset(cfg)
     kind = registry(cfg, "DATASETS").get(dataset.type) if dataset.get("type") else None
     for fallback in (dataset.get("metainfo") or {}, getattr(kind, "METAINFO", None) or {}):
@@ -100,7 +98,6 @@ def complete_meta(meta: dict, num_classes: int = 0) -> dict:
         num_classes: how many classes are needed at least.
     """
     classes = meta.get("classes") or ()
-    # mmdet's and mmseg's checkpoints may hold the name of one class as a text.
     classes = [classes] if isinstance(classes, str) else list(classes)
     classes += [f"class {i}" for i in range(len(classes), num_classes)]
     colours = np.random.RandomState(42).randint(40, 220, (len(classes), 3)).tolist()

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.weights.fitting import fit_classes, without_wrapper
+from mmdualtoken.weights.fitting import dataset_meta, fit_classes, moved_class, without_wrapper
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
 
 # Arguments by which optimizers with other states differ: Adam's, SGD's, RMSprop's, Adadelta's.
@@ -71,11 +71,15 @@ def check_resumed_optimizer(optimizer: Optimizer, state: Mapping, filename: str)
     )
 
 
+def _old_and_new_classes(runner: Runner, checkpoint: Mapping) -> tuple:
+    """Return the names of the classes in the checkpoint and in the data set; None if not known."""
+    meta = getattr(runner._train_loop.dataloader.dataset, "metainfo", None) or {}
+    return dataset_meta(checkpoint).get("classes"), meta.get("classes")
+
+
 def _same_number_of_other_classes(runner: Runner, checkpoint: Mapping) -> str:
     """A remark where the data set names other classes than the checkpoint, as many; else ''."""
-    meta = (checkpoint.get("meta") or {}).get("dataset_meta") or {}
-    dataset = runner._train_loop.dataloader.dataset
-    old, new = meta.get("classes"), (getattr(dataset, "metainfo", None) or {}).get("classes")
+    old, new = _old_and_new_classes(runner, checkpoint)
     if not old or not new or list(old) == list(new) or len(old) != len(new):
         return ""
     return (
@@ -114,6 +118,11 @@ class DropClassLayersHook(Hook):
         state = tensors_of(checkpoint, filename)
         if runner._resume:
             check_resumed(model, state, filename)
+            if moved := moved_class(*_old_and_new_classes(runner, checkpoint)):
+                raise InputError(
+                    f"Resuming from {filename}: the data's classes are in another order: {moved}. "
+                    "Set metainfo.classes as in the config that the run began with."
+                )
             optimizer = getattr(getattr(runner, "optim_wrapper", None), "optimizer", None)
             states = checkpoint.get("optimizer")
             if isinstance(optimizer, Optimizer) and isinstance(states, Mapping):

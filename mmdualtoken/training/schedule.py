@@ -3,18 +3,22 @@
 import copy
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.registry import METRICS
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch.optim import Optimizer
 
 from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
 
+#: Schedulers that go by a result of the evaluation.
+PLATEAU = ("ReduceOnPlateauLR", "ReduceOnPlateauMomentum", "ReduceOnPlateauParamScheduler")
 # What a scheduler's state has besides its settings.
 PROGRESS = {"last_step", "_global_step", "_last_value", "verbose"}
 
@@ -24,12 +28,22 @@ def check_schedule(cfg: Config) -> None:
 
     Raises:
         InputError: a part of param_scheduler begins after the end of training, for instance after
-            a warm-up that is longer than the run; or a hook's change of the pipeline has no effect.
+            a warm-up that is longer than the run; it counts epochs, and the training iterations;
+            a hook's change of the pipeline has no effect; or a result of the evaluation by which a
+            hook goes has another name.
     """
     schedulers = cfg.get("param_scheduler") or []
+    loop = cfg.get("train_cfg") or {}
     for i, part in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
         key = "max_epochs" if part.get("by_epoch", True) else "max_iters"
-        begin, last = part.get("begin", 0), (cfg.get("train_cfg") or {}).get(key)
+        begin, last = part.get("begin", 0), loop.get(key)
+        # A plateau's steps are evaluations.
+        if key == "max_epochs" and _by_iterations(loop) and type_name(part) not in PLATEAU:
+            raise InputError(
+                f"param_scheduler[{i}] ({part.get('type')}) counts epochs, but train_cfg counts "
+                "iterations: the rate would never change. Set by_epoch=False, with begin, end and "
+                "milestones in iterations."
+            )
         if last and begin >= last:
             raise InputError(
                 f"param_scheduler[{i}] ({part.get('type')}) has begin={begin}, but training ends "
@@ -39,6 +53,82 @@ def check_schedule(cfg: Config) -> None:
     for hook in cfg.get("custom_hooks") or ():
         if isinstance(hook, dict):
             _check_switch(cfg, hook)
+    _check_results(cfg)
+    stock = dict(interval=1)  # MMEngine's own, where the config has none
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint", stock) or {}
+    if _by_iterations(loop) and checkpoint.get("by_epoch", True) and checkpoint.get("interval"):
+        print_log(
+            "default_hooks.checkpoint counts epochs, but train_cfg counts iterations: the only "
+            "checkpoint comes at the end. Set by_epoch=False, with interval in iterations.",
+            logger="current",
+            level=logging.WARNING,
+        )
+
+
+def _by_iterations(loop: Mapping) -> bool:
+    named = type_name(loop) in ("IterBasedTrainLoop", "ResumableIterLoop")
+    return named or "type" not in loop and loop.get("by_epoch") is False
+
+
+class ScheduleHook(Hook):
+    """Warn at the start of training of learning rates that nobody can have meant."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at the schedulers as they are built, with the length of the data known."""
+        if not isinstance(runner.param_schedulers, dict):
+            for text in odd_rates(runner.param_schedulers or [], runner.train_loop):
+                runner.logger.warning(text)
+
+
+def odd_rates(schedulers: Sequence, loop: BaseLoop) -> Iterator[str]:
+    """Yield a warning for each scheduler that does not fit the length of the training."""
+    for scheduler in schedulers:
+        name, begin, end = type(scheduler).__name__, scheduler.begin, scheduler.end
+        unit = "epochs" if scheduler.by_epoch else "iterations"
+        last = loop.max_epochs if scheduler.by_epoch else loop.max_iters
+        text = f"param_scheduler: {name} %s, training ends after {last} {unit}: the rate %s. "
+        if hasattr(scheduler, "start_factor") and end - 1 > last and scheduler.start_factor < 1:
+            ends = scheduler.end_factor - scheduler.start_factor
+            share = scheduler.start_factor + ends * (last - begin) / (end - begin - 1)
+            rest = text % (f"ends at {end}", f"only reaches {share:.0%} of lr")
+            yield f"{rest}Set a smaller end."
+        elif hasattr(scheduler, "milestones") and scheduler.milestones:
+            if min(scheduler.milestones) >= last:
+                steps = f"has milestones {sorted(scheduler.milestones)}"
+                yield f"{text % (steps, 'never falls')}Set earlier ones."
+        elif hasattr(scheduler, "eta_min") and max(s.end for s in schedulers) == end < last:
+            rest = text % (f"ends at {end}", "stays at its lowest from then on")
+            yield f"{rest}Set end and T_max to the whole."
+
+
+def _check_results(cfg: Config) -> None:
+    """Check names of results that hooks and schedules go by, where all metrics have a prefix."""
+    evaluators, schedulers, best = (
+        [value] if isinstance(value, (dict, str)) else list(value or ())
+        for value in (
+            cfg.get("val_evaluator"),
+            cfg.get("param_scheduler"),
+            ((cfg.get("default_hooks") or {}).get("checkpoint") or {}).get("save_best"),
+        )
+    )
+    prefixes = []
+    with METRICS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+        for evaluator in evaluators:
+            kind = evaluator.get("type")
+            kind = registry.get(kind) if isinstance(kind, str) else kind
+            prefixes.append(evaluator.get("prefix") or getattr(kind, "default_prefix", None))
+    named = {"default_hooks.checkpoint.save_best": [key for key in best if key != "auto"]}
+    for part in (*schedulers, *(cfg.get("custom_hooks") or ())):
+        if isinstance(part, dict) and type_name(part) in ("EarlyStoppingHook", *PLATEAU):
+            named[f"monitor of {type_name(part)}"] = [part.get("monitor", "loss")]
+    for where, keys in named.items():
+        for key in keys if prefixes and all(prefixes) else ():
+            if not key.startswith(tuple(f"{prefix}/" for prefix in prefixes)):
+                raise InputError(
+                    f"{where} is {key!r}, but names of val_evaluator's results begin with "
+                    f"{' or '.join(f'{p}/' for p in prefixes)}: write {prefixes[0]}/{key}, if it "
+                    "is that, or see the names in the log of an evaluation."
+                )
 
 
 def _check_switch(cfg: Config, hook: dict) -> None:

@@ -7,13 +7,13 @@ from mmengine.runner import Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.weights.fitting import match_tensors
+from mmdualtoken.weights.fitting import dataset_meta, match_tensors, moved_class
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
 
 
 @HOOKS.register_module(force=True)
 class StrictLoadHook(Hook):
-    """Refuse a checkpoint that lacks weights of the model, or has them in another shape.
+    """Refuse a checkpoint that lacks weights of the model, or has other shapes or classes.
 
     MMEngine warns, and measures what the random weights in their place predict. Tensors that the
     model does not know are left to its warning. tools/test.py adds the hook. Models sharded by FSDP
@@ -26,7 +26,7 @@ class StrictLoadHook(Hook):
     priority = "VERY_HIGH"  # before EMAHook, which loads the checkpoint into its copy
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare names and shapes, and put bare tensors where EMAHook looks for them."""
+        """Compare names, shapes and classes, and put bare tensors where EMAHook looks for them."""
         model = runner.model
         if isinstance(model, FullyShardedDataParallel):
             return
@@ -40,5 +40,11 @@ class StrictLoadHook(Hook):
             raise InputError(
                 f"Checkpoint {filename} is of another model than the config's. {misfit}. Use the "
                 "config that it was trained with; training leaves a copy of it in the work dir."
+            )
+        meta = getattr(runner.test_dataloader.dataset, "metainfo", None) or {}
+        if moved := moved_class(dataset_meta(checkpoint).get("classes"), meta.get("classes")):
+            raise InputError(
+                f"The classes of test_dataloader are not in the order of checkpoint {filename}: "
+                f"{moved}. Set metainfo.classes and the data as in its training."
             )
         checkpoint.setdefault("state_dict", tensors)

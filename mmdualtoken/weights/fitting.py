@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -62,6 +62,27 @@ def tensors_of(content: Any, filename: str) -> OrderedDict[str, Tensor]:
             "wrote is needed: a dict of tensors, alone or under 'state_dict' or 'model'."
         )
     return tensors
+
+
+def dataset_meta(checkpoint: Any) -> dict[str, Any]:
+    """Return what a checkpoint says of its data set, such as `classes`, by names in lower case."""
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    meta = {k.lower(): v for k, v in (meta or {}).items()}
+    found = {k.lower(): v for k, v in (meta.get("dataset_meta") or meta).items()}
+    if isinstance(found.get("classes"), str):  # mmdet's and mmseg's may hold one name as a text
+        found["classes"] = (found["classes"],)
+    return found
+
+
+def moved_class(first: Sequence[str] | None, second: Sequence[str] | None) -> str:
+    """Say which class has another label in the second list of names; '' if none has."""
+    if not first or not second:
+        return ""
+    labels = {name: label for label, name in enumerate(first)}
+    for label, name in enumerate(second):
+        if labels.get(name, label) != label:
+            return f"{name!r} has label {label}, there {labels[name]}"
+    return ""
 
 
 def _is_class_layer(model: nn.Module, name: str) -> bool:

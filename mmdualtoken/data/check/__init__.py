@@ -8,13 +8,14 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterable
+from itertools import product
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdualtoken.data.check import official, pool
-from mmdualtoken.data.check.classes import name_rules, names_in
+from mmdualtoken.data.check.classes import loss_rules, name_rules, names_in
 from mmdualtoken.data.check.classification import ClassificationCheck, compare_folders
 from mmdualtoken.data.check.coco import CocoCheck
 from mmdualtoken.data.check.dataset import DatasetCheck, build
@@ -27,6 +28,7 @@ from mmdualtoken.data.layout import (
     locate_data,
 )
 from mmdualtoken.errors import InputError
+from mmdualtoken.weights.fitting import moved_class
 
 __all__ = ["ERROR", "SPLITS", "WARNING", "Finding", "Report", "check_config", "check_data"]
 
@@ -94,8 +96,25 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
     if checks and (problem := preprocessor_problem(cfg)):
         remedy = "give 1 or 3 values, or mean=None and std=None for other numbers of channels"
         checks[0].add(ERROR, "cannot build the data_preprocessor", problem, remedy, cfg.filename)
-    compare_folders(checks)
+    for breach in loss_rules(cfg.get("model") or {}, cfg.get("default_scope")) if checks else ():
+        checks[0].add(*breach, file=cfg.filename)
     return checks, reports
+
+
+def compare_splits(checks: list[DatasetCheck]) -> None:
+    """Check that all data sets give the same labels to the same classes."""
+    for first, check in product(checks[:1], checks[1:]):
+        if first.folders and check.folders:
+            compare_folders(first, check)
+        elif moved := moved_class(first.numbered_classes(), check.numbered_classes()):
+            kind = f"numbers the classes otherwise than {first.main_file}"
+            remedy = "give both the classes in one order; in mmdet that of the files' categories"
+            check.add(ERROR, kind, moved, remedy)
+        own, other = (getattr(c.dataset, "reduce_zero_label", None) for c in (check, first))
+        if own is not None and other is not None and bool(own) != bool(other):
+            kind = f"has reduce_zero_label={own}, {first.main_file} has {other}"
+            remedy = "set the same, unless their masks are numbered differently"
+            check.add(WARNING, kind, "all labels differ by one", remedy)
 
 
 def preprocessor_problem(cfg: Config) -> str:
@@ -124,7 +143,9 @@ def check_data(cfg: Config, *dataloaders: str) -> None:
     Raises:
         InputError: something is missing or broken; the message names the path and the remedy.
     """
-    _, reports = _look(cfg, [loader.removesuffix("_dataloader") for loader in dataloaders], True)
+    splits = [loader.removesuffix("_dataloader") for loader in dataloaders]
+    checks, reports = _look(cfg, splits, True)
+    compare_splits(checks)
     for finding in (finding for report in reports for finding in report.findings):
         if finding.severity == ERROR:
             raise InputError(finding.sentence())
@@ -168,6 +189,7 @@ def check_config(
         for inspection in inspections:
             check.merge(inspection)
         check.finish()
+    compare_splits(checks)
     for report in reports:
         report.sort()
         if report.same_as:

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import list_from_file
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 
 Breach = tuple[str, str, str, str]
@@ -96,6 +97,40 @@ def num_labels(head: ConfigDict, key: str = "num_classes") -> int:
     """Return the number of labels that a head learns: 2 of a segmentor's one sigmoid channel."""
     one = "channels" in head and head.get("out_channels", head[key]) == 1
     return 2 if one else head[key]
+
+
+def loss_rules(model: ConfigDict, scope: str) -> Iterator[Breach]:
+    """Check what the losses of the heads ask of the number of classes.
+
+    Args:
+        model: of the config.
+        scope: of the config; mmdet's heads with a softmax count the background, too.
+    """
+    for path, key, head in heads_of(model):
+        for name, losses in head.items():
+            for loss in losses if isinstance(losses, list) else [losses]:
+                if key == "num_classes" and isinstance(loss, dict) and "type" in loss:
+                    detection = scope == "mmdet" or str(loss["type"]).startswith("mmdet.")
+                    yield from _loss_rules(f"{path}.{name}", head, loss, detection)
+
+
+def _loss_rules(path: str, head: ConfigDict, loss: ConfigDict, detection: bool) -> Iterator[Breach]:
+    softmax = type_name(loss) == "CrossEntropyLoss" and not loss.get("use_sigmoid")
+    one = head.get("out_channels", head["num_classes"]) == 1 and "channels" in head
+    if one and softmax:
+        remedy = "set use_sigmoid=True and out_channels=1 with num_classes=2, or two channels"
+        yield ERROR, f"{path} is a softmax of one channel", "it always predicts 0", remedy
+    weights = loss.get("class_weight")
+    if not isinstance(weights, (list, tuple)) or loss.get("use_mask"):
+        return
+    wanted = 1 if one else head["num_classes"] + (detection and softmax)
+    if "channels" in head and not one and loss.get("use_sigmoid"):
+        remedy = "set use_sigmoid=False: mmseg weights classes with a softmax alone"
+        yield ERROR, f"{path} has class_weight and use_sigmoid=True", "", remedy
+    elif len(weights) != wanted:
+        kind = f"{path}.class_weight has {len(weights)} values instead of {wanted}"
+        background = " and the background, the last" if detection and softmax else ""
+        yield ERROR, kind, f"num_classes={head['num_classes']}", f"one for each class{background}"
 
 
 def head_rules(cfg: Config, names: Sequence[str], own: bool) -> Iterator[Breach]:

@@ -5,9 +5,11 @@ from collections import Counter, defaultdict
 from itertools import zip_longest
 from pathlib import Path
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.data.check.classes import names_in
 from mmdualtoken.data.check.dataset import DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
+from mmdualtoken.data.layout import evaluators_of
 
 FLAT = (
     "sort the images into one folder per class, or list them as lines 'FILE LABEL' in an ann_file "
@@ -26,6 +28,7 @@ class ClassificationCheck(DatasetCheck):
         if not file and self.dataset.with_label:
             self._look_at_folders()
         super().look(quick)
+        self._check_accuracies()
         if quick and file and not self.has_errors():
             self.samples = self._check_lines(file, self.dataset.img_prefix)
             self._check_labels()
@@ -39,6 +42,21 @@ class ClassificationCheck(DatasetCheck):
         """Compare the model's heads with the classes; `compare_folders` does so for val's."""
         if names_in(self.config) or self.report.split != "val":
             super().check_heads()
+
+    def _check_accuracies(self) -> None:
+        """Check that there are enough classes for the accuracies that are measured."""
+        head, split = self.model.get("head") or {}, self.report.split
+        number = head.get("num_classes") or len(self.class_names())
+        measured = [("model.head", head)] if split == "train" and head.get("cal_acc") else []
+        for evaluator in evaluators_of(self.cfg, f"{split}_dataloader"):
+            if type_name(evaluator) == "Accuracy":
+                measured.append((f"{split}_evaluator", evaluator))
+        for path, settings in measured:
+            topk = settings.get("topk", 1)
+            most = topk if isinstance(topk, int) else max(topk, default=1)
+            if 0 < number < most:
+                remedy = f"set {path}.topk to numbers up to {number}, such as (1,)"
+                self.add(ERROR, f"{path} measures top-{most} of {number} classes", "", remedy)
 
     def _look_at_folders(self) -> None:
         entries = sorted(Path(self.dataset.img_prefix).iterdir())
@@ -148,29 +166,27 @@ class ClassificationCheck(DatasetCheck):
             self.warn_of_empty_classes("image")
 
 
-def compare_folders(checks: list[DatasetCheck]) -> None:
-    """Check that class folders number the classes of all data sets in the same way.
+def compare_folders(first: DatasetCheck, check: DatasetCheck) -> None:
+    """Check that class folders number the classes of two data sets in the same way.
 
     mmpretrain numbers the folders of each set by themselves: where one lacks a class, those after
     it get other labels, and the accuracy is that of other classes.
     """
-    first, *others = [check for check in checks if check.folders] or [None]
-    for check in others:
-        names, expected = check.folders, first.folders
-        pairs = enumerate(zip_longest(expected, names))
-        differing = [(i, want, own) for i, (want, own) in pairs if own and want != own]
-        if differing:
-            label, want, own = differing[0]
-            there = repr(want) if want else "no class"
-            kind = f"gives label {label} to {own!r}, but {first.main_file} to {there}"
-            detail = f"{len(names)} and {len(expected)} class folders, of which only one has "
-            detail += name_list(sorted(set(names) ^ set(expected)))
-            remedy = (
-                "give both the same folders, empty where a class has no image: labels are the "
-                "numbers of the class folders in alphabetical order"
-            )
-            check.add(ERROR, kind, detail, remedy)
-        elif len(names) < len(expected):
-            kind = f"has no folders for the last classes of {first.main_file}"
-            detail = name_list(expected[len(names) :])
-            check.add(WARNING, kind, detail, "add them, empty if need be")
+    names, expected = check.folders, first.folders
+    pairs = enumerate(zip_longest(expected, names))
+    differing = next(((i, want, own) for i, (want, own) in pairs if own and want != own), None)
+    if differing:
+        label, want, own = differing
+        there = repr(want) if want else "no class"
+        kind = f"gives label {label} to {own!r}, but {first.main_file} to {there}"
+        detail = f"{len(names)} and {len(expected)} class folders, of which only one has "
+        detail += name_list(sorted(set(names) ^ set(expected)))
+        remedy = (
+            "give both the same folders, empty where a class has no image: labels are the "
+            "numbers of the class folders in alphabetical order"
+        )
+        check.add(ERROR, kind, detail, remedy)
+    elif len(names) < len(expected):
+        kind = f"has no folders for the last classes of {first.main_file}"
+        detail = name_list(expected[len(names) :])
+        check.add(WARNING, kind, detail, "add them, empty if need be")

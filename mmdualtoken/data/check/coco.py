@@ -4,7 +4,7 @@ import codecs
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,10 @@ class CocoCheck(DatasetCheck):
         file = os.path.realpath(self.dataset.ann_file)
         loaders = ("val_dataloader", "test_dataloader")
         evaluators = [e for loader in loaders for e in file_evaluators(self.cfg, loader)]
+        evaluators = [e for e in evaluators if not e.get("format_only")]
         mine = [e for e in evaluators if os.path.realpath(e["ann_file"]) == file]
+        #: The classes that the file has, in its order; None before it is read.
+        self.present: list[str] | None = None
         #: Whether COCO's evaluation reads this file; and what of it, such as 'bbox' and 'segm'.
         self.evaluated = bool(mine)
         metrics = [e.get("metric", "bbox") for e in mine]
@@ -69,6 +72,10 @@ class CocoCheck(DatasetCheck):
         if names_in(self.config):
             super().check_heads()
 
+    def numbered_classes(self) -> Sequence[str]:
+        """Return the names of the classes as mmdet numbers them: in the order of the file."""
+        return self.class_names() if self.present is None else self.present
+
     def _load(self, path: Path) -> dict[str, list]:
         """Return the annotation file's lists, with no images if broken; check its classes."""
         try:
@@ -83,10 +90,14 @@ class CocoCheck(DatasetCheck):
         except json.JSONDecodeError as error:
             self.add(ERROR, "is not valid JSON, perhaps cut off", str(error), NEW_COPY)
             return dict(images=[])
-        keys = ["images", "categories"] + ["annotations"] * (not self.config.get("test_mode"))
+        keys = ["images", "categories"]
+        if self.evaluated or not self.config.get("test_mode"):
+            keys.append("annotations")
         lists = content if isinstance(content, dict) else {}
         if missing := [k for k in keys if not lists.get(k) or not isinstance(lists[k], list)]:
             remedy = f"a COCO annotation file has the lists {keys}"
+            if missing == ["annotations"] and self.evaluated:
+                remedy += "; set format_only=True of the evaluator to write results alone"
             self.add(ERROR, f"lacks or has empty {missing}", "", remedy)
             return dict(images=[])
         self._check_classes(content)
@@ -107,7 +118,7 @@ class CocoCheck(DatasetCheck):
         classes, own = self.class_names(), names_in(self.config)
         missing = [c for c in classes if c not in names]
         known = f"the config has {list(classes)[:8]}, the file has {names[:8]}"
-        present = [name for name in names if name in classes]
+        present = self.present = [name for name in names if name in classes]
         if not own:
             for breach in head_rules(self.cfg, present, False):
                 self.add(*breach)
@@ -173,7 +184,7 @@ class CocoCheck(DatasetCheck):
             by_image[annotation["image_id"]].append(annotation)
         self._check_names(images, by_image)
         if self.report.split == "train":
-            self._check_anchors(images, annotations)
+            self._check_anchors()
         bare = sum(image["id"] not in by_image for image in images)
         if bare:
             filtered = (self.config.get("filter_cfg") or {}).get("filter_empty_gt")
@@ -199,7 +210,7 @@ class CocoCheck(DatasetCheck):
     def _check_together(
         self, images: list[dict], categories: list[dict], annotations: list[dict]
     ) -> None:
-        """Check what all annotations have in common, and what is left of them."""
+        """Check what all annotations have in common, and collect those that mmdet trains on."""
         for breach in rules.flag_rules(annotations, self.evaluated):
             self.add(*breach)
         self._count(images, annotations, categories)
@@ -212,10 +223,9 @@ class CocoCheck(DatasetCheck):
         ]
         for breach in form_rules(objects):
             self.add(*breach)
-        if self.has_errors() or self.config.get("test_mode") or not objects:
-            return
         reasons = [rules.reason_left_out(a, *size) for a, size in objects]
-        if all(reasons):
+        self.learnt = [pair for pair, reason in zip(objects, reasons, strict=True) if not reason]
+        if not (self.has_errors() or self.config.get("test_mode") or self.learnt) and objects:
             detail = ", ".join(f"{reason} ({n})" for reason, n in Counter(reasons).items())
             self.add(ERROR, "has no object to learn from", detail, "mmdet leaves all of them out")
 
@@ -282,18 +292,10 @@ class CocoCheck(DatasetCheck):
         if self._reads_masks:
             yield from rules.mask_rules(annotation, *size, self.evaluated)
 
-    def _check_anchors(self, images: list[dict], annotations: list[dict]) -> None:
-        """Compare the anchors with well-formed objects that mmdet trains on."""
-        sizes = {i["id"]: (i["width"], i["height"]) for i in images if not [*rules.image_rules(i)]}
-        fine = [
-            (sizes[a["image_id"]], a["bbox"][2:])
-            for a in annotations
-            if a["image_id"] in sizes
-            and not (a.get("ignore") or a.get("iscrowd"))
-            and not any(s == ERROR for s, *_ in rules.box_rules(a, *sizes[a["image_id"]]))
-            and min(a["bbox"][2:]) >= 1
-        ]
-        image_sizes, boxes = np.array(fine, dtype=float).reshape(-1, 2, 2).swapaxes(0, 1)
+    def _check_anchors(self) -> None:
+        """Compare the anchors with the objects that mmdet trains on."""
+        pairs = [(size, annotation["bbox"][2:]) for annotation, size in self.learnt]
+        image_sizes, boxes = np.array(pairs, dtype=float).reshape(-1, 2, 2).swapaxes(0, 1)
         pipeline = self.config.get("pipeline") or []
         if found := anchors.unmatched(self.cfg, pipeline, image_sizes, boxes):
             self.add(WARNING, "no anchor can match many objects", *found)

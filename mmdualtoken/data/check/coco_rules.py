@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from mmdualtoken.data.check.classes import Breach
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 
-Breach = tuple[str, str, str, str]
 ROUNDING = 1.0  # px that a box may reach outside without a warning
 KEYS = dict(
     image=("id", "file_name", "width", "height"),

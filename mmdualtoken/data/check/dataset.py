@@ -5,6 +5,7 @@ import copy
 import io
 import random
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,11 @@ class DatasetCheck:
         """Add a finding, about the data set as a whole unless `file` is given."""
         self.found.append(Finding(severity, str(file or self.main_file), kind, detail, remedy))
 
+    def add_failure(self, error: Exception, file: str) -> None:
+        """Add an error about a file at which loading raises."""
+        detail = f"{type(error).__name__}: {error}"
+        self.add(ERROR, "the loading part of the pipeline fails on it", detail, "", file)
+
     def add_missing(self, path: str, problem: str, detail: str = "") -> None:
         """Add an error about a file that is not there, with advice on the first of them."""
         known = any(finding.remedy == self.advice for finding in self.found)
@@ -117,6 +123,17 @@ class DatasetCheck:
                 for breach in list_rules(file):
                     self.add(*breach)
             self.check_heads()
+            self._check_mixes()
+
+    def _check_mixes(self) -> None:
+        """Check that no transform of the data set's own pipeline needs several images."""
+        for step in getattr(getattr(self.dataset, "pipeline", None), "transforms", ()):
+            # As mmdet and mmseg name the method; the cached kinds keep images of their own.
+            several = hasattr(step, "get_indexes") or hasattr(step, "get_indices")
+            if several and not hasattr(step, "results_cache"):
+                kind = f"has {type(step).__name__} in its pipeline, which needs several images"
+                remedy = "put it into the pipeline of a MultiImageMixDataset around the data set"
+                self.add(ERROR, kind, "", remedy)
 
     def check_first_image(self) -> None:
         """Check that the first of `samples` is there, as the others will then be."""
@@ -166,6 +183,10 @@ class DatasetCheck:
         names = (getattr(self.dataset, "metainfo", None) or {}).get("classes") or ()
         return (names,) if isinstance(names, str) else tuple(names)
 
+    def numbered_classes(self) -> Sequence[str]:
+        """Return the names of the classes in the order in which the toolbox numbers them."""
+        return self.class_names()
+
     def warn_of_empty_classes(self, thing: str, remedy: str = NO_USE) -> None:
         """Warn of classes without any `thing` in a data set that has some."""
         empty = [name for name, count in self.report.classes.items() if not count]
@@ -182,8 +203,7 @@ class DatasetCheck:
         except Exception as error:  # of any kind: transforms do not expect broken data
             file = self.file_of(sample)
             if not self.has_errors() and file not in self.explained:
-                kind = "the loading part of the pipeline fails on it"
-                self.add(ERROR, kind, f"{type(error).__name__}: {error}", "", file)
+                self.add_failure(error, file)
         found, self.found = self.found, report_findings
         return found, self.size, self.counts
 

@@ -7,11 +7,14 @@ from functools import partial
 
 import numpy as np
 from mmengine import fileio
+from mmengine.fileio import list_from_file
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.data.check.classes import heads_of, num_labels
 from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck, Inspection
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 from mmdualtoken.data.check.images import UPRIGHT, Add, read_and_decode
+from mmdualtoken.data.layout import evaluators_of
 from mmdualtoken.data.loading import JPEG_START, size_mismatch
 
 QUICK_MAPS = 20  # maps that the quick look reads, spread over all of them
@@ -43,9 +46,15 @@ class SegmentationCheck(DatasetCheck):
     def look(self, quick: bool) -> None:
         """Check files, folders and classes; if quick, also the labels of some maps."""
         super().look(quick)
+        file = getattr(self.dataset, "ann_file", "")
+        if file and not self.has_errors() and not all(map(str.strip, list_from_file(file))):
+            self.add(ERROR, "has empty lines, which mmseg takes for images", "", "remove them")
+        if self.report.split != "train" and self.dataset is not None:
+            self._check_evaluation()
         if not quick or self.has_errors():
             return
         self.samples = self.toolbox_samples()
+        self._check_evaluated_size()
         self.check_first_image()
         samples = [s for s in self.samples if s.get("seg_map_path")]
         chosen = samples[:: math.ceil(len(samples) / QUICK_MAPS) or 1]
@@ -53,14 +62,43 @@ class SegmentationCheck(DatasetCheck):
             path, self.counts = sample["seg_map_path"], Counter()
             # Training stops at a broken file, or takes another, as its pipeline says.
             if self._check_map(path, lambda *breach: None) is not None:
-                with suppress(Exception):  # `inspect` reports it
+                try:
                     self.inspect_annotations(sample, self.annotation_loaders[0](dict(sample)))
+                except Exception as error:  # of any kind
+                    self.add_failure(error, self.file_of(sample))
+                    return
                 self.labels += self.counts
         self._check_labels(len(chosen), len(samples))
+
+    def _check_evaluation(self) -> None:
+        """Check what the evaluation needs and counts."""
+        if not self.class_names():
+            remedy = "set metainfo=dict(classes=..., palette=...) as for training"
+            self.add(ERROR, "has no names of classes, which the evaluation needs", "", remedy)
+        for evaluator in evaluators_of(self.cfg, f"{self.report.split}_dataloader"):
+            lost = self.ignored & {*range(self.num_classes)} - {evaluator.get("ignore_index", 255)}
+            if lost and type_name(evaluator) == "IoUMetric":
+                kind = f"labels that the heads ignore are counted by {self.report.split}_evaluator"
+                remedy = "set reduce_zero_label=True to ignore 0, or ignore_index of the evaluator"
+                self.add(WARNING, kind, name_list(sorted(lost)), remedy)
+
+    def _check_evaluated_size(self) -> None:
+        """Check that the label map of the first image keeps its size, in which it is evaluated."""
+        if self.report.split == "train" or not self.samples or not self.annotation_loaders:
+            return
+        with suppress(Exception):  # reported where the files are checked
+            results = self.dataset.pipeline({**self.samples[0], "sample_idx": 0})
+            found = results["data_samples"]
+            size, own = found.gt_sem_seg.shape, tuple(found.ori_shape)
+            if size != own:
+                detail = f"{size[1]}x{size[0]}, the first image {own[1]}x{own[0]}"
+                remedy = "put LoadAnnotations behind Resize: the image's own size is evaluated"
+                self.add(ERROR, "has label maps that its pipeline resizes", detail, remedy)
 
     def read(self) -> None:
         dataset = self.dataset
         self.samples = self.toolbox_samples()
+        self._check_evaluated_size()
         images, maps = (dataset.data_prefix.get(k) for k in ("img_path", "seg_map_path"))
         if not self.samples and not self.has_errors():
             there = name_list(path.removeprefix(images).strip("/") for path in _files(images))
