@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.fitting import fit_classes, without_wrapper
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
@@ -134,7 +135,6 @@ def add_class_layer_hook(cfg: Config) -> None:
         cfg: changed in place where it has `load_from` or `resume`.
     """
     hooks = cfg.get("custom_hooks") or []
-    kinds = [hook.get("type") for hook in hooks]
-    added = "DropClassLayersHook" in kinds or DropClassLayersHook in kinds
+    added = "DropClassLayersHook" in map(type_name, hooks)
     if (cfg.get("load_from") or cfg.get("resume")) and not added:
         cfg.custom_hooks = [*hooks, dict(type="DropClassLayersHook")]

@@ -107,9 +107,8 @@ class NanLossHook(Hook):
     A NaN loss is an error with loss scaling as well; gradients that are infinite, and the steps
     that are skipped for them, are not. An infinite loss is only logged.
 
-    Losses are read where MMEngine has brought them to the CPU already, for its log; the norms stay
-    on the device until they are needed. Weights are checked when they are saved. Several processes
-    agree after each iteration.
+    The norms stay on the device until they are needed. Weights are checked when they are saved.
+    Several processes agree after each iteration.
 
     Args:
         action: 'stop'; 'warn': a NaN loss is logged, the first `limit` times, and training
@@ -166,7 +165,11 @@ class NanLossHook(Hook):
         if self.action == "ignore":
             return
         self._batch = data_batch
-        losses = self._losses(runner, outputs)
+        losses = {
+            name: float(value)
+            for name, value in (outputs or {}).items()
+            if "loss" in name and isinstance(value, (int, float, Tensor))
+        }
         nan = any(math.isnan(value) for value in losses.values())
         if not max_over_processes(nan):
             if not all(map(math.isfinite, losses.values())):
@@ -177,23 +180,6 @@ class NanLossHook(Hook):
             self._warn(runner, f"{text} {self._report(runner, losses)}")
         else:
             self._stop(runner, text, losses)
-
-    @staticmethod
-    def _losses(runner: Runner, outputs: Any) -> dict[str, float]:
-        """Losses of this iteration, as RuntimeInfoHook has noted them."""
-        if not isinstance(outputs, Mapping):
-            return {}
-        noted = runner.message_hub.log_scalars
-        runtime_info = any(type(h).__name__ == "RuntimeInfoHook" for h in runner.hooks)
-        losses = {}
-        for name, value in outputs.items():
-            if "loss" not in name:
-                continue
-            if runtime_info and f"train/{name}" in noted:
-                losses[name] = float(noted[f"train/{name}"].current())
-            elif isinstance(value, (int, float, Tensor)):
-                losses[name] = float(value)
-        return losses
 
     def _report(self, runner: Runner, losses: Mapping, limit: int | None = None) -> str:
         files = list(image_files(self._batch)) or ["their names are not in it"]
