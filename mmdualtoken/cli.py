@@ -26,6 +26,20 @@ from mmdualtoken.weights.checkpoints import (
 from mmdualtoken.weights.shipped import SCHEME, weights_info
 
 
+def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], float]:
+    """Make a `type` for argparse: an int or a float from `low` to `high`."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            allowed = f"{low} or more" if high == float("inf") else f"a number from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"received {text}; allowed is {allowed}")
+        return value
+
+    convert.__name__ = kind.__name__  # in argparse's message on a text that is no number
+    return convert
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what names a config and changes it, for tools that run in one process."""
     parser.add_argument("config", help="config file, relative to the working directory or project")

@@ -6,6 +6,7 @@ import training_runs
 from toy_training import toy_config
 from training_runs import NARROW, random_config, train, write_scenes
 
+pytestmark = pytest.mark.processes
 ITERATIONS = 2000
 #: Part of a run by whose end all is full that is filled once: caches, the first checkpoint and
 #: validation.

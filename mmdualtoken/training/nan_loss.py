@@ -166,7 +166,7 @@ class NanLossHook(Hook):
             return
         self._batch = data_batch
         losses = {
-            name: float(value)
+            name: float(value.detach() if isinstance(value, Tensor) else value)
             for name, value in (outputs or {}).items()
             if "loss" in name and isinstance(value, (int, float, Tensor))
         }
