@@ -32,10 +32,9 @@ def test_a_write_that_fails_leaves_the_old_file(failing, error, folder, monkeypa
 
     Path("kept").write_bytes(b"old")
     Path("file").symlink_to("kept")
-    monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(type(error)):
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(os, failing, fail)
         atomic.replace_file("file", b"new")
-    monkeypatch.undo()
     assert Path("file").read_bytes() == b"old"
     assert Path(f"kept{atomic.PARTIAL}").exists() == isinstance(error, SystemExit)
     atomic.replace_file("file", b"new")

@@ -21,13 +21,13 @@ EVERY_2 = "default_hooks.checkpoint.interval=2"
 READ_MAPS = {"segmentation": ["model.backbone.out_indices=[2]", "model.decode_head.in_index=0"]}
 
 
-def faulty(name, iteration, config=DETECTOR, **more):
-    """A config whose second process gets a signal after an iteration, and its path."""
+def faulty(number, **more):
+    """A config whose second process gets a signal after the fifth iteration, and its path."""
     path = Path("faulty.py")
-    hook = dict(type="RankFault", signal=name, iteration=iteration)
+    hook = dict(type="SignalAt", done=5, numbers=[int(number)], rank=1)
     lines = [
-        f"_base_ = {config!r}",
-        "custom_imports = dict(imports=['mmdualtoken', 'rank_faults'])",
+        f"_base_ = {DETECTOR!r}",
+        "custom_imports = dict(imports=['mmdualtoken', 'toy_training'])",
         f"custom_hooks = [{hook!r}]",
         *(f"{key} = {value!r}" for key, value in more.items()),
     ]
@@ -68,7 +68,7 @@ def check_resumed(work_dir, last):
 @pytest.mark.parametrize("resume", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_process_ends_the_run(resume, project):
     """Two processes write one log and one checkpoint at a time; then one dies."""
-    config = faulty("SIGKILL", iteration=5)
+    config = faulty(signal.SIGKILL)
     options = ["train_cfg.max_iters=1000", EVERY_2]
     status, printed = launch(
         "dist_train.sh", config, WORLD, "--work-dir", "run", "--cfg-options", *options
@@ -85,11 +85,11 @@ def test_killed_process_ends_the_run(resume, project):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, timeout", [("SIGKILL", 1800), ("SIGSTOP", 10)], ids=["killed", "hangs"]
+    "number, timeout", [(signal.SIGKILL, 1800), (signal.SIGSTOP, 10)], ids=["killed", "hangs"]
 )
-def test_without_an_agent(name, timeout, project):
+def test_without_an_agent(number, timeout, project):
     """Processes started by hand: the other's closed connection ends one, or the timeout."""
-    config = faulty(name, 5, env_cfg=dict(dist_cfg=dict(backend="nccl", timeout=timeout)))
+    config = faulty(number, env_cfg=dict(dist_cfg=dict(backend="nccl", timeout=timeout)))
     command = [sys.executable, ROOT / "tools" / "train.py", config, "--launcher", "pytorch"]
     command += ["--work-dir", "run", "--cfg-options", "train_cfg.max_iters=1000", EVERY_2]
     shared = dict(WORLD_SIZE=str(WORLD), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
@@ -104,8 +104,8 @@ def test_without_an_agent(name, timeout, project):
             assert ranks[0].poll() is None, Path("rank0.log").read_text()[-3000:]
         assert ranks[0].wait(SECONDS) != 0
         printed = Path("rank0.log").read_text()
-        assert ("by peer" if name == "SIGKILL" else "imed out") in printed, printed[-3000:]
-        if name == "SIGKILL":
+        assert ("by peer" if number == signal.SIGKILL else "imed out") in printed, printed[-3000:]
+        if number == signal.SIGKILL:
             assert ranks[1].wait(SECONDS) == -signal.SIGKILL
         else:
             assert ranks[1].poll() is None  # stopped, for ever
