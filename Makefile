@@ -48,7 +48,7 @@ demo: setup
 	$(VENV)/bin/python tools/demo.py --work-dir work_dirs/demo-$(STACK)
 
 test: setup
-	$(VENV)/bin/python -m pytest tests -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest tests -n 2 --dist loadfile --durations=25
 
 # Some of them fork the process that runs them, and signal it: not in a worker with threads.
 test-processes: setup

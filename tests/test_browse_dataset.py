@@ -108,7 +108,7 @@ def test_broken_image_is_named(project, tool):
     "arguments, message",
     [
         (["--out", "data"], "--out data has files in it"),
-        (["--out", "seen", "--num", "0"], "--num is 0"),
+        (["--out", "seen", "--num", "0"], "--num: received 0"),
         (["--out", "seen", "--cfg-options", "train_dataloader=None"], "no train_dataloader"),
         (
             ["--out", "seen", "--cfg-options", "train_dataloader.dataset.data_root=nowhere/"],

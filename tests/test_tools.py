@@ -1,5 +1,6 @@
 """tools/train.py and tools/test.py for the three toolboxes."""
 
+import argparse
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from safetensors.torch import save_file
 from tasks import DETECTOR, RTMDET, TASKS
 
+from mmdualtoken.cli import number
 from mmdualtoken.weights.checkpoints import allow_mmengine_checkpoints, load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,6 +177,16 @@ def test_both_spellings_of_the_local_rank(flag, monkeypatch):
     from train import parse_args
 
     assert parse_args().local_rank == 3
+
+
+@pytest.mark.parametrize("text", ["0", "6", "x"])
+def test_numbers_out_of_range(text, capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--number", type=number(int, 1, 5))
+    assert parser.parse_args(["--number", "5"]).number == 5
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--number", text])
+    assert "argument --number: " in capsys.readouterr().err
 
 
 def test_pretrained(trained, tool):
