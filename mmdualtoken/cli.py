@@ -1,7 +1,6 @@
 """The command line of the tools: arguments, configs and errors."""
 
 import argparse
-import difflib
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 
-from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path
+from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path, suggest
 from mmdualtoken.config_variables import unused_changes
 from mmdualtoken.errors import InputError, explain, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
@@ -85,12 +84,9 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     known = {p.stem: p for folder in folders for p in sorted(folder.glob("mm*/*.py"))}
-    stem = Path(name).stem
-    near = [n for n in known if n.startswith(stem)]
-    near = (near or difflib.get_close_matches(stem, known, n=4, cutoff=0.5))[:4]
-    hint = f"Did you mean {', '.join(str(known[n]) for n in near)}?" if near else "Is it misspelt?"
     raise InputError(
-        f"Config {name} does not exist, neither in {Path.cwd()} nor in {PROJECT_ROOT}. {hint}"
+        f"Config {name} does not exist, neither in {Path.cwd()} nor in {PROJECT_ROOT}. "
+        f"{suggest(name, known) or 'Is it misspelt?'}"
     )
 
 

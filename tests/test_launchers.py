@@ -152,7 +152,8 @@ def test_sync_bn_needs_a_gpu(alone):
 
 def test_sync_bn_that_the_config_does_not_name(alone, project, tool):
     """mmseg's Feature2Pyramid has it by default."""
-    neck = ["model.neck.type=Feature2Pyramid", "model.neck.embed_dim=32"]
+    neck = [f"model.neck.{s}" for s in ("type=Feature2Pyramid", "embed_dim=16")]
+    neck.append("model.neck.rescales=[4,1,0.5]")
     config, _ = TASKS["segmentation"]
     options = ["--cfg-options", "find_unused_parameters=True", *neck]
     status, printed = tool("train", config, "--launcher", "pytorch", *options)

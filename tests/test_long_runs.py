@@ -38,7 +38,7 @@ def growth(file):
     """What grows by more than its limit, and by how much."""
     found = footprint.read(file)
     first = WARM_UP * found["count"][-1]
-    slopes = {name: footprint.slope(found, name, first) for name in (*LIMITS, "resident")}
+    slopes = {name: footprint.slope(found, name, first) for name in LIMITS}
     print(f"\n{file.name}: " + ", ".join(f"{k} {v:+.4g}" for k, v in slopes.items()))
     return {name: slopes[name] for name in LIMITS if slopes[name] > LIMITS[name]}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mmseg.engine import SegVisualizationHook
 from tasks import SHORT, TASKS
+from torch.utils.data import DataLoader
 
 from mmdualtoken.training.monitoring import MonitoringHook, add_monitoring, averaged, draw_curves
 from mmdualtoken.weights.checkpoints import load_file
@@ -70,7 +71,7 @@ def test_a_resumed_run_keeps_its_curves(trained, tool):
 
 def test_pictures_that_the_config_asks_for_stay_as_they_are():
     hooks = [SegVisualizationHook(draw=True, interval=100), SegVisualizationHook(interval=100)]
-    MonitoringHook().before_val(SimpleNamespace(hooks=hooks, val_dataloader=[0] * 9))
+    MonitoringHook().before_val(SimpleNamespace(hooks=hooks, val_dataloader=DataLoader(range(9))))
     assert [(hook.draw, hook.interval) for hook in hooks] == [(True, 100), (True, 3)]
 
 
