@@ -150,13 +150,10 @@ def test_sync_bn_needs_a_gpu(alone):
         nn.parallel.DistributedDataParallel(build(out_norm_cfg=dict(type="SyncBN")))
 
 
-def test_sync_bn_that_the_config_does_not_name(alone, project, tool):
-    """mmseg's Feature2Pyramid has it by default."""
-    neck = [f"model.neck.{s}" for s in ("type=Feature2Pyramid", "embed_dim=16")]
-    neck.append("model.neck.rescales=[4,1,0.5]")
-    config, _ = TASKS["segmentation"]
-    options = ["--cfg-options", "find_unused_parameters=True", *neck]
-    status, printed = tool("train", config, "--launcher", "pytorch", *options)
+def test_sync_bn_by_the_tool(alone, project, tool):
+    options = ["model.decode_head.norm_cfg.type=SyncBN", "find_unused_parameters=True"]
+    arguments = [TASKS["segmentation"][0], "--launcher", "pytorch", "--cfg-options", *options]
+    status, printed = tool("train", *arguments)
     assert status == 0, printed[-3000:]
     assert "SyncBatchNorm computes on GPUs only" in printed
 

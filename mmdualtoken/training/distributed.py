@@ -26,7 +26,7 @@ FULL_ON_CPU = dict(
     optim_state_dict_config=dict(type="FullOptimStateDictConfig", rank0_only=True),
 )
 #: Seconds that the first process has to end with an error before others print theirs.
-PATIENCE = 6
+PATIENCE = 15
 #: Where each launcher tells a process its number.
 RANKS = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
 TORCHRUN = "tools/dist_train.sh CONFIG PROCESSES, or torchrun --nproc-per-node=PROCESSES"
