@@ -57,18 +57,14 @@ def check_resumed_optimizer(optimizer: Optimizer, state: Mapping, filename: str)
         InputError: the checkpoint's groups of parameters are not as many, or of another optimizer.
     """
     own, there = optimizer.param_groups, state.get("param_groups") or []
-    kinds = [KINDS_OF_STATE & set(groups[0]) if groups else set() for groups in (own, there)]
+    kinds = [sorted(KINDS_OF_STATE & {*groups[0]}) if groups else [] for groups in (own, there)]
     if len(own) == len(there) and kinds[0] == kinds[1]:
         return
-    ours, theirs = (
-        f"{len(groups)} groups with {sorted(kind)}"
-        for groups, kind in zip((own, there), kinds, strict=True)
-    )
     raise InputError(
         f"Resuming from {filename}: the config's optimizer, {type(optimizer).__name__}, is not the "
-        f"one that the run began with (by the config {ours}, in the file {theirs}). "
-        "Resume a run with the config that it began with. To train its weights with another "
-        "optimizer, use tools/train.py --load-from."
+        f"one that the run began with (by the config {len(own)} groups with {kinds[0]}, in the "
+        f"file {len(there)} groups with {kinds[1]}). Resume a run with the config that it began "
+        "with. To train its weights with another optimizer, use tools/train.py --load-from."
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -131,7 +130,7 @@ class NanLossHook(Hook):
         self.top = top
         self.limit = limit
         self._warned = 0
-        self._norms: list[GradientNorms] = []
+        self._norms: GradientNorms | None = None
         self._batch: Any = None
 
     def before_train(self, runner: Runner) -> None:
@@ -139,20 +138,15 @@ class NanLossHook(Hook):
         if self.action == "ignore":
             return
         names = {p: name for name, p in runner.model.named_parameters()}
-        wrapper = runner.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        optimizers = [getattr(w, "optimizer", None) for w in wrappers]
-        self._norms = [
-            GradientNorms(optimizer, names)
-            for optimizer in optimizers
-            if isinstance(optimizer, torch.optim.Optimizer)
-        ]
+        optimizer = getattr(runner.optim_wrapper, "optimizer", None)  # none where there are several
+        if isinstance(optimizer, torch.optim.Optimizer):
+            self._norms = GradientNorms(optimizer, names)
 
     def after_train(self, runner: Runner) -> None:
         """Let go of the optimizer and the last batch."""
-        for norms in self._norms:
-            norms.handle.remove()
-        self._norms, self._batch = [], None
+        if self._norms is not None:
+            self._norms.handle.remove()
+        self._norms, self._batch = None, None
 
     def after_train_iter(
         self,
@@ -188,11 +182,11 @@ class NanLossHook(Hook):
         values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         text = f"Iteration {runner.iter + 1}, epoch {runner.epoch + 1}: {values or 'no losses'}. "
         text += f"Files of the batch: {', '.join(files)}."
-        for norms in self._norms:
-            for which, found in (("last", norms.last), ("previous", norms.before)):
-                if found:
-                    text += f" Largest gradient norms of the {which} update: "
-                    text += f"{_describe_norms(found, self.top)}."
+        last, before = (self._norms.last, self._norms.before) if self._norms else ({}, {})
+        for which, found in (("last", last), ("previous", before)):
+            if found:
+                text += f" Largest gradient norms of the {which} update: "
+                text += f"{_describe_norms(found, self.top)}."
         return text
 
     def _warn(self, runner: Runner, text: str) -> None:
