@@ -168,7 +168,7 @@ def assert_same(a: object, b: object, path: str = "") -> None:
         assert a.shape == b.shape, path
         assert (a == b).all(), f"{path}: differs by up to {abs(a - b).max()}"
     elif isinstance(a, dict):
-        assert list(a) == list(b), path
+        assert a.keys() == b.keys(), path
         for key in a:
             assert_same(a[key], b[key], f"{path}.{key}")
     elif isinstance(a, (list, tuple)):
