@@ -20,16 +20,14 @@ ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
 MATCH := --match-python
 endif
 
-# Tests that fork the process which runs them, and signal it: not in a worker with threads.
-ALONE := test_kills.py test_interrupts.py
-
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-install test-all lint docs
+.PHONY: help setup demo test test-processes test-install test-all lint docs
 
 help:
 	@echo 'make setup     create or complete the environment ($(VENV))'
 	@echo 'make demo      set up, train on synthetic scenes, show the result'
 	@echo 'make test      set up, run the tests'
+	@echo 'make test-processes  set up, run those that start, kill and join processes'
 	@echo 'make test-install  set up, try the pip commands of the README in empty environments'
 	@echo 'make test-all  set up, run all tests of both stacks, slow ones too'
 	@echo 'make lint      set up, run ruff'
@@ -50,8 +48,11 @@ demo: setup
 	$(VENV)/bin/python tools/demo.py --work-dir work_dirs/demo-$(STACK)
 
 test: setup
-	$(VENV)/bin/python -m pytest tests -n 2 --dist loadfile $(ALONE:%=--ignore=tests/%)
-	$(VENV)/bin/python -m pytest $(ALONE:%=tests/%)
+	$(VENV)/bin/python -m pytest tests -n 2 --dist loadfile --durations=25
+
+# Some of them fork the process that runs them, and signal it: not in a worker with threads.
+test-processes: setup
+	$(VENV)/bin/python -m pytest tests -m "processes and not slow"
 
 test-install: setup
 	$(VENV)/bin/python -m pytest tests/test_pip_install.py -m slow

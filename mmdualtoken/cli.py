@@ -1,7 +1,6 @@
 """The command line of the tools: arguments, configs and errors."""
 
 import argparse
-import difflib
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 
-from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path
+from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path, suggest
 from mmdualtoken.config_variables import unused_changes
 from mmdualtoken.errors import InputError, explain, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
@@ -24,6 +23,20 @@ from mmdualtoken.weights.checkpoints import (
     refuse_unsafe_checkpoints,
 )
 from mmdualtoken.weights.shipped import SCHEME, weights_info
+
+
+def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], float]:
+    """Make a `type` for argparse: an int or a float from `low` to `high`."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            allowed = f"{low} or more" if high == float("inf") else f"a number from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"received {text}; allowed is {allowed}")
+        return value
+
+    convert.__name__ = kind.__name__  # in argparse's message on a text that is no number
+    return convert
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,12 +84,9 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     known = {p.stem: p for folder in folders for p in sorted(folder.glob("mm*/*.py"))}
-    stem = Path(name).stem
-    near = [n for n in known if n.startswith(stem)]
-    near = (near or difflib.get_close_matches(stem, known, n=4, cutoff=0.5))[:4]
-    hint = f"Did you mean {', '.join(str(known[n]) for n in near)}?" if near else "Is it misspelt?"
     raise InputError(
-        f"Config {name} does not exist, neither in {Path.cwd()} nor in {PROJECT_ROOT}. {hint}"
+        f"Config {name} does not exist, neither in {Path.cwd()} nor in {PROJECT_ROOT}. "
+        f"{suggest(name, known) or 'Is it misspelt?'}"
     )
 
 

@@ -47,6 +47,14 @@ def list_configs() -> list[str]:
     return [name for name in names if not name.startswith("_base_")]
 
 
+def suggest(name: str, known: Mapping[str, object]) -> str:
+    """Ask for the nearest names: '' or 'Did you mean A, B?', with the values of the known ones."""
+    stem = Path(str(name)).stem
+    near = [n for n in known if n.startswith(stem)]
+    near = (near or difflib.get_close_matches(stem, known, n=4, cutoff=0.5))[:4]
+    return f"Did you mean {', '.join(str(known[n]) for n in near)}?" if near else ""
+
+
 def config_path(name: str) -> str:
     """Absolute path of a config of the installed package, from a wheel or an editable install.
 
@@ -65,10 +73,8 @@ def config_path(name: str) -> str:
     known = list_configs()
     if name in (*known, MUON):
         return str(_folder() / name)
-    stems = {Path(n).stem: n for n in known}
-    near = difflib.get_close_matches(Path(str(name)).stem, stems, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(repr(stems[n]) for n in near)}? " if near else ""
+    hint = suggest(name, {Path(n).stem: n for n in known})
     raise InputError(
         f"mmdualtoken has no config {str(name)!r}; names are paths below its configs/, such as "
-        f"'mmdet/maskrcnn_dualtoken_s_1x.py'. {hint}All names: {LIST_ALL}"
+        f"'mmdet/maskrcnn_dualtoken_s_1x.py'. {hint} All names: {LIST_ALL}"
     )

@@ -2,12 +2,14 @@
 
 import os
 import runpy
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from tasks import SHORT, TASKS
 
 # Narrow models at 64 pixels: threads cost more than they give, on a busy machine twenty times.
 torch.set_num_threads(1)
@@ -101,6 +103,26 @@ def tool(monkeypatch, capfd):
             status = stop.code or 0
         printed = capfd.readouterr()
         return status, printed.out + printed.err
+
+    return call
+
+
+@pytest.fixture
+def trained(scenes, project, tool):
+    """trained(task): put a work dir 'run' here, of a training that tests share -> its output."""
+
+    def call(task):
+        shared = scenes / "runs" / task
+        if not shared.exists():
+            options = ["--work-dir", "run", "--cfg-options", *SHORT[task]]
+            status, printed = tool("train", TASKS[task][0], *options)
+            assert status == 0, printed[-3000:]
+            shutil.copytree("run", shared)
+            (shared / "printed").write_text(printed)
+        shutil.copytree(shared, "run", dirs_exist_ok=True)
+        last = project / "run" / "last_checkpoint"
+        last.write_text(str(last.with_name(Path(last.read_text()).name)))
+        return (shared / "printed").read_text()
 
     return call
 

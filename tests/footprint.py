@@ -51,12 +51,6 @@ def histories() -> int:
     return sum(array.nbytes for buffer in buffers for array in buffer.data)
 
 
-def resident() -> float:
-    """Resident memory of this process in megabytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 class Footprints:
     """Writes lines to a file: a count, and what this process holds.
 
@@ -64,7 +58,7 @@ class Footprints:
         name: of the file.
     """
 
-    COLUMNS = ("count", "allocated", "blocks", "files", "resident")
+    COLUMNS = ("count", "allocated", "blocks", "files")
 
     def __init__(self, name: str):
         gc.freeze()  # what is there already is not looked at each time
@@ -77,7 +71,7 @@ class Footprints:
         numbers = (allocated() - by_design, sys.getallocatedblocks())
         files = len(os.listdir("/proc/self/fd"))
         with open(self.file, "a") as file:
-            print(count, *numbers, files, resident(), file=file)
+            print(count, *numbers, files, file=file)
 
 
 def read(file: Path) -> dict[str, np.ndarray]:
@@ -148,20 +142,13 @@ class LeakHook(Hook):
     """
 
     def __init__(self, kind: str):
-        self.make = getattr(self, f"make_{kind}")
+        self.kind = kind
         self.kept = []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.kept.append(self.make(runner))
-
-    @staticmethod
-    def make_tensor(runner):
-        return torch.zeros(1)
-
-    @staticmethod
-    def make_tuple(runner):
-        return (runner.iter,)
-
-    @staticmethod
-    def make_file(runner):
-        return os.open(os.devnull, os.O_RDONLY)
+        if self.kind == "tensor":
+            self.kept.append(torch.zeros(1))
+        elif self.kind == "tuple":
+            self.kept.append((runner.iter,))
+        else:
+            self.kept.append(os.open(os.devnull, os.O_RDONLY))

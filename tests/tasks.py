@@ -10,3 +10,9 @@ TASKS = {
     "segmentation": (str(CONFIGS / "fcn_narrow.py"), "mIoU"),
     "classification": (str(CONFIGS / "classifier_narrow.py"), "accuracy/top1"),
 }
+#: Options of a training with two evaluations.
+SHORT = {
+    "detection": ["train_cfg.max_iters=4", "train_cfg.val_interval=2"],
+    "segmentation": ["train_cfg.max_iters=4", "train_cfg.val_interval=2"],
+    "classification": ["train_cfg.max_epochs=2", "train_cfg.val_interval=1"],
+}

@@ -29,6 +29,7 @@ def run(mode):
     return float(total), int(faults)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_pages_are_kept():
     """Five rounds of two blocks of 64 MiB, once the heap has its size: few pages are new."""

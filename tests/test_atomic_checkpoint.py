@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from mmengine.fileio import get_file_backend
 from mmengine.registry import HOOKS
 from toy_training import names, run, toy_config, with_hook
 from training_runs import assert_same, last, state_of
@@ -22,45 +23,29 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file(failing, folder, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), SystemExit()])
+def test_a_write_that_fails_leaves_the_old_file(failing, error, folder, monkeypatch):
+    """A kill, unlike a full disk, leaves time for no clean-up."""
+
     def fail(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
-    atomic.replace_file("file", b"old")
-    monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(OSError, match="No space"):
-        atomic.replace_file("file", b"new")
-    assert Path("file").read_bytes() == b"old" and names(".") == {"file"}
-
-
-def test_a_write_that_is_cut_off_leaves_the_old_file(folder, monkeypatch):
-    def killed(*args):
-        raise SystemExit  # no clean-up for an OSError runs either
-
-    atomic.replace_file("file", b"old")
-    monkeypatch.setattr(os, "fsync", killed)
-    with pytest.raises(SystemExit):
+    Path("kept").write_bytes(b"old")
+    Path("file").symlink_to("kept")
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(os, failing, fail)
         atomic.replace_file("file", b"new")
     assert Path("file").read_bytes() == b"old"
-    assert names(".") == {"file", "file" + atomic.PARTIAL}
-
-
-def test_replaced_file_may_be_a_link(folder):
-    Path("kept").mkdir()
-    Path("kept/file").write_bytes(b"old")
-    Path("file").symlink_to("kept/file")
+    assert Path(f"kept{atomic.PARTIAL}").exists() == isinstance(error, SystemExit)
     atomic.replace_file("file", b"new")
-    assert Path("file").is_symlink() and Path("kept/file").read_bytes() == b"new"
+    assert Path("file").is_symlink() and Path("kept").read_bytes() == b"new"
 
 
 def test_backend_of_the_stock_hook(folder):
     """It is enough to name the backend where our hook is not wanted."""
-    from mmengine.fileio import get_file_backend
-
     backend = get_file_backend("x", backend_args=dict(backend="atomic_local"))
     backend.put(b"bytes", "new/file")
-    backend.put_text("text", "new/text")
-    assert Path("new/file").read_bytes() == b"bytes" and Path("new/text").read_text() == "text"
+    assert Path("new/file").read_bytes() == b"bytes"
 
 
 @pytest.mark.parametrize("given", [None, dict(backend="local")])
@@ -88,8 +73,9 @@ def cut_write(monkeypatch, name):
     monkeypatch.setattr(atomic, "replace_file", cut)
 
 
-@pytest.mark.parametrize("cut", ["iter_3", "best_error_iter_2", "best_error_iter_4"])
-@pytest.mark.parametrize("kept", [-1, 1])
+@pytest.mark.parametrize(
+    "cut, kept", [("iter_3", 1), ("best_error_iter_2", -1), ("best_error_iter_4", 1)]
+)
 def test_cut_off_while_a_checkpoint_is_written(cut, kept, folder, monkeypatch):
     def config():
         cfg = toy_config(length=5)
@@ -141,29 +127,26 @@ def test_full_disk(folder, monkeypatch):
     cfg = toy_config()
     cfg.default_hooks.checkpoint.max_keep_ckpts = 1
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="disk is full.*last good checkpoint is .*run/iter_2.pth"):
+    with pytest.raises(InputError, match="No space left.*last good checkpoint is .*run/iter_2.pth"):
         run(cfg, "run")
     assert names("run") == {"iter_2.pth", "last_checkpoint"}
     assert len(state_of("run/iter_2.pth")["losses"]) == 2
 
 
-def test_work_dir_is_a_file(folder):
+def test_work_dir_that_cannot_be_made(folder):
     Path("taken").touch()
-    with pytest.raises(InputError, match="taken: a file, or a link.*folder's place.*--work-dir"):
-        run(toy_config(), "taken")
-    with pytest.raises(InputError, match="a part of the path is a file.*No checkpoint has been"):
-        run(toy_config(), "taken/run")
-    with pytest.raises(InputError, match="taken.*: a part of the path is a file.*No checkpoint"):
-        run(toy_config(), "taken/deep/run")
-
-
-def test_work_dir_cannot_be_made(folder):
-    for name, target in dict(dangling="nowhere", loop="loop").items():
-        Path(name).symlink_to(target)
-        with pytest.raises(InputError, match=f"{name}: a file, or a link to nothing, is in the"):
+    Path("dangling").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
+    for name, said in (
+        ("taken", "taken: File exists.*--work-dir.*No checkpoint has been"),
+        ("taken/run", "Not a directory"),
+        ("taken/deep/run", "taken.*: Not a directory"),
+        ("dangling", "dangling: File exists"),
+        ("loop", "loop: File exists"),
+        ("x" * 300, "x: File name too long"),
+    ):
+        with pytest.raises(InputError, match=said):
             run(toy_config(), name)
-    with pytest.raises(InputError, match="x: the name is too long .*--work-dir"):
-        run(toy_config(), "x" * 300)
 
 
 def test_out_dir_that_cannot_be_written_fails_before_training(folder, monkeypatch):
@@ -196,8 +179,8 @@ def test_full_disk_in_a_thread(capsys):
 @pytest.mark.parametrize(
     "number, text",
     [
-        (errno.ENOSPC, "Training cannot write to run: the disk is full"),
-        (errno.EIO, "Training cannot write to run, or cannot read its data: the disk fails"),
+        (errno.ENOSPC, "Training cannot write to run: No space left"),
+        (errno.EIO, "Training cannot write to run, or cannot read its data: Input/output error"),
     ],
 )
 def test_errors_that_name_no_file(number, text):
@@ -207,13 +190,8 @@ def test_errors_that_name_no_file(number, text):
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        FileNotFoundError(errno.ENOENT, "No such file", "run/image.jpg"),
-        PermissionError(errno.EACCES, "Permission denied", "elsewhere/image.jpg"),
-    ],
-    ids=["of another kind", "elsewhere"],
+    "number, file", [(errno.ENOENT, "run/image.jpg"), (errno.EACCES, "elsewhere/image.jpg")]
 )
-def test_other_errors_keep_their_traceback(error):
-    with pytest.raises(type(error)), exit_cleanly("run"):
-        raise error
+def test_other_errors_keep_their_traceback(number, file):
+    with pytest.raises(OSError, match=file), exit_cleanly("run"):
+        raise OSError(number, os.strerror(number), file)

@@ -101,7 +101,7 @@ def test_broken_image_is_named(project, tool):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--num", "0"], "--num is 0"),
+        (["--num", "0"], "--num: received 0"),
         (["--cfg-options", "train_dataloader=None"], "no train_dataloader"),
         (
             ["--cfg-options", "train_dataloader.dataset.data_root=nowhere/"],

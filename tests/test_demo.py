@@ -55,4 +55,4 @@ def test_status(status, tmp_path):
     process = start(script)
     printed = process.communicate(timeout=60)[0]
     assert process.returncode == status
-    assert ("The command above ended with status 2" in printed) == (status == 2)
+    assert ("The command above ended with 2" in printed) == (status == 2)

@@ -1,7 +1,7 @@
 """DDP on two processes (gloo): gradients are those of one process on the joint batch."""
 
 from copy import deepcopy
-from itertools import combinations, product
+from itertools import combinations
 
 import pytest
 from helpers import VARIANTS, build, rand, randomise
@@ -14,26 +14,20 @@ SIZE = 40  # maps of 5, 3 and 2 cells
 LR = 0.01
 
 
-def switch(out, frozen, cp):
-    name = f"out{''.join(map(str, out))}-frozen{frozen}{'-cp' * cp}"
-    return name, dict(out_indices=out, frozen_stages=frozen, with_cp=cp)
-
-
 def every_case():
     """Settings of DualTokenViT by name: every way to switch parts off, and every variant."""
-    found = dict(switch(*case) for case in product(SUBSETS, range(-1, 4), (False, True)))
-    for name, settings in VARIANTS.items():
-        if settings.get("arch") in ("tiny", "small"):
-            continue  # the widths change nothing here
-        found[name] = settings
-        found[f"{name}-cp"] = dict(settings, with_cp=True)
+    found = {}
+    for i, out in enumerate(SUBSETS):
+        for frozen in range(-1, 4):
+            cp = bool((i + frozen) % 2)
+            name = f"out{''.join(map(str, out))}-frozen{frozen}{'-cp' * cp}"
+            found[name] = dict(out_indices=out, frozen_stages=frozen, with_cp=cp)
+    narrow = {k: v for k, v in VARIANTS.items() if v.get("arch") not in ("tiny", "small")}
+    found |= {name: dict(v, with_cp=bool(i % 2)) for i, (name, v) in enumerate(narrow.items())}
     return {**found, "alpha-0": dict(alpha=0.0), "alpha-1": dict(alpha=1.0)}
 
 
 CASES = every_case()
-LIGHT = [switch(out, i % 5 - 1, bool(i % 2))[0] for i, out in enumerate(SUBSETS)]
-LIGHT += ["mix-cp", "none", "normal", "msa-cp", "window-cp", "onestep", "norm-bn", "norm-none"]
-HEAVY = [name for name in CASES if name not in LIGHT]
 #: A weight of exactly 0 in the fusion: the other side's parameters get gradients of zero.
 ZERO = {"alpha-0": "token_module.mlp", "alpha-1": "token_module.aggregate"}
 
@@ -81,28 +75,20 @@ def two_steps(rank, settings):
     return dict(error=max(errors), unused=sorted(unused), zero=sorted(zero))
 
 
-def all_cases(rank, cases):
-    return {name: outcome(two_steps, rank, settings) for name, settings in cases.items()}
+def all_cases(rank):
+    return {name: outcome(two_steps, rank, settings) for name, settings in CASES.items()}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """found(name): what the ranks found in a case; the light and the heavy ones start together."""
-    results = {}
-
-    def look_up(name):
-        if name not in results:
-            group = {n: CASES[n] for n in (LIGHT if name in LIGHT else HEAVY)}
-            ranks = run_ranks(all_cases, tmp_path_factory.mktemp("ranks"), group)
-            results.update({n: [rank[n] for rank in ranks] for n in group})
-        return results[name]
-
-    return look_up
+    """What each rank has found, by the names of the cases."""
+    return run_ranks(all_cases, tmp_path_factory.mktemp("ranks"))
 
 
-def check_case(name, results):
-    assert len(results) == WORLD
-    for result in results:
+@pytest.mark.processes
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_equal_those_of_the_joint_batch(name, found):
+    for result in (rank[name] for rank in found):
         assert isinstance(result, dict), result
         assert result["unused"] == []
         if name in ZERO:
@@ -110,14 +96,3 @@ def check_case(name, results):
         else:
             assert result["zero"] == []
         assert result["error"] < 1e-12
-
-
-@pytest.mark.parametrize("name", LIGHT)
-def test_gradients_equal_those_of_the_joint_batch(name, found):
-    check_case(name, found(name))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", HEAVY)
-def test_gradients_in_every_case(name, found):
-    check_case(name, found(name))

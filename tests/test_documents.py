@@ -36,7 +36,7 @@ FOREIGN = {
     "MIM=$(python": "sets the variable of the next line",
     "python $MIM/tools/misc/download_dataset.py": "downloads COCO",
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
-    "python $(python -c 'import mmdet": "test_installed.py runs the toolboxes' own tools",
+    "python $(python -c 'import mmdet": "test_pip_install.py runs the toolboxes' own tools",
     "python3 -m venv": "makes the environment of the next line",
     "export MALLOC_MMAP_MAX_=0": "of glibc; sets variables for what is run next",
     "python runner.py": "beside an exported file; test_export_results.py runs it",
@@ -60,7 +60,7 @@ NOT_RUN = {
 RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 #: Blocks of Python that are compiled here and run elsewhere.
 PYTHON_ELSEWHERE = {
-    ("docs/installation.md", "DetInferencer("): "test_installed.py",
+    ("docs/installation.md", "DetInferencer("): "test_pip_install.py",
     ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export_files.py",
     ("docs/deployment.md", "openvino.Core()"): "test_export_files.py",
     ("docs/deployment.md", "export.runner"): "test_export_results.py",

@@ -14,9 +14,6 @@ from tasks import TASKS
 
 from mmdualtoken.weights.checkpoints import load_file
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
 # Per task: the toolbox, a config's changes to other classes, and the class layers by name.
 OTHER_CLASSES = {
     "detection": (
@@ -96,20 +93,19 @@ def check_start(checkpoint, layers, printed):
 
 
 @pytest.mark.parametrize("task", OTHER_CLASSES)
-def test_to_other_classes(task, project, tool):
+def test_to_other_classes(task, trained, tool):
     """A model that was trained before, by tools/train.py."""
     _, changes, layers = OTHER_CLASSES[task]
-    assert tool("train", config(task), "--work-dir", "first")[0] == 0
-    checkpoint = checkpoint_of("first")
-
+    trained(task)
+    checkpoint = checkpoint_of("run")
     path = config(task, changes)
     status, printed = tool("train", path, "--work-dir", "ours", "--load-from", checkpoint)
     assert status == 0
     parts = check_start(checkpoint, layers, printed)
     if task == "detection":
         assert parts == {"backbone", "neck", "rpn_head", "roi_head"}
-    trained = load_file(checkpoint_of("ours"))["state_dict"]
-    assert all(len(trained[f"{layer}.weight"]) == new for layer, (_, new) in layers.items())
+    begun = load_file(checkpoint_of("ours"))["state_dict"]
+    assert all(len(begun[f"{layer}.weight"]) == new for layer, (_, new) in layers.items())
 
 
 @pytest.mark.parametrize("by_config", [True, False])
@@ -127,13 +123,12 @@ def test_first_start_with_resume(by_config, project, tool):
     assert status == 0 and "resumed epoch: 0, iter: 2" in printed
 
 
-@pytest.mark.parametrize("task", OTHER_CLASSES)
-def test_to_other_classes_by_the_stock_tools(task, project, tool, stock):
+def test_to_other_classes_by_the_stock_tools(project, tool, stock):
     """By the toolbox's own train.py, with the hook in the config."""
-    toolbox, changes, layers = OTHER_CLASSES[task]
-    checkpoint = save_narrow(task)
+    toolbox, changes, layers = OTHER_CLASSES["segmentation"]
+    checkpoint = save_narrow("segmentation")
     hooks = "dict(type='DropClassLayersHook'), dict(type='SaveStartHook')"
-    path = config(task, f"{changes}load_from = {checkpoint!r}\n", hooks)
+    path = config("segmentation", f"{changes}load_from = {checkpoint!r}\n", hooks)
     printed = stock(toolbox, path, "--work-dir", "theirs")
     check_start(checkpoint, layers, printed)
 
@@ -145,7 +140,7 @@ def test_to_other_classes_by_the_stock_tools(task, project, tool, stock):
     )
 
 
-@pytest.mark.parametrize("task", OTHER_CLASSES)
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_pretrained_by_the_stock_tools(task, project, stock):
     """init_cfg in a config, a classifier's checkpoint, the toolbox's own train.py."""
     checkpoint = save_narrow("classification")
@@ -169,46 +164,45 @@ def test_pretrained_by_the_stock_tools(task, project, stock):
     assert line == expected
 
 
-def test_resuming_goes_on_with_the_same_classes(project, tool):
-    path = config("segmentation", hooks="dict(type='DropClassLayersHook')")
-    assert tool("train", path, "--work-dir", "run")[0] == 0
-    changed = config("segmentation", OTHER_CLASSES["segmentation"][1])
-    status, printed = tool("train", changed, "--work-dir", "run", "--resume")
+def test_resuming_goes_on_with_the_same_classes(trained, tool):
+    trained("segmentation")
+
+    def resume(changes="", *options):
+        path = config("segmentation", changes, hooks="dict(type='DropClassLayersHook')")
+        options = ["--cfg-options", "train_cfg.max_iters=6", *options]
+        return tool("train", path, "--work-dir", "run", "--resume", *options)
+
+    status, printed = resume(OTHER_CLASSES["segmentation"][1])
     assert status == 2
     assert "decode_head.conv_seg.weight is (5, 16, 1, 1) in the file, (7, 16, 1, 1) by" in printed
     assert "--load-from" in printed and "Traceback" not in printed
-    path = config("segmentation", hooks="dict(type='DropClassLayersHook')")
-    options = ["--cfg-options", "train_cfg.max_iters=4", "optim_wrapper.optimizer.type=RMSprop"]
-    status, printed = tool("train", path, "--work-dir", "run", "--resume", *options)
+    status, printed = resume("", "optim_wrapper.optimizer.type=RMSprop")
     assert status == 2 and "RMSprop, is not the one that the run began with" in printed
-    del options[-1]
-    status, printed = tool("train", path, "--work-dir", "run", "--resume", *options)
-    assert status == 0
-    assert "resumed epoch: 0, iter: 2" in printed
+    status, printed = resume()
+    assert status == 0 and "resumed epoch: 0, iter: 4" in printed
     assert not re.search(r"kept \d+ of", printed)
 
 
 def test_misfits_by_the_tool(project, tool):
     """A classifier is no segmentor; one of the three ways to start at a time; the file is there."""
     file, segmentor = save_narrow("classification"), TASKS["segmentation"][0]
-    status, printed = tool("train", segmentor, "--load-from", file)
-    assert status == 2
-    assert f"load_from {file} does not fit" in printed
-    assert "missing" in printed and "not known" in printed and "--pretrained" in printed
-    status, printed = tool("train", segmentor, "--load-from", "nowhere.pth")
-    assert status == 2 and "nowhere.pth" in printed and "does not exist" in printed
-    for other in (["--resume", file], ["--pretrained", file]):
-        status, printed = tool("train", segmentor, "--load-from", file, *other)
-        assert status == 2 and "one of the three" in printed
+    for arguments, said in (
+        ([file], (f"load_from {file} does not fit", "missing", "not known", "--pretrained")),
+        (["nowhere.pth"], ("nowhere.pth", "does not exist")),
+        ([file, "--resume", file], ("one of the three",)),
+        ([file, "--pretrained", file], ("one of the three",)),
+    ):
+        status, printed = tool("train", segmentor, "--load-from", *arguments)
+        assert status == 2 and all(text in printed for text in said)
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_one_line_in_two_processes(project):
     """torchrun's launcher with gloo on the CPU: the first process speaks."""
     file = save_narrow("classification")
-    arguments = [config("detection"), 2, "--pretrained", file]
+    arguments = [config("detection", hooks=""), 2, "--pretrained", file]
     mix = ["--cfg-options", "model.backbone.token_mlp=mix"]
-    Path("fine.py").write_text(Path("fine.py").read_text().replace("custom_hooks", "unused"))
     status, printed = launch("dist_train.sh", *arguments, *mix)
     assert status == 0, printed[-2000:]
     assert "Distributed training: True" in printed

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from mmdualtoken.models.blocks import DualTokenBlock
 from mmdualtoken.training.distributed import FULL_ON_CPU
 
+pytestmark = pytest.mark.processes
 STEPS, SIZE = 3, 40
 FSDP = dict(
     type="ResumingFSDPStrategy",

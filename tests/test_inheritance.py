@@ -42,9 +42,9 @@ def test_every_config_is_found():
 @pytest.mark.parametrize(
     "name, hint",
     [
-        ("maskrcnn_dualtoken_s_1x.py", "Did you mean 'mmdet/maskrcnn_dualtoken_s_1x.py'"),
-        ("mmdet/maskrcnn_dualtoken_s_1x", "Did you mean 'mmdet/maskrcnn_dualtoken_s_1x.py'"),
-        ("mmseg/pspnet_dualtoken_small.py", "'mmseg/pspnet_dualtoken_s_160k.py'"),
+        ("maskrcnn_dualtoken_s_1x.py", "Did you mean mmdet/maskrcnn_dualtoken_s_1x.py"),
+        ("mmdet/maskrcnn_dualtoken_s_1x", "Did you mean mmdet/maskrcnn_dualtoken_s_1x.py"),
+        ("mmseg/pspnet_dualtoken_small.py", "mmseg/pspnet_dualtoken_s_160k.py"),
         ("../setup.py", "list_configs()"),
         ("_base_/resnet18.py", "list_configs()"),
     ],

@@ -1,27 +1,17 @@
-"""Users' projects that inherit our configs, with nothing but the wheel installed."""
+"""What is packed, and what a wheel and an editable install make of it."""
 
-import importlib
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from mmengine.config import Config
-from test_inheritance import RECIPES, ROOT, SCOPES
+from test_inheritance import RECIPES, ROOT
 
 import mmdualtoken
-from lab.scene_writers import write_ade20k, write_coco, write_imagenet
 
-INSTALLATION = (ROOT / "docs" / "installation.md").read_text()
-
-# --- packaging
+pytestmark = pytest.mark.processes
 
 
 def copy_sources(folder):
@@ -149,171 +139,6 @@ def test_wheel_alone(python, tmp_path):
     (tmp_path / "vehicles.py").write_text(RECIPES["vehicles"])
     printed = run(python, "-c", FRESH, cwd=tmp_path)
     assert f"{len(mmdualtoken.list_configs())} configs" in printed
-
-
-# --- three tasks, from training to prediction
-
-NARROW = [
-    "model.backbone.arch._delete_=True",
-    "model.backbone.arch.embed_dims=(16,16,16)",
-    "model.backbone.arch.depths=(1,1,1)",
-    "model.backbone.arch.num_heads=(2,2,2)",
-    "model.backbone.arch.ffn_ratios=(2,2,2)",
-    "default_hooks.logger.interval=1",
-    "train_dataloader.batch_size=2",
-]
-for split in ("train", "val", "test"):
-    NARROW += [f"{split}_dataloader.num_workers=0", f"{split}_dataloader.persistent_workers=False"]
-SIXTEEN = dict(
-    vehicles="neck.out_channels rpn_head.in_channels rpn_head.feat_channels "
-    "roi_head.bbox_roi_extractor.out_channels roi_head.mask_roi_extractor.out_channels "
-    "roi_head.bbox_head.in_channels roi_head.bbox_head.fc_out_channels "
-    "roi_head.mask_head.in_channels roi_head.mask_head.conv_out_channels",
-    roads="decode_head.in_channels decode_head.channels "
-    "auxiliary_head.in_channels auxiliary_head.channels",
-    pets="neck.in_channels",
-)
-OPTIONS = {
-    "vehicles": [
-        "model.neck.in_channels=[16,16,16]",
-        "model.test_cfg.rpn.max_per_img=20",
-        *(f"{s}_dataloader.dataset.pipeline.1.scale=(64,64)" for s in ("val", "test")),
-        "train_dataloader.dataset.pipeline.2.scale=(64,64)",
-        "train_cfg.max_epochs=1",
-    ],
-    "roads": [
-        "model.data_preprocessor.size=(64,64)",
-        *(f"{s}_dataloader.dataset.pipeline.1.scale=(128,64)" for s in ("val", "test")),
-        "train_dataloader.dataset.pipeline.2.scale=(128,64)",
-        "train_dataloader.dataset.pipeline.3.crop_size=(64,64)",
-        "train_cfg.max_iters=2",
-        "train_cfg.val_interval=2",
-        "default_hooks.checkpoint.interval=2",
-    ],
-    "pets": [
-        *(f"{s}_dataloader.dataset.pipeline.1.scale=72" for s in ("val", "test")),
-        *(f"{s}_dataloader.dataset.pipeline.2.crop_size=64" for s in ("val", "test")),
-        "train_dataloader.dataset.pipeline.1.scale=64",
-        "train_cfg.max_epochs=1",
-        "param_scheduler=[]",
-    ],
-}
-for task, names in SIXTEEN.items():
-    OPTIONS[task] += [f"model.{name}=16" for name in names.split()]
-METRICS = dict(vehicles="coco/segm_mAP", roads="mIoU", pets="accuracy/top1")
-IMAGES = dict(vehicles="val/*.jpg", roads="images/validation/*.jpg", pets="val/owl/*.jpg")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """data/vehicles, data/roads and data/pets: generated scenes, named and laid out as documented.
-
-    Three of the four kinds of shapes; in the masks all of them are one class.
-    """
-    folder = tmp_path_factory.mktemp("data")
-    size = dict(num_train=8, num_val=4, size_range=(96, 128))
-    write_coco(folder / "coco", **size)
-    write_ade20k(folder / "roads", **size)
-    write_imagenet(folder / "imagenet", **size)
-
-    names = dict(disc="car", square="truck", triangle="bus")
-    for split in ("train", "val"):
-        file = folder / "coco" / "annotations" / f"instances_{split}2017.json"
-        content = json.loads(file.read_text())
-        kept = {c["id"]: c for c in content["categories"] if c["name"] in names}
-        content["categories"] = [{**c, "name": names[c["name"]]} for c in kept.values()]
-        content["annotations"] = [a for a in content["annotations"] if a["category_id"] in kept]
-        shutil.copytree(folder / "coco" / f"{split}2017", folder / "vehicles" / split)
-        (folder / "vehicles" / f"{split}.json").write_text(json.dumps(content))
-    for path in (folder / "roads" / "annotations").rglob("*.png"):
-        cv2.imwrite(str(path), np.minimum(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), 2))
-    for split in ("train", "val"):
-        for old, new in zip(names, ("cat", "dog", "owl"), strict=True):
-            shutil.copytree(folder / "imagenet" / split / old, folder / "pets" / split / new)
-    return folder
-
-
-@pytest.fixture
-def project(data, tmp_path):
-    """A user's directory with nothing in it but the data and their configs."""
-    (tmp_path / "data").symlink_to(data)
-    for name, text in RECIPES.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    return tmp_path
-
-
-def stock_tools(name):
-    return Path(importlib.import_module(SCOPES[name]).__file__).parent / ".mim" / "tools"
-
-
-def check_run(project, name, work_dir, printed):
-    """The run trained our backbone on the user's classes; returns its last checkpoint."""
-    assert "DualTokenViT starts from scratch" in printed
-    cfg = Config.fromfile(project / work_dir / f"{name}.py")
-    assert cfg.model.backbone.type == "DualTokenViT"
-    return (project / work_dir / "last_checkpoint").read_text()
-
-
-def check_test(project, name, work_dir):
-    (file,) = (project / work_dir).glob("*/*.json")
-    assert 0 <= json.loads(file.read_text())[METRICS[name]] <= 100
-
-
-INFERENCE = {
-    "vehicles": re.search(r"```python\n(from mmdet\.apis import.*?)```", INSTALLATION, re.S)[1]
-    .replace('"vehicles.py"', "CONFIG")
-    .replace('"work_dirs/vehicles/epoch_12.pth"', "CHECKPOINT")
-    .replace('"photo.jpg"', "IMAGE"),
-    "roads": "from mmseg.apis import MMSegInferencer\n"
-    "inferencer = MMSegInferencer(CONFIG, weights=CHECKPOINT, device='cpu')\n"
-    "result = inferencer(IMAGE, out_dir='pictures')\n"
-    "assert set(result['predictions'].ravel()) <= {0, 1}\n"
-    "assert inferencer.visualizer.dataset_meta['classes'] == ('other', 'road')",
-    "pets": "from mmpretrain import ImageClassificationInferencer\n"
-    "inferencer = ImageClassificationInferencer(CONFIG, pretrained=CHECKPOINT, device='cpu')\n"
-    "(result,) = inferencer(IMAGE, show_dir='pictures')\n"
-    "assert result['pred_class'] in ('cat', 'dog', 'owl') and len(result['pred_scores']) == 3",
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OPTIONS)
-def test_stock_tools(name, project, python):
-    """train.py, test.py and the inferencer of the toolbox, which know nothing of us."""
-    tools, options = stock_tools(name), ["--cfg-options", *NARROW, *OPTIONS[name]]
-    arguments = [f"{name}.py", "--work-dir", "run", *options]
-    printed = run(python, tools / "train.py", *arguments, cwd=project)
-    checkpoint = check_run(project, name, "run", printed)
-    arguments = [f"{name}.py", checkpoint, "--work-dir", "eval", *options]
-    run(python, tools / "test.py", *arguments, cwd=project)
-    check_test(project, name, "eval")
-
-    # The dump of the narrow config, which says nothing of config_path, in a fresh process.
-    dump = project / "run" / f"{name}.py"
-    image = next((project / "data" / name).glob(IMAGES[name]))
-    assert "config_path" not in dump.read_text()
-    given = f"CONFIG, CHECKPOINT, IMAGE = {str(dump)!r}, {checkpoint!r}, {str(image)!r}\n"
-    run(python, "-c", given + INFERENCE[name], cwd=project)
-    assert [p for p in (project / "pictures").rglob("*") if p.suffix in (".jpg", ".png")]
-    if name == "vehicles":  # a checkpoint carries its config
-        alone = "import mmdualtoken\nfrom mmdet.apis import DetInferencer\n"
-        run(python, "-c", f"{alone}DetInferencer(weights={checkpoint!r})", cwd=project)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OPTIONS)
-def test_our_tools(name, project, python):
-    """train.py as the documentation calls it without MIM, then test.py beside it."""
-    train = re.search(r"`(python \"\$\(python -c .*?/\.mim/tools/train\.py\")`", INSTALLATION)[1]
-    options = " ".join(f"'{option}'" for option in (*NARROW, *OPTIONS[name]))
-    rest = f"{name}.py --work-dir run --cfg-options {options}"
-    path = f'PATH="{python.parent}:$PATH"'
-    printed = run("bash", "-c", f"{path}; {train} {rest}", cwd=project)
-    checkpoint = check_run(project, name, "run", printed)
-    test, rest = train.replace("train.py", "test.py"), rest.replace("--work-dir run", "")
-    rest = rest.replace(f"{name}.py", f"{name}.py {checkpoint} --work-dir eval", 1)
-    run("bash", "-c", f"{path}; {test} {rest}", cwd=project)
-    check_test(project, name, "eval")
 
 
 @pytest.mark.slow

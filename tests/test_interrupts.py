@@ -11,22 +11,22 @@ from contextlib import nullcontext, suppress
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from toy_training import names, run, toy_config, with_hook
+from toy_training import names, run, stop, toy_config, with_hook
 from training_runs import assert_same, last, state_of
 
 from mmdualtoken.cli import run_tool
-from mmdualtoken.training.interrupt import InterruptHook
 
-INTERRUPTS = [signal.SIGTERM, signal.SIGINT]
+pytestmark = pytest.mark.processes
+TERM, INT = INTERRUPTS = [signal.SIGTERM, signal.SIGINT]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def handlers():
     """Signal handlers as in a terminal, and the same when the test ends."""
     usual = [signal.SIG_DFL, signal.default_int_handler]
@@ -36,108 +36,87 @@ def handlers():
     assert after == usual
 
 
-@pytest.mark.parametrize("validating", [False, True], ids=["training", "validating"])
-@pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
-@pytest.mark.parametrize("number", INTERRUPTS)
-@pytest.mark.parametrize("workers", [0, 2])
-def test_signal(number, by_epoch, validating, workers, folder, handlers, caplog):
-    def config(length=3 if by_epoch else 9):
-        cfg = toy_config(length=length, workers=workers, by_epoch=by_epoch)
-        cfg.default_hooks.checkpoint.interval = 100
-        return cfg
+def config(by_epoch=False, workers=0, **settings):
+    """Without checkpoints but for the last one."""
+    cfg = toy_config(length=3 if by_epoch else 9, workers=workers, by_epoch=by_epoch)
+    cfg.default_hooks.checkpoint.interval = 100
+    cfg.optim_wrapper.update(settings)
+    return cfg
 
-    run(config(), "whole")
+
+@pytest.mark.parametrize(
+    "number, by_epoch, validating, workers",
+    [
+        (TERM, False, False, 0),
+        (TERM, True, True, 2),
+        (INT, False, True, 0),
+        (INT, True, False, 2),
+        (INT, False, False, 2),
+        (TERM, True, False, 0),
+    ],
+)
+def test_signal(number, by_epoch, validating, workers):
+    run(config(by_epoch), "whole")
     # Within the second epoch, or after it, or after any iteration.
     done = (10 if validating else 7) if by_epoch else 4
-    hook = dict(type="SignalAt", done=done, numbers=(number,), validating=validating)
-    with pytest.raises(SystemExit) as end:
-        run(with_hook(config(), **hook), "run")
-    assert end.value.code == 128 + number
+    status = stop(config(by_epoch, workers), "run", done, [number], validating=validating)
+    assert status == 128 + number
     assert last("run") == "run/interrupted.pth"
     assert names("run") == {"interrupted.pth", "last_checkpoint"}
     assert len(state_of(last("run"))["losses"]) == done
-    run(config(), "run", resume=True)
+    run(config(by_epoch, workers), "run", resume=True)
     assert_same(state_of(last("run")), state_of(last("whole")))
 
 
-def test_signal_after_the_last_batch_of_an_epoch(folder, handlers):
+def test_signal_after_the_last_batch_of_an_epoch():
     """The epoch's end, with its validation, comes after the resume."""
-    cfg = toy_config(length=2, by_epoch=True)
-    run(cfg, "whole")
-    hook = dict(type="SignalAt", done=5, numbers=INTERRUPTS[:1])
-    with pytest.raises(SystemExit):
-        run(with_hook(toy_config(length=2, by_epoch=True), **hook), "run")
-    run(cfg, "run", resume=True)
+    run(toy_config(length=2, by_epoch=True), "whole")
+    stop(toy_config(length=2, by_epoch=True), "run", done=5)
+    run(toy_config(length=2, by_epoch=True), "run", resume=True)
     assert names("run") == names("whole") | {"interrupted.pth"}
     assert_same(state_of("run/epoch_2.pth"), state_of("whole/epoch_2.pth"))
 
 
-def test_second_ctrl_c_ends_at_once(folder, handlers, capfd):
-    hook = dict(type="SignalAt", done=4, numbers=[signal.SIGINT] * 2)
-    with pytest.raises(SystemExit) as end:
-        run(with_hook(toy_config(), **hook), "run")
-    assert end.value.code == 130
+def test_second_ctrl_c_ends_at_once(capfd):
+    assert stop(toy_config(), "run", 4, [INT] * 2) == 130
     assert "interrupted.pth" not in names("run") and last("run") == "run/iter_3.pth"
     printed = capfd.readouterr().err
     assert "Ctrl-C again ends at once" in printed
     assert re.search(r"Ctrl-C at once. The last good checkpoint is \S+iter_3.pth", printed)
 
 
-def test_second_sigterm_changes_nothing(folder, handlers):
-    hook = dict(type="SignalAt", done=4, numbers=[signal.SIGTERM] * 2)
-    with pytest.raises(SystemExit) as end:
-        run(with_hook(toy_config(), **hook), "run")
-    assert end.value.code == 143 and last("run") == "run/interrupted.pth"
+def test_second_sigterm_changes_nothing():
+    assert stop(toy_config(), "run", 4, [TERM] * 2) == 143
+    assert last("run") == "run/interrupted.pth"
 
 
-def test_signal_waits_for_accumulated_gradients(folder, handlers):
+def test_signal_waits_for_accumulated_gradients():
     """A checkpoint holds none; at the end of an update there are none."""
-
-    def config():
-        cfg = toy_config(length=9)
-        cfg.optim_wrapper.accumulative_counts = 3
-        cfg.default_hooks.checkpoint.interval = 100
-        return cfg
-
-    run(config(), "whole")
-    with pytest.raises(SystemExit):
-        run(with_hook(config(), type="SignalAt", done=4, numbers=INTERRUPTS[:1]), "run")
+    run(config(accumulative_counts=3), "whole")
+    stop(config(accumulative_counts=3), "run", done=4)
     assert len(state_of(last("run"))["losses"]) == 6
-    run(config(), "run", resume=True)
+    run(config(accumulative_counts=3), "run", resume=True)
     assert_same(state_of(last("run")), state_of(last("whole")))
 
 
-def test_without_checkpoint_hook_nothing_is_written(folder, handlers):
-    cfg = with_hook(toy_config(), type="SignalAt", done=2, numbers=INTERRUPTS[:1])
+def test_without_checkpoint_hook_nothing_is_written():
+    cfg = toy_config()
     cfg.default_hooks.checkpoint = None
-    with pytest.raises(SystemExit) as end:
-        run(cfg, "run")
-    assert end.value.code == 143 and names("run") == set()
+    assert stop(cfg, "run", done=2) == 143 and names("run") == set()
 
 
-def test_another_signal(folder):
-    cfg = with_hook(toy_config(), type="SignalAt", done=2, numbers=[signal.SIGUSR1])
-    with pytest.raises(SystemExit) as end:
-        run(with_hook(cfg, type="InterruptHook", signals=["SIGUSR1"]), "run")
-    assert end.value.code == 128 + signal.SIGUSR1 and last("run") == "run/interrupted.pth"
+def test_another_signal():
+    cfg = with_hook(toy_config(), type="InterruptHook", signals=["SIGUSR1"])
+    assert stop(cfg, "run", 2, [signal.SIGUSR1]) == 128 + signal.SIGUSR1
+    assert last("run") == "run/interrupted.pth"
 
 
-@pytest.mark.parametrize("signals", [["SIGNOTHING"], ["SIGKILL"]])
-def test_signals_that_cannot_be_taken_are_refused(signals):
-    with pytest.raises(ValueError, match=f"{signals[0]}.*allowed"):
-        InterruptHook(signals=signals)
-
-
-def test_ignored_signal_stays_ignored(folder, handlers):
+def test_ignored_signal_stays_ignored():
     """As in a background job of a shell script."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    run(with_hook(toy_config(), type="SignalAt", done=2, numbers=[signal.SIGINT]), "run")
+    signal.signal(INT, signal.SIG_IGN)
+    run(with_hook(toy_config(), type="SignalAt", done=2, numbers=[INT]), "run")
     assert last("run") == "run/iter_6.pth"
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def test_training_that_ends_gives_the_signals_back(folder, handlers):
-    run(toy_config(length=2), "run")
+    signal.signal(INT, signal.default_int_handler)
 
 
 def test_ctrl_c_outside_training(capsys):
@@ -151,32 +130,19 @@ def test_ctrl_c_outside_training(capsys):
     assert end.value.code == 130 and capsys.readouterr().err == "\nStopped by Ctrl-C.\n"
 
 
-def test_pool_of_an_evaluation_ends(folder, handlers, capfd):
+def test_pool_of_an_evaluation_ends(capfd):
     """mmdet's panoptic metric forks processes while the signals are taken, and terminates them."""
 
     @HOOKS.register_module(force=True)
     class WithPool(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             with multiprocessing.get_context("fork").Pool(2) as pool:
-                assert pool.map(abs, [-1, -2]) == [1, 2]
                 # A handler of Python would not run in a process that waits already.
-                assert pool.map(signal.getsignal, INTERRUPTS) == [
-                    signal.SIG_DFL,
-                    signal.default_int_handler,
-                ]
+                handlers = [signal.SIG_DFL, signal.default_int_handler]
+                assert pool.map(signal.getsignal, INTERRUPTS) == handlers
 
     run(with_hook(toy_config(length=2), type="WithPool"), "run")
     assert last("run") == "run/iter_2.pth" and "SIGTERM" not in capfd.readouterr().err
-
-
-def test_training_that_fails_gives_the_signals_back(folder, handlers):
-    @HOOKS.register_module(force=True)
-    class Fail(Hook):
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            raise RuntimeError("broken")
-
-    with pytest.raises(RuntimeError, match="broken"):
-        run(with_hook(toy_config(length=2), type="Fail"), "run")
 
 
 # Nothing is left over.
@@ -203,27 +169,34 @@ def settled():
     return found
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-@pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
-@pytest.mark.parametrize("failing", [False, True], ids=["done", "failing"])
-def test_workers_and_files_end_with_training(failing, by_epoch, persistent, folder):
-    class Failure(Exception):
-        pass
+class Failure(Exception):
+    pass
 
-    @HOOKS.register_module(force=True)
-    class FailAt(Hook):
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            if failing and runner.iter == 3:
-                raise Failure
 
-    def cfg():
-        cfg = toy_config(length=2 if by_epoch else 5, workers=2, by_epoch=by_epoch)
-        cfg.train_dataloader.persistent_workers = persistent
-        return with_hook(cfg, type="FailAt")
+@HOOKS.register_module()
+class FailAt(Hook):
+    """Fails in the fourth iteration, if it is to."""
+
+    def __init__(self, failing):
+        self.failing = failing
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.failing and runner.iter == 3:
+            raise Failure
+
+
+@pytest.mark.parametrize(
+    "failing, by_epoch, persistent",
+    [(False, False, False), (False, True, True), (True, False, True), (True, True, False)],
+)
+def test_workers_and_files_end_with_training(failing, by_epoch, persistent):
+    """And the signals are given back."""
 
     def train(name):
+        cfg = toy_config(length=2 if by_epoch else 5, workers=2, by_epoch=by_epoch)
+        cfg.train_dataloader.persistent_workers = persistent
         with pytest.raises(Failure) if failing else nullcontext():
-            run(cfg(), name)
+            run(with_hook(cfg, type="FailAt", failing=failing), name)
 
     train("first")  # what is opened once for all
     before = settled()

@@ -5,12 +5,13 @@ import torch
 from helpers import build, log_lines
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS
 from ranks import free_port
 from tasks import TASKS
 from torch import nn
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.training.distributed import FULL_ON_CPU, explain_sync_bn, is_first, start_processes
+from mmdualtoken.training.distributed import FULL_ON_CPU, is_first, start_processes
 
 
 @pytest.fixture
@@ -38,21 +39,33 @@ def test_gloo_in_place_of_nccl(alone):
     group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
     assert group.options._timeout.total_seconds() == 77
     assert cfg.model_wrapper_cfg == dict(
-        type="MMDistributedDataParallel",
+        type="CPUDistributedDataParallel",
         broadcast_buffers=False,
         find_unused_parameters=False,
         device_ids=None,
     )
 
 
-def test_own_model_wrapper_stays(alone):
-    own = dict(type="MMDistributedDataParallel", static_graph=True)
-    assert started(model_wrapper_cfg=own).model_wrapper_cfg == dict(own, device_ids=None)
-
-
-def test_find_unused_parameters_stays(alone):
-    cfg = started(find_unused_parameters=True)
-    assert cfg.model_wrapper_cfg.find_unused_parameters is True
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (
+            dict(model_wrapper_cfg=dict(type="MMDistributedDataParallel", static_graph=True)),
+            dict(type="CPUDistributedDataParallel", static_graph=True),
+        ),
+        (dict(model_wrapper_cfg=dict(type="Own", a=1)), dict(type="Own", a=1)),
+        (
+            dict(find_unused_parameters=True),
+            dict(
+                type="CPUDistributedDataParallel",
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+            ),
+        ),
+    ],
+)
+def test_settings_of_the_wrapper_stay(given, expected, alone):
+    assert started(**given).model_wrapper_cfg == dict(expected, device_ids=None)
 
 
 def test_strategies_get_the_cpu(alone):
@@ -70,21 +83,21 @@ def test_strategies_get_the_cpu(alone):
     assert cfg.strategy.model_wrapper.device_ids is None
 
 
-def test_sync_bn_becomes_bn(alone):
-    model = dict(
-        backbone=dict(type="DualTokenViT", out_norm_cfg=dict(type="SyncBN", eps=1e-3)),
-        heads=[dict(norm_cfg=dict(type="SyncBN", requires_grad=True))],
-        other=dict(norm_cfg=dict(type="LN"), kind=dict(type=nn.SyncBatchNorm)),
-        scoped=dict(norm_cfg=dict(type="mmengine.SyncBN")),
-    )
+@pytest.mark.parametrize("named", [True, False])
+def test_sync_bn_becomes_bn(named, alone):
+    """Whether the config names it or a class has it by default; names in checkpoints stay."""
+    started()
+    model = build(out_norm_cfg=dict(type="SyncBN", eps=1e-3) if named else dict(type="BN"))
+    model.default = nn.Sequential(nn.SyncBatchNorm(4))
+    names = list(model.state_dict())
+    wrapper = dict(type="CPUDistributedDataParallel", module=model, device_ids=None)
     with log_lines() as lines:
-        cfg = started(model=model, sync_bn="torch")
-    assert cfg.model.backbone.out_norm_cfg == dict(type="BN", eps=1e-3)
-    assert cfg.model.heads[0].norm_cfg == dict(type="BN", requires_grad=True)
-    assert cfg.model.other == dict(norm_cfg=dict(type="LN"), kind=dict(type="BN"))
-    assert cfg.model.scoped.norm_cfg == dict(type="BN")
-    assert "sync_bn" not in cfg
-    assert any("SyncBatchNorm computes on GPUs only" in line for line in lines)
+        wrapped = MODEL_WRAPPERS.build(wrapper).module
+    assert not kinds(wrapped, nn.SyncBatchNorm) and list(wrapped.state_dict()) == names
+    assert wrapped.norm0.eps == (1e-3 if named else 1e-5)
+    wrapped.train()(torch.rand(2, 3, 64, 64))
+    assert wrapped.norm0.num_batches_tracked == 1
+    assert len([line for line in lines if "SyncBatchNorm computes on GPUs only" in line]) == 1
 
 
 def test_without_torchrun(monkeypatch):
@@ -131,21 +144,18 @@ def test_sync_bn_conversion(out_norm_cfg):
 
 
 def test_sync_bn_needs_a_gpu(alone):
-    """Were this to work one day, `start_processes` should leave SyncBatchNorm alone."""
+    """Were this to work one day, SyncBatchNorm should stay."""
     started()
     with pytest.raises(ValueError, match="GPU"):
         nn.parallel.DistributedDataParallel(build(out_norm_cfg=dict(type="SyncBN")))
 
 
-def test_sync_bn_that_the_config_does_not_name(alone, project, tool):
-    """mmseg's Feature2Pyramid has it by default; PyTorch refuses it when the model is wrapped."""
-    neck = ["model.neck.type=Feature2Pyramid", "model.neck.embed_dim=32"]
-    config, _ = TASKS["segmentation"]
-    status, printed = tool("train", config, "--launcher", "pytorch", "--cfg-options", *neck)
-    assert status == 2 and "Traceback" not in printed
-    assert "norm_cfg=dict(type='BN')" in printed and "without --launcher" in printed
-    with pytest.raises(ValueError, match="another"), explain_sync_bn():
-        raise ValueError("another")
+def test_sync_bn_by_the_tool(alone, project, tool):
+    options = ["model.decode_head.norm_cfg.type=SyncBN", "find_unused_parameters=True"]
+    arguments = [TASKS["segmentation"][0], "--launcher", "pytorch", "--cfg-options", *options]
+    status, printed = tool("train", *arguments)
+    assert status == 0, printed[-3000:]
+    assert "SyncBatchNorm computes on GPUs only" in printed
 
 
 @pytest.mark.parametrize(

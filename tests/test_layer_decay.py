@@ -1,15 +1,13 @@
 """Depths of the backbone's parameters, and learning rates by depth in the three toolboxes."""
 
+import importlib
 from pathlib import Path
 
 import pytest
-import torch
-from helpers import NARROW, build, log_lines
+from helpers import build, log_lines
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.optim.scheduler import CosineAnnealingLR, LinearLR
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
 from torch import nn
 
 from mmdualtoken.errors import InputError
@@ -36,18 +34,14 @@ DEPTHS = {
 }
 
 
-@pytest.mark.parametrize("name", DEPTHS)
-def test_depth(name):
+def test_depth():
     model = build()
-    assert name in dict(model.named_parameters())
-    assert model.get_layer_depth(f"backbone.{name}") == (DEPTHS[name], 7)
-    assert model.get_layer_depth(name, "") == (DEPTHS[name], 7)
-    assert model.get_layer_depth(f"student.backbone.{name}", "student.backbone.")[1] == 7
-
-
-def test_depth_outside_the_backbone():
-    assert build().get_layer_depth("neck.convs.0.weight") == (6, 7)
-    assert build().get_layer_depth("stem.norm.bias") == (6, 7)  # another one's stem
+    assert DEPTHS.keys() <= dict(model.named_parameters()).keys()
+    for name, depth in DEPTHS.items():
+        assert model.get_layer_depth(f"backbone.{name}") == (depth, 7)
+        assert model.get_layer_depth(name, "") == (depth, 7)
+    for outside in ("neck.convs.0.weight", "stem.norm.bias"):  # another one's stem
+        assert model.get_layer_depth(outside) == (6, 7)
 
 
 @pytest.mark.parametrize(
@@ -136,35 +130,20 @@ class Detector(nn.Module):
 
 
 def test_multipliers_of_the_config_stay():
-    """custom_keys multiply on top; frozen parameters are left out."""
-    model = Detector(frozen_stages=0)
+    """custom_keys multiply on top; frozen parameters are left out. Also in DDP's wrapper."""
+    model, holder = Detector(frozen_stages=0), nn.Module()
+    holder.module = model
     keys = {"stages.0": dict(lr_mult=10.0), "head": dict(lr_mult=3.0)}
-    groups = groups_of(build_optim_wrapper(model, optimizer_cfg(custom_keys=keys)), model)
+    groups = groups_of(build_optim_wrapper(holder, optimizer_cfg(custom_keys=keys)), model)
     assert groups["backbone.stages.0.blocks.0.proj.weight"][0] == pytest.approx(LR * 10 / 32)
     assert groups["head.bias"][0] == pytest.approx(3 * LR)
     assert not any(name.startswith("backbone.stem") for name in groups)
 
 
-def test_inside_a_wrapper():
-    """As in distributed training, where the model is `module` of its wrapper."""
-    model = Detector()
-    wrapper = nn.Module()
-    wrapper.module = model
-    groups = groups_of(build_optim_wrapper(wrapper, optimizer_cfg()), model)
-    assert groups["backbone.stem.norm.weight"][0] == pytest.approx(LR / 64)
-    assert groups["head.weight"][0] == LR
-
-
-@pytest.mark.parametrize("rate", [0, 1.01, -0.5, None, "0.8", True])
+@pytest.mark.parametrize("rate", [0, 1.01, None, "0.8", True])
 def test_rate_out_of_range(rate):
     with pytest.raises(InputError, match=rf"layer_decay_rate={rate!r}"):
         build_optim_wrapper(Detector(), optimizer_cfg(layer_decay_rate=rate))
-
-
-def test_rate_of_one_changes_nothing():
-    model = Detector()
-    groups = groups_of(build_optim_wrapper(model, optimizer_cfg(layer_decay_rate=1)), model)
-    assert {lr for lr, _ in groups.values()} == {LR}
 
 
 def test_what_cannot_be_decayed():
@@ -182,66 +161,8 @@ def test_what_cannot_be_decayed():
         build_optim_wrapper(Detector(), cfg)
 
 
-def test_backbones_of_mmpretrain_work_too():
-    from mmpretrain.models import SwinTransformer
-
-    arch = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[2, 2, 2, 2])
-    model = Detector(backbone=SwinTransformer(arch, img_size=64))
-    groups = groups_of(build_optim_wrapper(model, optimizer_cfg()), model)
-    assert groups["backbone.patch_embed.projection.weight"][0] == pytest.approx(LR / 32)
-
-
-def test_schedules_keep_the_ratios():
-    """Warm-up and cosine start from each group's own rate."""
-    model = Detector()
-    wrapper = build_optim_wrapper(model, optimizer_cfg())
-    ratios = {name: lr / LR for name, (lr, _) in groups_of(wrapper, model).items()}
-    assert len(set(ratios.values())) == 7
-    warm_up = LinearLR(wrapper, start_factor=0.1, end=10, by_epoch=False)
-    assert groups_of(wrapper, model)["head.weight"][0] == pytest.approx(0.1 * LR)
-    for scheduler in (warm_up, CosineAnnealingLR(wrapper, T_max=10, by_epoch=False)):
-        scheduler.step()
-        groups = groups_of(wrapper, model)
-        now = groups["head.weight"][0]
-        assert now != LR
-        for name, ratio in ratios.items():
-            assert groups[name][0] == pytest.approx(ratio * now), name
-
-
-def test_scaled_learning_rate_and_accumulation(tmp_path):
-    """auto_scale_lr scales every group; gradients of two iterations make one step."""
-    model = Detector()
-    loader = dict(batch_size=2, dataset=list(range(8)), num_workers=0)
-    runner = Runner(
-        model,
-        work_dir=str(tmp_path),
-        train_dataloader={**loader, "sampler": dict(type="DefaultSampler", shuffle=False)},
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper={**optimizer_cfg(), "accumulative_counts": 2},
-        experiment_name="layer_decay",
-    )
-    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    runner.scale_lr(wrapper, dict(enable=True, base_batch_size=16))
-    groups = groups_of(wrapper, model)
-    assert groups["head.weight"][0] == pytest.approx(LR / 8)
-    assert groups["backbone.global_tokens"][0] == pytest.approx(LR / 8 / 64)
-
-    bias = model.head.bias
-    before = bias.detach().clone()
-    wrapper.initialize_count_status(model, 0, 4)
-    wrapper.update_params(model.head(torch.ones(1, 4)).sum())
-    assert torch.equal(bias, before)
-    wrapper.update_params(model.head(torch.ones(1, 4)).sum())
-    # AdamW's first step is the learning rate, after weight decay of the same rate.
-    torch.testing.assert_close(bias, before * (1 - 0.1 * LR / 8) - LR / 8, rtol=0, atol=1e-6)
-
-
 def test_registered_in_every_toolbox():
-    import mmdet.registry
-    import mmpretrain.registry
-    import mmseg.registry
-
-    for toolbox in (mmdet, mmseg, mmpretrain):
-        found = toolbox.registry.OPTIM_WRAPPER_CONSTRUCTORS.get("LayerDecayOptimWrapperConstructor")
+    for toolbox in TOOLBOXES:
+        registry = importlib.import_module(f"{toolbox}.registry").OPTIM_WRAPPER_CONSTRUCTORS
+        found = registry.get("LayerDecayOptimWrapperConstructor")
         assert found.__module__ == "mmdualtoken.training.layer_decay"
-    assert NARROW["depths"] == (1, 2, 2)  # what the values above rest on

@@ -6,6 +6,7 @@ import training_runs
 from toy_training import toy_config
 from training_runs import NARROW, random_config, train, write_scenes
 
+pytestmark = pytest.mark.processes
 ITERATIONS = 2000
 #: Part of a run by whose end all is full that is filled once: caches, the first checkpoint and
 #: validation.
@@ -37,7 +38,7 @@ def growth(file):
     """What grows by more than its limit, and by how much."""
     found = footprint.read(file)
     first = WARM_UP * found["count"][-1]
-    slopes = {name: footprint.slope(found, name, first) for name in (*LIMITS, "resident")}
+    slopes = {name: footprint.slope(found, name, first) for name in LIMITS}
     print(f"\n{file.name}: " + ", ".join(f"{k} {v:+.4g}" for k, v in slopes.items()))
     return {name: slopes[name] for name in LIMITS if slopes[name] > LIMITS[name]}
 

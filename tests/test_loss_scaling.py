@@ -9,7 +9,7 @@ from helpers import build, params, rand, randomise
 if not hasattr(torch.amp, "GradScaler"):
     pytest.skip("torch.amp.GradScaler, which works on the CPU, came with 2.3", True)
 
-NAN_OR_INF = [float("inf"), float("-inf"), float("nan")]
+NAN, INF = float("nan"), float("inf")
 
 
 def model_and_optimizer(lr=1e-3):
@@ -31,8 +31,9 @@ def scaler_of(scale):
     return torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
 
 
-@pytest.mark.parametrize("bad", NAN_OR_INF, ids=str)
-@pytest.mark.parametrize("name", ["global_tokens", "stages.2.blocks.1.proj.weight"])
+@pytest.mark.parametrize(
+    "name, bad", [("global_tokens", NAN), ("stages.2.blocks.1.proj.weight", INF)]
+)
 def test_one_infinite_gradient_skips_the_step(name, bad):
     model, optimizer = model_and_optimizer()
     scaler = scaler_of(1024.0)
@@ -103,42 +104,3 @@ def test_scaled_gradients_are_those_of_fp64():
     assert (scaled - expected).norm() / expected.norm() < 0.02
     unscaled = grads(model, image, 1, torch.float32)
     assert (unscaled - expected).norm() / expected.norm() > 0.5
-
-
-def test_mmengine_optim_wrapper(monkeypatch):
-    """AmpOptimWrapper, as `--amp` sets it.
-
-    It refuses to work without a GPU, and its scaler is that of a GPU; here it is told there is one
-    and given the CPU's scaler. On the CPU, MMEngine's autocast knows bf16 alone.
-    """
-    from mmengine.optim import AmpOptimWrapper
-    from mmengine.optim.optimizer import amp_optimizer_wrapper
-
-    model, optimizer = model_and_optimizer()
-    image = image_of()
-    monkeypatch.setattr(amp_optimizer_wrapper, "is_cuda_available", lambda: True)
-    monkeypatch.setattr(
-        amp_optimizer_wrapper, "GradScaler", lambda **kw: torch.amp.GradScaler("cpu", **kw)
-    )
-    wrapper = AmpOptimWrapper(
-        optimizer=optimizer,
-        loss_scale=dict(init_scale=256.0, growth_interval=1000),
-        dtype="bfloat16",
-    )
-    assert wrapper.loss_scaler.is_enabled()
-
-    def step(factor=1.0):
-        with wrapper.optim_context(model):
-            maps = model(image)
-            assert maps[0].dtype == torch.bfloat16
-            loss = sum((m.float() - 1).square().mean() for m in maps) * factor
-        wrapper.update_params(loss)
-
-    start = params(model)
-    step(float("inf"))
-    assert wrapper.loss_scaler.get_scale() == 128.0
-    assert all(torch.equal(value, start[n]) for n, value in params(model).items())
-    step()
-    assert wrapper.loss_scaler.get_scale() == 128.0
-    assert all(value.isfinite().all() for value in params(model).values())
-    assert not torch.equal(model.global_tokens, start["global_tokens"])

@@ -1,12 +1,12 @@
 """MuonAdamW: which weights are matrices, its steps, and how a config and train.py name it."""
 
-import subprocess
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import build, randomise
+from helpers import build
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, OPTIMIZERS, init_default_scope
@@ -14,7 +14,8 @@ from ranks import run_ranks
 from tasks import TASKS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from training_runs import assert_same, last, random_config, state_of, train, write_scenes
+from toy_training import run, stop, toy_config
+from training_runs import assert_same, last, state_of
 
 from mmdualtoken.config_files import MUON as MUON_FILE
 from mmdualtoken.config_files import config_path
@@ -110,37 +111,18 @@ def test_recipe_of_a_toolbox_with_the_base_file(task, tmp_path):
     assert wrapper.clip_grad_kwargs == dict(max_norm=1.0) and wrapper._accumulative_counts == 2
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    root = tmp_path_factory.mktemp("muon")
-    write_scenes(root, 10)
-    return root
-
-
-def test_killed_and_resumed(project):
-    """Ends with the weights of a run that was not, bit for bit."""
+def test_resume_is_exact(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
     def config():
-        cfg = random_config("classification")
-        cfg.optim_wrapper = dict(
-            type="OptimWrapper",
-            optimizer=dict(MUON, weight_decay=0.05),  # MMEngine asks for it by norm_decay_mult
-            clip_grad=dict(max_norm=5.0),
-            paramwise_cfg=dict(norm_decay_mult=0.0),
-        )
-        cfg.randomness = dict(seed=0)
-        cfg.train_cfg.update(max_epochs=3, val_interval=1)
+        cfg = toy_config()
+        cfg.optim_wrapper = dict(optimizer=dict(MUON), clip_grad=dict(max_norm=5.0))
         return cfg
 
-    status, output = train(project, config(), "whole")
-    assert status == 0, output[-2000:]
-    cfg = config()
-    cfg.custom_hooks.append(dict(type="SignalAt", done=7))
-    assert train(project, cfg, "killed")[0] == -9
-    status, output = train(project, config(), "killed", "--resume")
-    assert status == 0, output
-    expected = state_of(project / last(project / "whole"))
-    assert_same(state_of(project / last(project / "killed")), expected)
+    run(config(), "whole")
+    stop(config(), "run", done=4)
+    run(config(), "run", resume=True)
+    assert_same(state_of(last("run")), state_of(last("whole")))
 
 
 def _rank_step(rank):
@@ -155,6 +137,7 @@ def _rank_step(rank):
     return [p.detach() for p in model.parameters()]
 
 
+@pytest.mark.processes
 def test_ranks_stay_equal(tmp_path):
     first, second = run_ranks(_rank_step, tmp_path)
     assert len(first) == 4
@@ -180,30 +163,7 @@ def test_flag(monkeypatch):
             parse_args()
 
 
-def test_without_timm():
-    program = (
-        "import sys; sys.modules['timm'] = None; import torch, mmdualtoken\n"
-        "from mmengine.registry import OPTIMIZERS\n"
-        "OPTIMIZERS.build(dict(type='MuonAdamW', params=torch.nn.Linear(4, 4).parameters()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True
-    )
-    assert "pip install timm" in done.stderr.splitlines()[-1]
-
-
-def test_trains():
-    torch.manual_seed(0)
-    model = randomise(build(out_indices=(2,)), 0).float()
-    head = nn.Linear(32, 2)
-    both = nn.ModuleList([model, head])
-    optimizer = optimizer_of(both, lr=6e-3)
-    image, label = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
-    losses = []
-    for _ in range(12):
-        loss = nn.functional.cross_entropy(head(model(image)[0].mean((2, 3))), label)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < 0.5 * losses[0]
+def test_without_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    with pytest.raises(InputError, match="pip install timm"):
+        importlib.reload(importlib.import_module("mmdualtoken.training.muon"))

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from test_installed import copy_sources
 
 from mmdualtoken.environment import versions
 
@@ -38,12 +39,13 @@ def test_ci_entry_point(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / ".ci", clone / ".ci")
-    (clone / "Makefile").write_text("test test-install:\n\t@echo data=$$MMDUALTOKEN_DATA\n")
+    targets = "test test-processes test-install"
+    (clone / "Makefile").write_text(f"{targets}:\n\t@echo data=$$MMDUALTOKEN_DATA\n")
 
     def run():
         done = subprocess.run([clone / ".ci" / "run"], capture_output=True, text=True, check=True)
-        first, second = done.stdout.split()
-        assert first == second
+        first, second, third = done.stdout.split()
+        assert first == second == third
         return first
 
     assert run() == "data="
@@ -58,20 +60,12 @@ def test_ci_entry_point(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A copy of what packaging reads: building in place would leave files behind."""
-    folder = tmp_path_factory.mktemp("clone")
-    ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("mmdualtoken", "tools", "configs", "requirements"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    names = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md")
-    for name in (*names, "_mmdualtoken_operators.py", "mmdualtoken-operators.pth"):
-        if (ROOT / name).is_file():
-            shutil.copy(ROOT / name, folder)
-    (folder / "configs").mkdir(exist_ok=True)
+    folder = copy_sources(tmp_path_factory.mktemp("clone"))
     (folder / "configs" / "for_test.py").write_text("a = 1\n")
     return folder
 
 
+@pytest.mark.processes
 def test_wheel(clone, tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "-w", tmp_path, clone], check=True, capture_output=True)
@@ -122,6 +116,7 @@ def test_no_file_of_the_package_is_ignored_by_git():
     assert [d for d in folders if not (d / "__init__.py").is_file()] == []
 
 
+@pytest.mark.processes
 def test_sdist_holds_what_setup_reads(clone, tmp_path):
     code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True)

@@ -11,6 +11,7 @@ from test_installed import copy_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSTALLATION = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
 
 #: Everything that the toolboxes' inferencers import, before anything of ours.
 INFERENCERS = """
@@ -72,6 +73,15 @@ def test_one_command(extra, user, tmp_path):
     user(f"python {stock}/train.py narrow.py --work-dir run")
     assert "coco/bbox_mAP" in user(f"python {stock}/test.py narrow.py run/iter_2.pth")
     image = next((tmp_path / "data/scenes/val2017").iterdir())
+    (block,) = re.findall(r"```python\n(from mmdet\.apis import.*?)```", INSTALLATION, re.S)
+    for old, new in (("vehicles.py", "narrow.py"), ("photo.jpg", str(image))):
+        block = block.replace(old, new)
+    user(f"python -c '{block.replace('work_dirs/vehicles/epoch_12.pth', 'run/iter_2.pth')}'")
+    assert list((tmp_path / "pictures").rglob("*.jpg"))
+    user("""python -c 'import mmdualtoken; from mmdet.apis import DetInferencer
+DetInferencer(weights="run/iter_2.pth")'""")  # a checkpoint carries its config
+    (train,) = re.findall(r"`(python \"\$\(python -c .*?/\.mim/tools/train\.py\")`", INSTALLATION)
+    user(f"{train} narrow.py --work-dir ours")
     user(f"python {tools}/predict.py narrow.py run/iter_2.pth {image} --out predicted")
     assert list((tmp_path / "predicted").rglob("*.json"))
 

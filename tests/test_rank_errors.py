@@ -6,6 +6,7 @@ import sys
 import pytest
 from ranks import ROOT, WORLD, environment, free_port, launch
 
+pytestmark = pytest.mark.processes
 #: A tool that ends as its argument says, in the form of rank: text; then perhaps joins the group.
 SCRIPT = """
 import os, sys
@@ -40,16 +41,18 @@ def torchrun(folder, *args):
     return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
 
 
-@pytest.mark.parametrize("group", ["group", "no group"])
-def test_the_same_error_is_printed_once(group, tmp_path):
-    assert torchrun(tmp_path, group, "0:no data", "1:no data") == ["error: no data"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("group", ["group", "no group"])
-def test_an_error_of_another_process_alone_is_printed(group, tmp_path):
-    """After the moment in which the first one could have said it."""
-    assert torchrun(tmp_path, group, "1:no data") == ["error: no data"]
+@pytest.mark.parametrize(
+    "group, errors",
+    [
+        ("group", ["0:no data", "1:no data"]),
+        pytest.param("no group", ["0:no data", "1:no data"], marks=pytest.mark.slow),
+        pytest.param("group", ["1:no data"], marks=pytest.mark.slow),
+        pytest.param("no group", ["1:no data"], marks=pytest.mark.slow),
+    ],
+)
+def test_an_error_is_printed_once(group, errors, tmp_path):
+    """That of another process alone, when the first one has had the time to end."""
+    assert torchrun(tmp_path, group, *errors) == ["error: no data"]
 
 
 def test_by_the_tool(project):
@@ -61,11 +64,10 @@ def test_by_the_tool(project):
 
 @pytest.mark.slow
 def test_without_an_agent_each_process_tells(project):
-    """Started by hand, before they have joined there is nothing by which they could agree."""
-    shared = dict(WORLD_SIZE=str(WORLD), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    """Started by hand, nothing ends one process after the other."""
     command = [sys.executable, ROOT / "tools" / "train.py", "nowhere.py", "--launcher", "pytorch"]
     for rank in range(WORLD):
-        own = environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        own = environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
         done = subprocess.run(command, env=own, capture_output=True, text=True)
         assert done.returncode == 2
         assert done.stderr.count("error: Config nowhere.py does not exist") == 1

@@ -1,6 +1,5 @@
 """A run that was killed and resumed ends with the weights of one that was not, bit for bit."""
 
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import training_runs
 from mmengine.config import Config
 from mmengine.registry import DATASETS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from toy_training import ToyData, names, run, toy_config, with_hook
+from toy_training import ToyData, names, run, stop, toy_config
 from training_runs import assert_same, last, random_config, state_of, train, write_scenes
 
 from mmdualtoken.errors import InputError
@@ -23,6 +22,12 @@ from mmdualtoken.weights.checkpoints import load_file
 WHOLE, KILLED = 9, 7
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     """Ten images of each task."""
@@ -32,18 +37,10 @@ def scenes(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def project(scenes, tmp_path):
-    (tmp_path / "data").symlink_to(scenes / "data")
-    return tmp_path
-
-
-def schedule(cfg, by_epoch=None):
+def schedule(cfg, by_epoch):
     """Nine iterations with a checkpoint after every fourth one, or three epochs of three."""
     cfg.randomness = dict(seed=0)
-    epochs = bool(cfg.train_cfg.get("by_epoch"))
-    by_epoch = epochs if by_epoch is None else by_epoch
-    if epochs:
+    if cfg.train_cfg.get("by_epoch"):
         cfg.train_cfg.update(max_epochs=WHOLE // 3, val_interval=1)
     else:
         cfg.train_cfg.update(max_iters=WHOLE, val_interval=4)
@@ -52,72 +49,66 @@ def schedule(cfg, by_epoch=None):
     return cfg
 
 
-CASES = {
-    "detection": ("detection", "iter_4.pth"),
-    "segmentation": ("segmentation", "iter_4.pth"),
-    "classification": ("classification", "epoch_2.pth"),
-    "classification, within an epoch": ("classification", "iter_4.pth"),
-}
+SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) for c in CASES])
-def test_killed_and_resumed(case, project):
-    """Also with other numbers of workers: neither they nor their history decide anything."""
-    killed_and_resumed(case, project, workers=(0, 2))
-
-
-def test_killed_and_resumed_in_short(project):
-    killed_and_resumed("classification, within an epoch", project, workers=(2,))
-
-
-def killed_and_resumed(case, project, workers):
-    task, checkpoint = CASES[case]
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "task, checkpoint, workers",
+    [
+        ("classification", "iter_4.pth", (2,)),
+        pytest.param("classification", "iter_4.pth", (0,), marks=SLOW),
+        pytest.param("classification", "epoch_2.pth", (0, 2), marks=SLOW),
+        pytest.param("detection", "iter_4.pth", (0, 2), marks=SLOW),
+        pytest.param("segmentation", "iter_4.pth", (0, 2), marks=SLOW),
+    ],
+)
+def test_killed_and_resumed(task, checkpoint, workers, scenes, folder):
+    """Neither the number of workers nor their history decides anything."""
+    (folder / "data").symlink_to(scenes / "data")
     by_epoch = checkpoint.startswith("epoch")
-    assert train(project, schedule(random_config(task), by_epoch), "whole")[0] == 0
-    expected = state_of(project / last(project / "whole"))
+    assert train(folder, schedule(random_config(task), by_epoch), "whole")[0] == 0
+    expected = state_of(last("whole"))
     assert len(expected["losses"]) == WHOLE
     for count in workers:
         name = f"killed{count}"
         cfg = schedule(random_config(task, count), by_epoch)
         cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
-        assert train(project, cfg, name)[0] == -9
-        assert last(project / name).endswith(checkpoint)
+        assert train(folder, cfg, name)[0] == -9
+        assert last(name).endswith(checkpoint)
         cfg.custom_hooks.pop()
-        status, output = train(project, cfg, name, "--resume")
+        status, output = train(folder, cfg, name, "--resume")
         assert status == 0
         assert "Resume: data and random numbers continue exactly" in output
-        assert ("in epoch 2 after batch 1" in output) == ("within" in case)
-        assert_same(state_of(project / last(project / name)), expected)
+        within = task == "classification" and not by_epoch
+        assert ("in epoch 2 after batch 1" in output) == within
+        assert_same(state_of(last(name)), expected)
 
 
 @pytest.mark.slow
-def test_stock_hooks_resume_to_other_weights(project):
+@pytest.mark.processes
+def test_stock_hooks_resume_to_other_weights(scenes, folder):
     """So the test above compares what does depend on the random numbers that were lost."""
-    cfg = schedule(random_config("classification"))
-    assert train(project, cfg, "whole", tool="stock")[0] == 0
+    (folder / "data").symlink_to(scenes / "data")
+    cfg = schedule(random_config("classification"), True)
+    assert train(folder, cfg, "whole", tool="stock")[0] == 0
     cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
-    assert train(project, cfg, "killed", tool="stock")[0] == -9
+    assert train(folder, cfg, "killed", tool="stock")[0] == -9
     cfg.custom_hooks.pop()
-    assert train(project, cfg, "killed", "resume", tool="stock")[0] == 0
-    whole, resumed = (
-        load_file(project / last(project / name))["state_dict"] for name in ("whole", "killed")
-    )
+    assert train(folder, cfg, "killed", "resume", tool="stock")[0] == 0
+    whole, resumed = (load_file(last(name))["state_dict"] for name in ("whole", "killed"))
     weight = "backbone.stages.0.blocks.0.ffn.fc1.weight"
-    assert weight in whole
     assert not torch.equal(whole[weight], resumed[weight])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
-def test_all_but_the_random_numbers_is_as_in_mmengine(by_epoch, workers, tmp_path, monkeypatch):
+@pytest.mark.parametrize("by_epoch, workers", [(False, 2), (True, 0)])
+def test_all_but_the_random_numbers_is_as_in_mmengine(by_epoch, workers):
     """Without them, the weights of a run are those of its stock hooks and loops, bit for bit."""
-    monkeypatch.chdir(tmp_path)
 
     def config():
         cfg = toy_config(length=3 if by_epoch else 13, workers=workers, by_epoch=by_epoch)
         cfg.model.dropout = 0
-        cfg.train_dataloader.dataset.fixed = True
-        cfg.val_dataloader.dataset.fixed = True
+        cfg.train_dataloader.dataset.fixed = cfg.val_dataloader.dataset.fixed = True
         cfg.experiment_name = f"stock{by_epoch}{workers}"
         return cfg
 
@@ -142,46 +133,17 @@ def test_all_but_the_random_numbers_is_as_in_mmengine(by_epoch, workers, tmp_pat
 
 
 @pytest.fixture
-def interrupted(tmp_path, monkeypatch):
-    """A toy run that was stopped after the second batch of its second epoch."""
-    monkeypatch.chdir(tmp_path)
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def interrupted():
+    """The config of a toy run that was stopped after the second batch of its second epoch."""
+    stop(toy_config(length=2, by_epoch=True), "run", done=7)
     cfg = toy_config(length=2, by_epoch=True)
-    with pytest.raises(SystemExit):
-        run(with_hook(cfg, type="SignalAt", done=7, numbers=[signal.SIGTERM]), "run")
-    yield toy_config(length=2, by_epoch=True)
-    signal.signal(signal.SIGTERM, before)
-
-
-def iterations_of(file):
-    return len(state_of(file)["losses"])
-
-
-REPEATED = "epoch 2 starts again: its first 2 batches are repeated"
-
-
-def test_other_batch_size(interrupted, capfd):
-    """Its epoch begins anew: nothing is left out."""
-    interrupted.train_dataloader.batch_size = 5
-    run(interrupted, "run", resume=True)
-    output = capfd.readouterr().out
-    assert f"not exact, as the run has changed: batch_size 2 -> 5; {REPEATED}." in output
-    assert iterations_of("run/epoch_2.pth") == 7 + 2
+    cfg.log_level = "INFO"
+    return cfg
 
 
 @LOOPS.register_module()
 class OwnLoop(EpochBasedTrainLoop):
     """A loop that we know nothing of."""
-
-
-def test_loop_of_the_users_own(interrupted, capfd):
-    interrupted.train_cfg = dict(type="OwnLoop", max_epochs=2)
-    interrupted.log_level = "INFO"
-    run(interrupted, "run", resume=True)
-    output = capfd.readouterr().out
-    assert "will differ after a resume: OwnLoop and its loader cannot start at" in output
-    assert REPEATED in output
-    assert iterations_of("run/epoch_2.pth") == 7 + 5
 
 
 class Mosaic:
@@ -197,43 +159,67 @@ class CachingData(ToyData):
     pipeline = SimpleNamespace(transforms=[Mosaic()])
 
 
-def test_images_that_transforms_keep(interrupted, capfd):
-    interrupted.train_dataloader.dataset.type = "CachingData"
-    interrupted.log_level = "INFO"
+REPEATED = "epoch 2 starts again: its first 2 batches are repeated"
+BATCH_SIZE = f"not exact, as the run has changed: batch_size 2 -> 5; {REPEATED}."
+KEPT = "in epoch 2 after batch 2, but for the images that Mosaic had kept, if still used."
+
+
+@pytest.mark.parametrize(
+    "changes, said, iterations",
+    [
+        ({"train_dataloader.batch_size": 5}, [BATCH_SIZE], 7 + 2),
+        (
+            {"train_cfg": dict(type="OwnLoop", _delete_=True, max_epochs=2)},
+            ["will differ after a resume: OwnLoop and its loader cannot start at", REPEATED],
+            7 + 5,
+        ),
+        ({"train_dataloader.dataset.type": "CachingData"}, [KEPT], 10),
+    ],
+    ids=["batch size", "a loop of the user's own", "images that transforms keep"],
+)
+def test_other_config(changes, said, iterations, interrupted, capfd):
+    """Nothing is left out: an epoch that cannot be continued begins anew."""
+    interrupted.merge_from_dict(changes)
     run(interrupted, "run", resume=True)
-    words = "in epoch 2 after batch 2, but for the images that Mosaic had kept, if still used."
-    assert words in capfd.readouterr().out
+    output = capfd.readouterr().out
+    assert all(text in output for text in said)
+    assert len(state_of("run/epoch_2.pth")["losses"]) == iterations
 
 
-def test_checkpoint_of_the_stock_hooks(interrupted, capfd):
+@pytest.mark.parametrize(
+    "missing, said",
+    [
+        ("exact_resume", "not exact, as the checkpoint was written without ExactResumeHook."),
+        ("optimizer", "less.pth holds no optimizer"),
+        ("meta", "^--resume less.pth: .* no meta.*--load-from"),
+        ("message_hub", "^--resume less.pth: .* no message_hub.*--load-from"),
+    ],
+)
+def test_checkpoint_that_lacks(missing, said, interrupted, capfd):
+    """As one of the stock hooks, and as a file of weights that somebody published."""
     checkpoint = load_file("run/interrupted.pth")
-    del checkpoint["exact_resume"]
     checkpoint["meta"].update(epoch=1, iter=5)
-    torch.save(checkpoint, "stock.pth")
-    interrupted.load_from = "stock.pth"
-    run(interrupted, "other", resume=True)
-    expected = "not exact, as the checkpoint was written without ExactResumeHook."
-    assert expected in capfd.readouterr().out
-
-
-@pytest.mark.parametrize("kept", [("state_dict",), ("state_dict", "message_hub")])
-def test_resume_from_weights_alone(kept, interrupted):
-    """As from a file that somebody published."""
-    checkpoint = load_file("run/interrupted.pth")
-    torch.save({key: checkpoint[key] for key in kept}, "weights.pth")
-    interrupted.load_from = "weights.pth"
-    with pytest.raises(InputError, match="^--resume weights.pth: .* no meta.*--load-from"):
-        run(interrupted, "other", resume=True)
-    assert not list(Path("other").glob("*.pth"))
-
-
-def test_resume_without_an_optimizer(interrupted, capfd):
-    checkpoint = load_file("run/interrupted.pth")
-    del checkpoint["optimizer"]
+    del checkpoint[missing]
     torch.save(checkpoint, "less.pth")
     interrupted.load_from = "less.pth"
-    run(interrupted, "other", resume=True)
-    assert "less.pth holds no optimizer" in capfd.readouterr().out
+    if "load-from" in said:
+        with pytest.raises(InputError, match=said):
+            run(interrupted, "other", resume=True)
+        assert not list(Path("other").glob("*.pth"))
+    else:
+        run(interrupted, "other", resume=True)
+        assert said in capfd.readouterr().out
+
+
+def test_resume_between_two_updates(capfd):
+    """Gradients of the fourth and fifth iteration are in no checkpoint."""
+    cfg = scheduled(2)
+    cfg.optim_wrapper.accumulative_counts = 3
+    run(cfg.copy(), "whole")
+    cfg.load_from = "whole/epoch_1.pth"
+    run(cfg, "run", resume=True)
+    words = "not exact, as gradients of 2 iterations, not yet applied, are not kept"
+    assert words in capfd.readouterr().out
 
 
 # What the config changes in a run that is resumed.
@@ -254,36 +240,29 @@ def rates_of(file):
     return list(load_file(file)["message_hub"]["log_scalars"]["train/lr"].data[0])
 
 
-@pytest.mark.parametrize("by_epoch, lengths", [(True, (2, 4)), (True, (4, 3)), (False, (6, 15))])
-def test_changed_schedule_holds(by_epoch, lengths, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    "by_epoch, first, then, done", [(True, 2, 4, 10), (True, 4, 3, 12), (False, 6, 15, 6)]
+)
+def test_changed_schedule_holds(by_epoch, first, then, done, capfd):
     """From the resume on, rates and schedulers are those of a run that had it all along."""
-    monkeypatch.chdir(tmp_path)
-    short, long = lengths
-    done = 10 if by_epoch else 6
-    first = scheduled(short, by_epoch)
-    if short > long:  # a shorter one, taken up in the middle of an epoch
-        before, done = signal.signal(signal.SIGTERM, signal.SIG_DFL), 12
-        with pytest.raises(SystemExit):
-            run(with_hook(first, type="SignalAt", done=done, numbers=[signal.SIGTERM]), "run")
-        signal.signal(signal.SIGTERM, before)
+    if first > then:  # a shorter one, taken up in the middle of an epoch
+        stop(scheduled(first, by_epoch), "run", done=done)
     else:
-        run(first, "run")
+        run(scheduled(first, by_epoch), "run")
     capfd.readouterr()
-    run(scheduled(long, by_epoch), "run", resume=True)
-    words = f"param_scheduler[0] (CosineAnnealingLR) T_max {short} -> {long}, end {short} -> {long}"
-    assert (
-        f"are not the checkpoint's: {words}. The config's settings hold" in capfd.readouterr().out
-    )
-    run(scheduled(long, by_epoch), "whole")
+    run(scheduled(then, by_epoch), "run", resume=True)
+    output = capfd.readouterr().out
+    words = f"param_scheduler[0] (CosineAnnealingLR) T_max {first} -> {then}, end {first} -> {then}"
+    assert f"are not the checkpoint's: {words}. The config's settings hold" in output
+    run(scheduled(then, by_epoch), "whole")
     resumed, whole = last("run"), last("whole")
     assert rates_of(resumed)[done:] == rates_of(whole)[done:]
     assert rates_of(resumed)[1:done] != rates_of(whole)[1:done]
     assert_same(load_file(resumed)["param_schedulers"], load_file(whole)["param_schedulers"])
 
 
-def test_changed_schedule_of_other_batches(tmp_path, monkeypatch):
+def test_changed_schedule_of_other_batches():
     """An epoch of 5 batches is as much of the schedule as one of 2; the second restarts."""
-    monkeypatch.chdir(tmp_path)
 
     def config(batch_size):
         cfg = scheduled(4)
@@ -291,18 +270,13 @@ def test_changed_schedule_of_other_batches(tmp_path, monkeypatch):
         cfg.param_scheduler = [{**cfg.param_scheduler[0], "convert_to_iter_based": True}]
         return cfg
 
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with pytest.raises(SystemExit):
-        run(with_hook(config(2), type="SignalAt", done=7, numbers=[signal.SIGTERM]), "run")
-    signal.signal(signal.SIGTERM, before)
+    stop(config(2), "run", done=7)
     run(config(5), "run", resume=True)
     run(config(5), "whole")
     assert rates_of(last("run"))[7:] == rates_of(last("whole"))[2:]
 
 
-def test_changed_optimizer_holds(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-
+def test_changed_optimizer_holds(capfd):
     def config(length, **optimizer):
         cfg = scheduled(length, **optimizer)
         cfg.param_scheduler = None
@@ -316,9 +290,7 @@ def test_changed_optimizer_holds(tmp_path, monkeypatch, capfd):
     assert (group["lr"], group["weight_decay"], group["betas"]) == (0.02, 0.5, (0.8, 0.9))
 
 
-def test_schedule_that_depends_on_evaluations_stays(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-
+def test_schedule_that_depends_on_evaluations_stays(capfd):
     def config(length, factor):
         cfg = scheduled(length)
         kind = dict(type="ReduceOnPlateauLR", monitor="error", rule="greater", patience=0)
@@ -329,13 +301,12 @@ def test_schedule_that_depends_on_evaluations_stays(tmp_path, monkeypatch, capfd
     run(config(3, 0.5), "run")
     rate = rates_of(last("run"))[-1]
     run(config(4, 0.1), "run", resume=True)
-    assert "factor 0.5 -> 0.1" in (output := capfd.readouterr().out)
-    assert "the checkpoint's schedule stays" in output
+    output = capfd.readouterr().out
+    assert "factor 0.5 -> 0.1" in output and "the checkpoint's schedule stays" in output
     assert rates_of(last("run"))[-1] in (rate, rate / 2)
 
 
-def test_nothing_left_to_do(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+def test_nothing_left_to_do(capfd):
     run(scheduled(2), "run")
     before = load_file(last("run"))
     capfd.readouterr()
@@ -344,18 +315,6 @@ def test_nothing_left_to_do(tmp_path, monkeypatch, capfd):
     assert "the run is finished, 2 of max_epochs=2: nothing is left to do" in output
     assert "are not the checkpoint's" not in output
     assert_same(load_file(last("run"))["state_dict"], before["state_dict"])
-
-
-def test_resume_between_two_updates(tmp_path, monkeypatch, capfd):
-    """Gradients of the fourth and fifth iteration are in no checkpoint."""
-    monkeypatch.chdir(tmp_path)
-    cfg = scheduled(2)
-    cfg.optim_wrapper.accumulative_counts = 3
-    run(cfg.copy(), "whole")
-    cfg.load_from = "whole/epoch_1.pth"
-    run(cfg, "run", resume=True)
-    words = "not exact, as gradients of 2 iterations, not yet applied, are not kept"
-    assert words in capfd.readouterr().out
 
 
 # Which configs get it.
@@ -374,11 +333,7 @@ def test_stock_parts_are_replaced():
     before = cfg.pretty_text
     add_reliability(cfg)
     assert cfg.pretty_text == before
-
-
-@pytest.mark.parametrize("name", ["IterBasedTrainLoop", "mmengine.IterBasedTrainLoop"])
-def test_loop_over_iterations_is_replaced(name):
-    cfg = Config(dict(train_cfg=dict(type=name, max_iters=5)))
+    cfg = Config(dict(train_cfg=dict(type="mmengine.IterBasedTrainLoop", max_iters=5)))
     add_reliability(cfg)
     assert cfg.train_cfg == dict(type="ResumableIterLoop", max_iters=5)
 

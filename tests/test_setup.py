@@ -35,7 +35,7 @@ def installed(monkeypatch):
             return dists[name]
 
         monkeypatch.setattr(versions.importlib.metadata, "version", version)
-        monkeypatch.setattr(versions, "source_version", lambda name: None)
+        monkeypatch.setattr(versions, "checkout", lambda name: None)
 
     return pretend
 
@@ -48,29 +48,12 @@ def verdicts():
 
 
 @pytest.mark.parametrize(
-    ("version", "specifier", "expected"),
-    [
-        ("2.1.0", ">=2.1.0,<2.2.0", True),
-        ("2.1.9", ">=2.1.0,<2.2.0", True),
-        ("2.2.0", ">=2.1.0,<2.2.0", False),
-        ("2.2.0rc1", ">=2.1.0,<2.2.0", False),
-        ("2.2.0.dev1", ">=2.1.0,<2.2.0", False),
-        ("2.1.0rc1", ">=2.1.0,<2.2.0", False),
-        ("2.1.5rc1", ">=2.1.0,<2.2.0", True),
-        ("2.1", ">=2.1.0,<2.2.0", True),
-        ("0.10.7", ">=0.9,<1.0", True),
-        ("2.10.0+cu130", ">=2.9", True),
-        ("1.13.1", ">=2.1", False),
-        ("2.1.0.post1", ">=2.1.0,<2.2.0", True),
-    ],
+    "version, inside",
+    [("2.1.0", True), ("2.1.5rc1", True), ("2.1.9+cu130", True), ("2.2.0", False)],
 )
-def test_ranges(version, specifier, expected):
-    assert versions.in_range(version, specifier) is expected
-
-
-def test_a_version_that_is_none_is_named():
-    with pytest.raises(ValueError, match="'main'"):
-        versions.in_range("main", ">=2.1")
+def test_ranges(version, inside):
+    """Pre-releases of a version in the range are in it, too."""
+    assert versions.in_range(version, ">=2.1.0,<2.2.0") is inside
 
 
 def test_accepts_each_stack(installed):
@@ -93,11 +76,9 @@ def test_accepts_each_stack(installed):
             "mmcv-lite==2.1.0",
         ),
         ({"onedl-mmcv": "2.2.0"}, "onedl-mmcv 2.2.0", ">=2.3.0,<3", "onedl-mmcv==2.3.6"),
-        ({"onedl-mmcv": None}, "mmcv: found missing", ">=2.3.0,<3", "onedl-mmcv==2.3.6"),
         ({"onedl-mmcv": None, "mmcv-full": "1.7"}, "mmcv-full 1.7", "", "uninstall -y mmcv-full"),
         ({"torch": "2.0.1"}, "torch 2.0.1", "torch >=2.1", "pip install torch==2.11.0"),
         ({"torch": None}, "torch: found missing", "torch >=2.1", "make setup"),
-        ({"mmdet": "2.28.2"}, "mmdet 2.28.2", "mmdet >=3.3.0,<4", "mmdet==3.3.0"),
         ({"onedl-mmpretrain": "2.0"}, "onedl-mmpretrain 2.0", ">=1.2.0,<2", "1.3.6"),
     ],
 )
@@ -109,18 +90,14 @@ def test_refuses_with_found_required_remedy(installed, change, found, required, 
         assert text in str(caught.value)
 
 
-def test_both_stacks_at_once(installed):
-    installed({**GOOD, "mmengine": "0.10.7"})
-    assert verdicts()["mmengine"] == FAIL
-    assert verdicts()["one stack only"] == FAIL
-    with pytest.raises(ImportError, match="pip uninstall -y onedl-mmengine mmengine"):
-        versions.check_stack()
-
-
-def test_two_families_in_different_packages_only_warn(installed):
-    installed({**GOOD, "mmdet": "3.3.0"})
-    assert verdicts()["one stack only"] == WARN
-    versions.check_stack()
+@pytest.mark.parametrize("other, verdict", [("mmengine", FAIL), ("mmdet", WARN)])
+def test_both_stacks_at_once(other, verdict, installed):
+    """In different packages they may work; in one they overwrite each other."""
+    installed({**GOOD, other: "0.10.7" if other == "mmengine" else "3.3.0"})
+    assert verdicts()["one stack only"] == verdict
+    if verdict == FAIL:
+        with pytest.raises(ImportError, match="pip uninstall -y onedl-mmengine mmengine"):
+            versions.check_stack()
 
 
 def test_remedies_stay_with_the_installed_family(installed):
@@ -134,10 +111,9 @@ def test_remedies_stay_with_the_installed_family(installed):
 def test_finds_a_checkout_on_the_path(tmp_path, monkeypatch):
     (tmp_path / "mmfoo").mkdir()
     (tmp_path / "mmfoo" / "__init__.py").write_text("raise RuntimeError('imported')")
-    (tmp_path / "mmfoo" / "version.py").write_text("__version__: str = '2.0.1'\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert versions.source_version("mmfoo") == "2.0.1"
-    assert versions.source_version("mmnothing") is None
+    found = versions.judge(versions.Requirement("mmfoo", {"mmfoo": ">=1"}, True))
+    assert (found.verdict, found.found) == (OK, f"{tmp_path}/mmfoo, of an unknown version")
 
 
 # --- importing
@@ -174,26 +150,12 @@ def test_import_with_mmcv_out_of_range(module, tmp_path):
     assert "torch:" not in message
 
 
-def test_import_without_packaging_and_pip(tmp_path):
-    done = bare_python("import mmdualtoken", "torch-2.11.0", tmp_path=tmp_path)
-    message = done.stderr.split("ImportError: ")[-1]
-    assert "versions cannot be compared: run `python -m ensurepip`" in message
-    assert len(message.splitlines()) == 1
-
-
 def test_import_again():
     assert importlib.reload(mmdualtoken) is mmdualtoken
     from mmengine.registry import MODELS
 
     assert MODELS.get("DualTokenViT").__name__ == "DualTokenViT"
     assert re.fullmatch(r"\d+\.\d+\.\d+", mmdualtoken.__version__)
-
-
-def test_only_the_doctor_is_imported_unchecked(monkeypatch):
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mmdualtoken.doctor", "--json"])
-    assert mmdualtoken._runs_doctor()
-    monkeypatch.setattr(sys, "orig_argv", ["python", "mmdualtoken.doctor"])
-    assert not mmdualtoken._runs_doctor()
 
 
 # --- doctor
@@ -260,16 +222,20 @@ def test_doctor_names_the_package_of_venv(monkeypatch):
     assert re.fullmatch(r"Debian: apt install python3\.\d+-venv", row.remedy)
 
 
-def test_doctor_setuptools(installed):
-    installed({"mmengine": "0.10.7", "setuptools": "82.0.0"})
+@pytest.mark.parametrize(
+    "mmengine, setuptools, verdict",
+    [
+        ("mmengine", "82.0.0", FAIL),
+        ("mmengine", "80.9.0", OK),
+        ("mmengine", None, FAIL),
+        ("onedl-mmengine", "82.0.0", OK),
+    ],
+)
+def test_doctor_setuptools(mmengine, setuptools, verdict, installed):
+    installed({mmengine: "0.10.7", **({"setuptools": setuptools} if setuptools else {})})
     (row,) = doctor.run_check("setuptools")
-    assert row.verdict == FAIL and re.fullmatch(r"pip install setuptools==[\d.]+", row.remedy)
-    installed({"mmengine": "0.10.7", "setuptools": "80.9.0"})
-    assert verdict_of("setuptools") == OK
-    installed({"mmengine": "0.10.7"})
-    assert verdict_of("setuptools") == FAIL
-    installed({"onedl-mmengine": "0.10.12", "setuptools": "82.0.0"})
-    assert verdict_of("setuptools") == OK
+    assert row.verdict == verdict
+    assert verdict == OK or re.fullmatch(r"pip install setuptools==[\d.]+", row.remedy)
 
 
 def test_doctor_two_opencvs(installed):

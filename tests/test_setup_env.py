@@ -112,13 +112,8 @@ def machine(tmp_path, monkeypatch):
 ALL = ["venv", "pip", "alone", "package", "doctor"]
 
 
-def test_setup_from_nothing_then_nothing_to_do(machine):
-    assert machine.complete() == ALL
-    assert machine.complete() == []
-
-
 @pytest.mark.parametrize("broken", ALL)
-def test_setup_resumes_where_it_broke(machine, broken):
+def test_setup_from_nothing_resumes_where_it_broke(machine, broken):
     machine.fail_on = broken
     with pytest.raises(setup_env.SetupError):
         machine.complete()
@@ -144,20 +139,15 @@ def test_nothing_is_compiled(monkeypatch, capfd):
 
 
 def test_a_broken_environment_is_moved_aside(tmp_path, monkeypatch, capsys):
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\nexit 1\n")
-    python.chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
     monkeypatch.setattr(setup_env, "run", lambda *command: None)
     assert setup_env.create(tmp_path / ".venv", None, False)
-    moved = list(tmp_path.glob(".venv.broken-*"))
-    assert len(moved) == 1 and (moved[0] / "bin" / "python").exists()
-    assert "moved to .venv.broken-" in capsys.readouterr().out
+    (moved,) = tmp_path.glob(".venv.broken-*")
+    assert (moved / "bin").is_dir() and "moved to .venv.broken-" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("version", [(3, 9), (3, 14)])
-def test_unsupported_python(monkeypatch, tmp_path, version):
-    monkeypatch.setattr(setup_env.sys, "version_info", version)
+def test_unsupported_python(monkeypatch, tmp_path):
+    monkeypatch.setattr(setup_env.sys, "version_info", (3, 14))
     with pytest.raises(setup_env.SetupError, match=r"supported: 3\.10 to 3\.13"):
         setup_env.create(tmp_path / ".venv", None, False)
 

@@ -186,3 +186,12 @@ def run(cfg, work_dir, resume=False):
 def names(folder):
     """Files of a work dir, without the config and the logs."""
     return {p.name for p in Path(folder).iterdir() if p.is_file() and p.suffix != ".py"}
+
+
+def stop(cfg, work_dir, done, numbers=(signal.SIGTERM,), **hook):
+    """Train until signals end it after `done` iterations; returns the exit status."""
+    try:
+        run(with_hook(cfg, type="SignalAt", done=done, numbers=list(numbers), **hook), work_dir)
+    except SystemExit as end:
+        return end.code
+    raise AssertionError("no signal ended the run")

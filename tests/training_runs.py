@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -163,10 +164,11 @@ def write_config(cfg: Config, path: Path) -> Path:
 def assert_same(a: object, b: object, path: str = "") -> None:
     """Equal in every bit, or name the first place that differs."""
     assert type(a) is type(b), path
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), f"{path}: differs by up to {(a - b).abs().max()}"
+    if isinstance(a, (torch.Tensor, np.ndarray)):
+        assert a.shape == b.shape, path
+        assert (a == b).all(), f"{path}: differs by up to {abs(a - b).max()}"
     elif isinstance(a, dict):
-        assert list(a) == list(b), path
+        assert a.keys() == b.keys(), path
         for key in a:
             assert_same(a[key], b[key], f"{path}.{key}")
     elif isinstance(a, (list, tuple)):

@@ -15,7 +15,7 @@ from mmengine.runner import set_random_seed
 from rich.console import Console
 from rich.progress import track
 
-from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
 from mmdualtoken.files import check_new_folder
 from mmdualtoken.inference.browse import Browser, build_dataset, contact_sheet, titled
 
@@ -28,16 +28,16 @@ def parse_args() -> argparse.Namespace:
         "--split", choices=["train", "val", "test"], default="train", help="default: train"
     )
     parser.add_argument(
-        "--num", type=int, default=16, help="samples, spread over the data set (%(default)s)"
+        "--num",
+        type=number(int, 1),
+        default=16,
+        help="samples, spread over the data set (%(default)s)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the augmentations (%(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder with files")
-    args = parser.parse_args()
-    if args.num < 1:
-        parser.error(f"--num is {args.num}; it is at least 1")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.progress import Progress
 
-from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
 from mmdualtoken.data import check
 from mmdualtoken.data.check.findings import as_json, summary
 from mmdualtoken.errors import InputError
@@ -37,30 +37,24 @@ def parse_args() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
     parser.add_argument(
         "--workers",
-        type=int,
+        type=number(int, 0),
         default=min(cores, MAX_WORKERS),
         help="processes that read images; 0 reads them here, without --timeout (%(default)s)",
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=number(float, 0.001),
         default=60,
         help="seconds that one image may take before it counts as broken (%(default)s)",
     )
     parser.add_argument(
         "--max-warnings",
-        type=int,
+        type=number(int, 0),
         default=20,
         help="warnings of a kind to show for each data set; errors are all shown (%(default)s)",
     )
     parser.add_argument("--json", metavar="FILE", help="write all findings to a new file")
-    args = parser.parse_args()
-    for name, least in (("workers", 0), ("max_warnings", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is at least 0")
-    if args.timeout <= 0:
-        parser.error(f"--timeout is {args.timeout:g}; it is a number of seconds above 0")
-    return args
+    return parser.parse_args()
 
 
 def show_progress(inspections: Iterable, count: int, name: str) -> Iterator:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,15 +31,10 @@ def run(*args: str) -> None:
             process.wait()
         except KeyboardInterrupt:
             interrupted = True
-    if process.returncode == 0 and not interrupted:
-        return
-    if interrupted:
-        print("\nInterrupted. When you like, run")
-    else:
-        print(f"\nThe command above ended with status {process.returncode}.", end=" ")
-        print("Remove its cause, then run")
-    print("`make demo` again: it skips finished steps and continues the training.")
-    sys.exit(130 if interrupted else process.returncode)
+    if status := 130 if interrupted else process.returncode:
+        print(f"\n{'Interrupted' if interrupted else f'The command above ended with {status}'}.")
+        print("`make demo` again skips finished steps and continues the training.")
+        sys.exit(status)
 
 
 def train(work_dir: Path) -> None:
@@ -66,20 +62,6 @@ def test(work_dir: Path) -> Path:
     return evaluations(work_dir)[-1]
 
 
-def contact_sheet(pictures: list[Path], out: Path, columns: int = 2, height: int = 240) -> None:
-    """Paste pictures into rows of `columns`, each scaled to `height` pixels."""
-    images = []
-    for path in pictures:
-        image = Image.open(path).convert("RGB")
-        images.append(image.resize((round(image.width * height / image.height), height)))
-    width = max(image.width for image in images)
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + 8), rows * (height + 8)), "white")
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * (width + 8), i // columns * (height + 8)))
-    sheet.save(out)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", default="work_dirs/demo", help="below the project")
@@ -89,9 +71,13 @@ def main() -> None:
     train(work_dir)
     results = test(work_dir)
 
+    from mmdualtoken.inference.browse import contact_sheet  # slow to import
+
     metrics = json.loads((results / f"{results.name}.json").read_text())
     sheet = ROOT / work_dir / "predictions.png"
-    contact_sheet(sorted((results / "pictures").iterdir())[:12], sheet)
+    files = sorted((results / "pictures").iterdir())[:12]
+    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    contact_sheet(pictures, [file.stem for file in files], columns=2).save(sheet)
     print("\nOn 100 unseen scenes (COCO evaluation):")
     for name, key in (("box", "bbox"), ("mask", "segm")):
         ap, ap50 = (metrics[f"coco/{key}_mAP{suffix}"] for suffix in ("", "_50"))

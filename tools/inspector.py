@@ -13,7 +13,7 @@ from types import ModuleType
 
 from mmengine.config import DictAction
 
-from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference.inspector.inspected_model import InspectedModel
 
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--score-thr",
-        type=float,
+        type=number(float, 0, 1),
         default=0.3,
         help="detection: objects need a higher score to be shown (%(default)s)",
     )
@@ -46,16 +46,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--port",
-        type=int,
+        type=number(int, 0, 65535),
         default=7860,
         help="port, 0 for a free one (%(default)s)",
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     args = parser.parse_args()
-    if not 0 <= args.score_thr <= 1:
-        parser.error(f"--score-thr is {args.score_thr:g}; it is a number from 0 to 1")
-    if not 0 <= args.port <= 65535:
-        parser.error(f"--port is {args.port}; it is a number from 0 to 65535")
     if args.compare_cfg_options and not args.compare:
         parser.error("--compare-cfg-options needs --compare")
     return args

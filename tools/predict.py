@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
 from mmdualtoken.data.loading import BrokenFileError
 from mmdualtoken.inference import Predictor, Source, find_sources, load_model
 from mmdualtoken.inference.outputs import protect_results, write_image, write_video
@@ -39,16 +39,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument(
         "--score-thr",
-        type=float,
+        type=number(float, 0, 1),
         default=0.3,
         help="detection: objects need a higher score to be drawn and written (%(default)s)",
     )
     parser.add_argument(
-        "--topk", type=int, default=5, help="classification: classes to write (%(default)s)"
+        "--topk",
+        type=number(int, 1),
+        default=5,
+        help="classification: classes to write (%(default)s)",
     )
     parser.add_argument("--device", help="cpu, cuda:0, ... (a GPU if there is one)")
     parser.add_argument(
-        "--batch-size", type=int, default=1, help="images at once, if of one size (%(default)s)"
+        "--batch-size",
+        type=number(int, 1),
+        default=1,
+        help="images at once, if of one size (%(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
     args = parser.parse_args()
@@ -57,11 +63,6 @@ def parse_args() -> argparse.Namespace:
         args.checkpoint = args.config
     if not args.inputs:
         parser.error("no image is given: name images, folders of images or videos")
-    if not 0 <= args.score_thr <= 1:
-        parser.error(f"--score-thr is {args.score_thr:g}; it is a number from 0 to 1")
-    for name in ("topk", "batch_size"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is at least 1")
     return args
 
 

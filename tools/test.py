@@ -18,7 +18,6 @@ from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_file, check_new_file
 from mmdualtoken.inference.model import TASKS
-from mmdualtoken.training.distributed import explain_sync_bn
 from mmdualtoken.training.interrupt import InterruptHook
 from mmdualtoken.training.strict_load import StrictLoadHook
 
@@ -176,16 +175,15 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def evaluate(cfg: Config, args: argparse.Namespace, exported: bool) -> dict[str, float]:
     """Test a checkpoint, or an exported file; returns the metrics."""
-    with explain_sync_bn():
-        runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
-        if exported:
-            check_classes(runner, args.checkpoint)
-        else:
-            runner.register_hook(StrictLoadHook())
-        runner.register_hook(InterruptHook())  # for its workers, which end with a killed test
-        if args.out:
-            runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
-        metrics = runner.test()
+    runner = (RUNNERS.build if "runner_type" in cfg else Runner.from_cfg)(cfg)
+    if exported:
+        check_classes(runner, args.checkpoint)
+    else:
+        runner.register_hook(StrictLoadHook())
+    runner.register_hook(InterruptHook())  # for its workers, which end with a killed test
+    if args.out:
+        runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
+    metrics = runner.test()
     if args.show_dir:
         print_log(f"Pictures: {pictures_folder(cfg, runner, args.show_dir)}", logger="current")
     return metrics

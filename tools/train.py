@@ -17,7 +17,7 @@ from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_file, lock_work_dir
 from mmdualtoken.training.allocator import keep_freed_pages
-from mmdualtoken.training.distributed import explain_sync_bn, is_first
+from mmdualtoken.training.distributed import is_first
 from mmdualtoken.training.finetuning import add_class_layer_hook
 from mmdualtoken.training.interrupt import exit_cleanly
 from mmdualtoken.training.monitoring import add_monitoring
@@ -171,7 +171,7 @@ def main() -> None:
     add_reliability(cfg, args.on_nan_loss)
     keep_freed_pages()
     alone = lock_work_dir(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
-    with exit_cleanly(cfg.work_dir), alone, explain_sync_bn():
+    with exit_cleanly(cfg.work_dir), alone:
         runner = build(cfg)
         count_accumulation(runner)
         runner.register_hook(ScheduleHook())

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_new_folder
 from mmdualtoken.inference import load_model
@@ -37,13 +37,12 @@ def parse_args() -> argparse.Namespace:
         "--block", type=int, default=-1, help="block of the stage, likewise (%(default)s)"
     )
     parser.add_argument("--head", type=int, help="one attention head, from 0 (all, and their mean)")
-    parser.add_argument("--dpi", type=int, default=200, help="dots per inch (%(default)s)")
+    parser.add_argument(
+        "--dpi", type=number(int, 1), default=200, help="dots per inch (%(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ... (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder with files")
-    args = parser.parse_args()
-    if args.dpi < 1:
-        parser.error(f"--dpi is {args.dpi}; it is at least 1")
-    return args
+    return parser.parse_args()
 
 
 def as_arrays(maps: TokenMaps, block: BlockMaps) -> dict[str, np.ndarray]:

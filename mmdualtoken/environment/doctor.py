@@ -62,15 +62,13 @@ def check_disk() -> tuple:
     return f"{free:.0f} GiB free", f"{needed} GiB for the environment", remedy
 
 
-def download_dir() -> Path:
-    """The folder where torch keeps the checkpoints it downloads."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TORCH_HOME") or Path(home) / "torch") / "hub" / "checkpoints"
-
-
-def check_downloads() -> tuple:
+def check_downloads() -> tuple | None:
     """Checkpoints given as URLs are kept in torch's cache."""
-    folder = download_dir()
+    if installed_version("torch") is None:
+        return None
+    import torch.hub
+
+    folder = Path(torch.hub.get_dir(), "checkpoints")
     existing = next(f for f in (folder, *folder.parents) if f.exists())
     free, writable = shutil.disk_usage(existing).free / GIB, os.access(existing, os.W_OK)
     found = f"{folder}: " + (f"{free:.0f} GiB free" if writable else "not writable")

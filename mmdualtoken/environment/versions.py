@@ -13,16 +13,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-try:
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import Version
-except ImportError:
-    try:
-        from pip._vendor.packaging.specifiers import SpecifierSet
-        from pip._vendor.packaging.version import Version
-    except ImportError:
-        Version = None
-
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 MIN_PYTHON, END_PYTHON = (3, 10), (3, 14)
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -87,15 +77,12 @@ class Finding:
 
 
 def in_range(version: str, specifier: str) -> bool:
-    """Whether a version, which may be a pre-release, is within a range such as ``>=2.1,<3``.
-
-    Raises:
-        ImportError: neither ``packaging`` nor pip is installed.
-        ValueError: `version` is not a version.
-    """
-    if Version is None:
-        raise ImportError("versions cannot be compared: run `python -m ensurepip`, which adds pip")
-    return SpecifierSet(specifier).contains(Version(version), prereleases=True)
+    """Whether a version, which may be a pre-release, is within a range such as ``>=2.1,<3``."""
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ImportError:  # before the packages are installed
+        from pip._vendor.packaging.specifiers import SpecifierSet
+    return SpecifierSet(specifier).contains(version, prereleases=True)
 
 
 def installed_version(dist: str) -> str | None:
@@ -106,27 +93,16 @@ def installed_version(dist: str) -> str | None:
         return None
 
 
-def source_version(name: str) -> str | None:
-    """Read the version of a checkout on PYTHONPATH from its files, without importing it."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for path in (Path(folder, "version.py"), Path(folder, "__init__.py")):
-            text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-            if match := re.search(r'^__version__(?:\s*:\s*str)?\s*=\s*[\'"]([^\'"]+)', text, re.M):
-                return match[1]
-    return None
+def checkout(name: str) -> str | None:
+    """The folder of an import package, as of a checkout on PYTHONPATH; it is not imported."""
+    spec = importlib.util.find_spec(name)
+    return next(iter(spec.submodule_search_locations or ()), None) if spec else None
 
 
 def find(requirement: Requirement) -> dict[str, str]:
     """Distribution -> version of everything installed that provides the import package."""
     names = [*requirement.ranges, *requirement.unusable]
-    found = {name: version for name in names if (version := installed_version(name))}
-    if not found and (version := source_version(requirement.name)):
-        found = {list(requirement.ranges)[-1]: version}  # of either family: the official name
-    return found
+    return {name: version for name in names if (version := installed_version(name))}
 
 
 def families() -> dict[str, list[str]]:
@@ -159,23 +135,25 @@ def pip_command(dist: str) -> str:
 def judge(requirement: Requirement) -> Finding:
     """Compare the installed version of an import package with the supported range."""
     found, ranges = find(requirement), requirement.ranges
+    text = ", ".join(f"{name} {version}" for name, version in found.items()) or "missing"
     default = pip_command(list(ranges)[-1 if uses_openmmlab() else 0])
     dist, version = next(iter(found.items()), (None, None))
     verdict, remedy = FAIL, ""
-    if not found:
-        verdict = FAIL if requirement.needed_at_import else WARN
-        remedy = f"{setup_command()}; elsewhere: {default}"
-    elif len(found) > 1:
+    if len(found) > 1:
         keep = next(d for d in found if d in ranges)
         remedy = f"these overwrite each other: pip uninstall -y {' '.join(found)}; "
         remedy += f"then one of them: {pip_command(keep)}"
     elif dist in requirement.unusable:
         remedy = f"{dist} lacks what is needed: pip uninstall -y {dist}; {default}"
-    elif not in_range(version, ranges[dist]):
+    elif found and not in_range(version, ranges[dist]):
         remedy = pip_command(dist)
-    else:
+    elif found:
         verdict = OK
-    text = ", ".join(f"{name} {version}" for name, version in found.items()) or "missing"
+    elif folder := checkout(requirement.name):
+        verdict, text = OK, f"{folder}, of an unknown version"
+    else:
+        verdict = FAIL if requirement.needed_at_import else WARN
+        remedy = f"{setup_command()}; elsewhere: {default}"
     required = " or ".join(f"{name} {specifier}" for name, specifier in ranges.items())
     return Finding(requirement.name, text, required, verdict, remedy)
 

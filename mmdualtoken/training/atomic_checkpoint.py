@@ -24,10 +24,6 @@ class AtomicLocalBackend(LocalBackend):
         """Write bytes to a file."""
         replace_file(filepath, obj)
 
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
-        """Write text to a file."""
-        replace_file(filepath, obj.encode(encoding))
-
 
 def write_checkpoint(
     hook: CheckpointHook, runner: Runner, filename: str, meta: dict, by_epoch: bool

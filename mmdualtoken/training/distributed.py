@@ -2,19 +2,22 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from copy import deepcopy
 from datetime import timedelta
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import all_reduce, is_distributed
 from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError, print_stderr
 
-SYNC_BN = ("SyncBN", "SyncBatchNorm", "MMSyncBN")
 #: FSDP's whole state dict without moving it to the CPU: from there, PyTorch 2.11 does not copy
 #: tensors whose memory it frees afterwards, and crashes.
 FULL_ON_CPU = dict(
@@ -22,8 +25,8 @@ FULL_ON_CPU = dict(
     state_dict_config=dict(type="FullStateDictConfig", rank0_only=True),
     optim_state_dict_config=dict(type="FullOptimStateDictConfig", rank0_only=True),
 )
-#: How long a process waits for the first one to print the same error.
-PATIENCE = timedelta(seconds=5)
+#: Seconds that the first process has to end with an error before others print theirs.
+PATIENCE = 15
 #: Where each launcher tells a process its number.
 RANKS = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
 TORCHRUN = "tools/dist_train.sh CONFIG PROCESSES, or torchrun --nproc-per-node=PROCESSES"
@@ -33,8 +36,8 @@ def start_processes(cfg: Config) -> None:
     """Prepare a run of several processes by `cfg.launcher`, before the runner is built.
 
     With GPUs, one for each process, MMEngine does the rest. Without one, `--launcher pytorch`
-    gets the backend gloo (or the config's `env_cfg.dist_cfg.backend`, if it is not nccl), model
-    wrappers for the CPU, and BatchNorm in place of SyncBatchNorm, which computes on GPUs only.
+    gets the backend gloo (or the config's `env_cfg.dist_cfg.backend`, if it is not nccl) and model
+    wrappers for the CPU.
 
     Raises:
         InputError: the process was not started by the launcher, a process has no GPU of its own,
@@ -53,7 +56,6 @@ def start_processes(cfg: Config) -> None:
         )
     _start_gloo(cfg)
     _wrap_for_cpu(cfg)
-    _replace_sync_bn(cfg)
 
 
 def is_first(launcher: str) -> bool:
@@ -87,8 +89,6 @@ def _check_torchrun() -> None:
 
 def _start_gloo(cfg: Config) -> None:
     """Join the process group, with the config's timeout in seconds."""
-    if not torch.distributed.is_available():
-        raise InputError("--launcher pytorch: this build of torch has no torch.distributed.")
     settings = dict(cfg.get("env_cfg", {}).get("dist_cfg") or {})
     backend = settings.pop("backend", "nccl")
     backend = "gloo" if backend == "nccl" else backend
@@ -102,109 +102,55 @@ def _wrap_for_cpu(cfg: Config) -> None:
 
     Runner reads `model_wrapper_cfg`, FlexibleRunner `strategy`.
     """
-    unused = cfg.get("find_unused_parameters", False)
-    ddp = dict(
-        type="MMDistributedDataParallel", broadcast_buffers=False, find_unused_parameters=unused
-    )
     if "runner_type" not in cfg:
-        wrapper = cfg.get("model_wrapper_cfg") or ddp
-        cfg.model_wrapper_cfg = ConfigDict({**wrapper, "device_ids": None})
+        unused = cfg.get("find_unused_parameters", False)
+        cfg.model_wrapper_cfg = _ddp_for_cpu(cfg.get("model_wrapper_cfg"), unused)
         return
     strategy = dict(cfg.get("strategy") or dict(type="DDPStrategy"))
-    wrapper = strategy.get("model_wrapper")
-    kind = strategy.get("type")
-    if getattr(kind, "__name__", kind).endswith("FSDPStrategy"):
-        strategy["model_wrapper"] = {**(wrapper or {}), "device_id": "cpu"}
+    if type_name(strategy).endswith("FSDPStrategy"):
+        strategy["model_wrapper"] = {**(strategy.get("model_wrapper") or {}), "device_id": "cpu"}
         if strategy.get("state_dict_cfg") == "full":
             strategy["state_dict_cfg"] = deepcopy(FULL_ON_CPU)
     else:
-        strategy["model_wrapper"] = {**(wrapper or ddp), "device_ids": None}
+        strategy["model_wrapper"] = _ddp_for_cpu(strategy.get("model_wrapper"))
     cfg.strategy = ConfigDict(strategy)
 
 
-def _dicts(node: object) -> Iterator[dict]:
-    """All dicts within lists, tuples and dicts."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _dicts(value)
+def _ddp_for_cpu(wrapper: dict | None, unused: bool = False) -> ConfigDict:
+    stock = "MMDistributedDataParallel"
+    wrapper = dict(wrapper or dict(broadcast_buffers=False, find_unused_parameters=unused))
+    if type_name({"type": stock, **wrapper}) == stock:
+        wrapper["type"] = "CPUDistributedDataParallel"
+    return ConfigDict(wrapper, device_ids=None)
 
 
-def _replace_sync_bn(cfg: Config) -> None:
+def without_sync_bn(model: nn.Module) -> nn.Module:
     """Let each process normalise by its own batch, as MMEngine does in a single process."""
-    found = bool(cfg.pop("sync_bn", None))
-    if cfg.get("strategy"):
-        found |= bool(cfg.strategy.pop("sync_bn", None))
-    for node in _dicts(cfg.get("model")):
-        kind = node.get("type")
-        name = getattr(kind, "__name__", kind)
-        if isinstance(name, str) and name.split(".")[-1] in SYNC_BN:  # also 'mmengine.SyncBN'
-            node["type"], found = "BN", True
-    if found:
-        print_log(
-            "SyncBatchNorm computes on GPUs only: without one, each process normalises by its own "
-            "batch (BN). Names in checkpoints stay the same.",
-            logger="current",
-            level=logging.WARNING,
-        )
+    if not any(type(module).__name__ == "SyncBatchNorm" for module in model.modules()):
+        return model
+    print_log(
+        "SyncBatchNorm computes on GPUs only: without one, each process normalises by its own "
+        "batch (BatchNorm). Names in checkpoints stay the same.",
+        logger="current",
+        level=logging.WARNING,
+    )
+    return revert_sync_batchnorm(model)
 
 
-@contextmanager
-def explain_sync_bn() -> Iterator[None]:
-    """Explain the error about a SyncBatchNorm that is a class's default, not the config's choice.
+@MODEL_WRAPPERS.register_module(force=True)
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """`MMDistributedDataParallel` of a model `without_sync_bn`."""
 
-    `start_processes` replaces what the config names; PyTorch refuses the others on the CPU when
-    the model is wrapped.
-
-    Raises:
-        InputError: inside, PyTorch has refused a SyncBatchNorm on the CPU.
-    """
-    try:
-        yield
-    except ValueError as error:
-        if "SyncBatchNorm" not in str(error):
-            raise
-        raise InputError(
-            "A part of the model is normalised by SyncBatchNorm, which computes on GPUs only, "
-            "though the config does not say so: it is the default of its class. Give that part "
-            "norm_cfg=dict(type='BN'), by which each process normalises by its own batch; or use "
-            "a single process, without --launcher; or GPUs."
-        ) from error
+    def __init__(self, module: nn.Module, **kwargs: Any):
+        super().__init__(without_sync_bn(module), **kwargs)
 
 
 def print_error(text: str) -> None:
-    """Print on stderr why a tool ends; of several processes with the same text, the first one.
+    """Print on stderr why a tool ends; of several processes, the first one to end does it.
 
-    Another process waits a moment for the first one's text, and prints its own if that differs.
+    Processes mostly end with the same error. A launcher that sees the first one end ends those that
+    still wait here; without such a launcher each prints its own.
     """
-    if not _first_process_prints(text):
-        print_stderr(f"\nerror: {text}")
-
-
-def _first_process_prints(text: str) -> bool:
-    """Compare the text with the first process's in the group's store, or before it in torchrun's.
-
-    torchrun's own `record` would print a traceback for each process.
-    """
-    dist = torch.distributed
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or not dist.is_available():
-        return False
-    # torchrun can start all processes again, with the same store.
-    key = f"mmdualtoken_error_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-    try:
-        if dist.is_initialized():
-            store = dist.distributed_c10d._get_default_store()
-        elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            store = dist.TCPStore(address, port, is_master=False, timeout=PATIENCE)
-        else:
-            return False
-        if int(os.environ["RANK"]) == 0:
-            store.set(key, text)
-            return False
-        store.wait([key], PATIENCE)
-        return store.get(key).decode() == text
-    except (RuntimeError, KeyError, ValueError):  # no store, no text in it, a launcher's mistake
-        return False
+    if any(os.environ.get(name, "0") != "0" for name in RANKS.values()):
+        time.sleep(PATIENCE)
+    print_stderr(f"\nerror: {text}")

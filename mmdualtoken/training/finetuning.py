@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
+from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.fitting import dataset_meta, fit_classes, moved_class, without_wrapper
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
@@ -56,18 +57,14 @@ def check_resumed_optimizer(optimizer: Optimizer, state: Mapping, filename: str)
         InputError: the checkpoint's groups of parameters are not as many, or of another optimizer.
     """
     own, there = optimizer.param_groups, state.get("param_groups") or []
-    kinds = [KINDS_OF_STATE & set(groups[0]) if groups else set() for groups in (own, there)]
+    kinds = [sorted(KINDS_OF_STATE & {*groups[0]}) if groups else [] for groups in (own, there)]
     if len(own) == len(there) and kinds[0] == kinds[1]:
         return
-    ours, theirs = (
-        f"{len(groups)} groups with {sorted(kind)}"
-        for groups, kind in zip((own, there), kinds, strict=True)
-    )
     raise InputError(
         f"Resuming from {filename}: the config's optimizer, {type(optimizer).__name__}, is not the "
-        f"one that the run began with (by the config {ours}, in the file {theirs}). "
-        "Resume a run with the config that it began with. To train its weights with another "
-        "optimizer, use tools/train.py --load-from."
+        f"one that the run began with (by the config {len(own)} groups with {kinds[0]}, in the "
+        f"file {len(there)} groups with {kinds[1]}). Resume a run with the config that it began "
+        "with. To train its weights with another optimizer, use tools/train.py --load-from."
     )
 
 
@@ -143,7 +140,6 @@ def add_class_layer_hook(cfg: Config) -> None:
         cfg: changed in place where it has `load_from` or `resume`.
     """
     hooks = cfg.get("custom_hooks") or []
-    kinds = [hook.get("type") for hook in hooks]
-    added = "DropClassLayersHook" in kinds or DropClassLayersHook in kinds
+    added = "DropClassLayersHook" in map(type_name, hooks)
     if (cfg.get("load_from") or cfg.get("resume")) and not added:
         cfg.custom_hooks = [*hooks, dict(type="DropClassLayersHook")]

@@ -1,5 +1,6 @@
 """Sharding of parameters, gradients and optimizer states over processes (PyTorch's FSDP)."""
 
+import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.registry import FUNCTIONS, STRATEGIES
 from torch import nn
@@ -7,6 +8,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from mmdualtoken.models.blocks import DualTokenBlock
+from mmdualtoken.training.distributed import without_sync_bn
 
 
 @FUNCTIONS.register_module(force=True)
@@ -32,6 +34,9 @@ class ResumingFSDPStrategy(FSDPStrategy):
 
     MMEngine 0.10 hands the optimizer's states to PyTorch in an order of arguments that changed.
     """
+
+    def _wrap_model(self, model: nn.Module) -> FullyShardedDataParallel:
+        return super()._wrap_model(model if torch.cuda.is_available() else without_sync_bn(model))
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the optimizer's states, of the whole model or of this process's part."""

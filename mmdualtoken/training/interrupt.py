@@ -24,7 +24,6 @@ from mmdualtoken.training.distributed import max_over_processes
 from mmdualtoken.training.workers import shield_workers
 
 FILENAME = "interrupted.pth"
-UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 # torchrun passes on a Ctrl-C that the terminal has sent already.
 SAME_SIGNAL_SECONDS = 1.0
 
@@ -49,18 +48,11 @@ class InterruptHook(Hook):
     Args:
         signals: names of the signals; some schedulers can send another one, e.g. "SIGUSR1", long
             before they kill.
-
-    Raises:
-        ValueError: a signal does not exist or cannot be caught.
     """
 
     priority = "LOWEST"
 
     def __init__(self, signals: tuple[str, ...] = ("SIGINT", "SIGTERM")):
-        allowed = sorted(s.name for s in signal.Signals if s not in UNCATCHABLE)
-        for name in signals:
-            if name not in allowed:
-                raise ValueError(f"signals: received {name!r}; allowed: {', '.join(allowed)}")
         self.signals = [signal.Signals[name] for name in signals]
         self.received = 0
         self._received_at = 0.0
@@ -86,7 +78,7 @@ class InterruptHook(Hook):
                 self._previous[number] = signal.signal(number, self._receive)
 
     def after_train(self, runner: Runner) -> None:
-        """Restore the signal handlers."""
+        """Restore the signal handlers; where training fails, `exit_cleanly` does it."""
         self._restore()
 
     def _restore(self) -> None:
@@ -95,14 +87,12 @@ class InterruptHook(Hook):
         self._previous.clear()
 
     def _receive(self, number: int, frame: Any) -> None:
-        first = not self.received
         again = time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS
-        if first:
+        if not self.received:
             self.received, self._received_at = number, time.monotonic()
-            name = signal.Signals(number).name
+            text = f"\n{signal.Signals(number).name}: finishing the iteration, then writing a "
+            text += f"checkpoint.{' Ctrl-C again ends at once.' * (number == signal.SIGINT)}\n"
             # Not the logger: the signal may have come while it holds its lock.
-            text = f"\n{name}: finishing the iteration, then writing a checkpoint."
-            text += " Ctrl-C again ends at once.\n" if number == signal.SIGINT else "\n"
             with suppress(OSError, AttributeError):  # nobody reads it: `| tee` may have ended
                 os.write(sys.__stderr__.fileno(), text.encode())
         elif number == signal.SIGINT and (again or not is_distributed()):
@@ -114,9 +104,8 @@ class InterruptHook(Hook):
     ) -> None:
         """End here if a signal has come."""
         number = max_over_processes(self.received)
-        if not number or not self._weights_updated(runner):
-            return
-        self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter + 1))
+        if number and self._weights_updated(runner):
+            self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     @staticmethod
     def _weights_updated(runner: Runner) -> bool:
@@ -148,25 +137,13 @@ class InterruptHook(Hook):
         runner.logger.warning(f"Stopped by {name} after iteration {meta['iter']}. {kept}")
         if together:
             barrier()  # a launcher kills all once the first has ended
-        self._restore()
         sys.exit(128 + number)
 
 
-REASONS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than the limit for files",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "the permission is missing",
-    errno.EPERM: "the permission is missing",
-    errno.EIO: "the disk fails",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.EEXIST: "a file, or a link to nothing, is in the folder's place",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ESTALE: "the network's file system has lost it",
-}
-#: Only writing raises these; reading data can raise the others.
+#: Errors of writing. Only writing raises the first four; reading data can raise the others, too.
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+FAILURES = (*WRITING, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST)
+FAILURES += (errno.ENAMETOOLONG, errno.ESTALE)
 
 
 def _concerns(path: str | None, folder: Path) -> bool:
@@ -183,24 +160,6 @@ def describe_last_checkpoint(work_dir: str | Path) -> str:
     if last is None:
         return "No checkpoint has been written yet"
     return f"The last good checkpoint is {last}; --resume continues from it"
-
-
-def _describe(error: OSError, folder: Path) -> str:
-    nameless = f"to {folder}" + ("" if error.errno in WRITING else ", or cannot read its data")
-    return (
-        f"Training cannot write {error.filename or nameless}: {REASONS[error.errno]} "
-        f"({error.strerror}). Make room or give another folder with --work-dir. "
-        f"{describe_last_checkpoint(folder)}."
-    )
-
-
-def _restore_handlers(handlers: dict[int, Any]) -> None:
-    """Undo changes of signal handlers, which only the main thread can do."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number, handler in handlers.items():
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
 
 
 def _print_thread_error(args: Any) -> None:
@@ -234,10 +193,17 @@ def exit_cleanly(work_dir: str | Path) -> Iterator[None]:
         print_stderr(f"\nStopped by Ctrl-C at once. {describe_last_checkpoint(folder)}.")
         sys.exit(130)
     except OSError as error:
-        if error.errno not in REASONS or not _concerns(error.filename, folder):
+        if error.errno not in FAILURES or not _concerns(error.filename, folder):
             raise
-        raise InputError(_describe(error, folder)) from error
+        maybe = "" if error.errno in WRITING else ", or cannot read its data"
+        raise InputError(
+            f"Training cannot write {error.filename or f'to {folder}{maybe}'}: {error.strerror}. "
+            "Make room or give another folder with --work-dir. "
+            f"{describe_last_checkpoint(folder)}."
+        ) from error
     finally:
         logging.raiseExceptions = raising
         threading.excepthook = excepthook
-        _restore_handlers(handlers)
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)

@@ -46,11 +46,10 @@ def load_history(file: Path, last_step: int) -> History:
     """
     try:
         entries = json.loads(file.read_text()) if file.is_file() else []
-        entries = [dict(step=int(e["step"]), metrics=dict(e["metrics"])) for e in entries]
+        return [entry for entry in entries if entry["step"] <= last_step]
     except (ValueError, KeyError, TypeError) as error:
         _warn(f"{file} cannot be read ({error}): earlier evaluations are missing in the curves")
         return []
-    return [entry for entry in entries if entry["step"] <= last_step]
 
 
 def append_evaluation(file: Path, history: History, step: int, metrics: Mapping) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -107,9 +106,8 @@ class NanLossHook(Hook):
     A NaN loss is an error with loss scaling as well; gradients that are infinite, and the steps
     that are skipped for them, are not. An infinite loss is only logged.
 
-    Losses are read where MMEngine has brought them to the CPU already, for its log; the norms stay
-    on the device until they are needed. Weights are checked when they are saved. Several processes
-    agree after each iteration.
+    The norms stay on the device until they are needed. Weights are checked when they are saved.
+    Several processes agree after each iteration.
 
     Args:
         action: 'stop'; 'warn': a NaN loss is logged, the first `limit` times, and training
@@ -132,7 +130,7 @@ class NanLossHook(Hook):
         self.top = top
         self.limit = limit
         self._warned = 0
-        self._norms: list[GradientNorms] = []
+        self._norms: GradientNorms | None = None
         self._batch: Any = None
 
     def before_train(self, runner: Runner) -> None:
@@ -140,20 +138,15 @@ class NanLossHook(Hook):
         if self.action == "ignore":
             return
         names = {p: name for name, p in runner.model.named_parameters()}
-        wrapper = runner.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        optimizers = [getattr(w, "optimizer", None) for w in wrappers]
-        self._norms = [
-            GradientNorms(optimizer, names)
-            for optimizer in optimizers
-            if isinstance(optimizer, torch.optim.Optimizer)
-        ]
+        optimizer = getattr(runner.optim_wrapper, "optimizer", None)  # none where there are several
+        if isinstance(optimizer, torch.optim.Optimizer):
+            self._norms = GradientNorms(optimizer, names)
 
     def after_train(self, runner: Runner) -> None:
         """Let go of the optimizer and the last batch."""
-        for norms in self._norms:
-            norms.handle.remove()
-        self._norms, self._batch = [], None
+        if self._norms is not None:
+            self._norms.handle.remove()
+        self._norms, self._batch = None, None
 
     def after_train_iter(
         self,
@@ -166,7 +159,11 @@ class NanLossHook(Hook):
         if self.action == "ignore":
             return
         self._batch = data_batch
-        losses = self._losses(runner, outputs)
+        losses = {
+            name: float(value.detach() if isinstance(value, Tensor) else value)
+            for name, value in (outputs or {}).items()
+            if "loss" in name and isinstance(value, (int, float, Tensor))
+        }
         nan = any(math.isnan(value) for value in losses.values())
         if not max_over_processes(nan):
             if not all(map(math.isfinite, losses.values())):
@@ -178,23 +175,6 @@ class NanLossHook(Hook):
         else:
             self._stop(runner, text, losses)
 
-    @staticmethod
-    def _losses(runner: Runner, outputs: Any) -> dict[str, float]:
-        """Losses of this iteration, as RuntimeInfoHook has noted them."""
-        if not isinstance(outputs, Mapping):
-            return {}
-        noted = runner.message_hub.log_scalars
-        runtime_info = any(type(h).__name__ == "RuntimeInfoHook" for h in runner.hooks)
-        losses = {}
-        for name, value in outputs.items():
-            if "loss" not in name:
-                continue
-            if runtime_info and f"train/{name}" in noted:
-                losses[name] = float(noted[f"train/{name}"].current())
-            elif isinstance(value, (int, float, Tensor)):
-                losses[name] = float(value)
-        return losses
-
     def _report(self, runner: Runner, losses: Mapping, limit: int | None = None) -> str:
         files = list(image_files(self._batch)) or ["their names are not in it"]
         if limit is not None and len(files) > limit:
@@ -202,11 +182,11 @@ class NanLossHook(Hook):
         values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         text = f"Iteration {runner.iter + 1}, epoch {runner.epoch + 1}: {values or 'no losses'}. "
         text += f"Files of the batch: {', '.join(files)}."
-        for norms in self._norms:
-            for which, found in (("last", norms.last), ("previous", norms.before)):
-                if found:
-                    text += f" Largest gradient norms of the {which} update: "
-                    text += f"{_describe_norms(found, self.top)}."
+        last, before = (self._norms.last, self._norms.before) if self._norms else ({}, {})
+        for which, found in (("last", last), ("previous", before)):
+            if found:
+                text += f" Largest gradient norms of the {which} update: "
+                text += f"{_describe_norms(found, self.top)}."
         return text
 
     def _warn(self, runner: Runner, text: str) -> None:

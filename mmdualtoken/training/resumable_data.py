@@ -89,20 +89,9 @@ class ResumableBatches(Sampler):
         self.endless = endless
         self._epoch, self._first = 0, 0
 
-    @property
-    def sampler(self) -> Sampler:
-        """The sampler of single indices, whose epoch hooks set."""
-        return self.inner.sampler
-
-    @property
-    def batch_size(self) -> int:
-        """Samples per batch."""
-        return self.inner.batch_size
-
-    @property
-    def drop_last(self) -> bool:
-        """Whether a last batch that is not full is left out."""
-        return getattr(self.inner, "drop_last", False)
+    def __getattr__(self, name: str) -> Any:
+        """Return `sampler`, whose epoch hooks set, `batch_size` and `drop_last` of `inner`."""
+        return getattr(self.inner, name)
 
     def reset(self, seed: int, sampler_seed: int | None) -> None:
         """Take the seeds of the run that is resumed."""
@@ -237,12 +226,6 @@ class _LateIterator:
         return next(self._iterator)
 
 
-def _end_validation_workers(runner: Runner) -> None:
-    loader = getattr(runner._val_loop, "dataloader", None)
-    if loader is not None:
-        end_workers(loader)
-
-
 @LOOPS.register_module(force=True)
 class ResumableIterLoop(IterBasedTrainLoop):
     """`IterBasedTrainLoop` that resumes its data without loading the batches before.
@@ -270,7 +253,7 @@ class ResumableIterLoop(IterBasedTrainLoop):
             return super().run()
         finally:
             end_workers(self.dataloader, self.dataloader_iterator._iterator)
-            _end_validation_workers(self.runner)
+            end_workers(getattr(self.runner._val_loop, "dataloader", None))
 
 
 @LOOPS.register_module(force=True)
@@ -296,7 +279,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             return super().run()
         finally:
             end_workers(self.dataloader)
-            _end_validation_workers(self.runner)
+            end_workers(getattr(self.runner._val_loop, "dataloader", None))
 
     def run_epoch(self) -> None:
         """Iterate one epoch, from `first_batch` on."""

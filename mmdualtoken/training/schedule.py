@@ -134,37 +134,27 @@ def _check_results(cfg: Config) -> None:
 def _check_switch(cfg: Config, hook: dict) -> None:
     """Check a hook that changes the pipeline at an epoch; its own class reports no failure."""
     name, length = type_name(hook), (cfg.get("train_cfg") or {}).get("max_epochs")
-    dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
-    if name == "PipelineSwitchHook":
-        epochs = [hook.get("switch_epoch", 0)]
-        if ("dataset" in dataset or "datasets" in dataset) and "pipeline" not in dataset:
-            raise InputError(
-                f"PipelineSwitchHook sets the pipeline of train_dataloader.dataset, which is a "
-                f"{type_name(dataset)} and has none: the data sets in it would keep theirs. Put "
-                "the data set there without the wrapper, or take the hook out of custom_hooks."
-            )
-    elif name == "SwitchRecipeHook":
-        epochs = [part.get("action_epoch", 1) - 1 for part in hook.get("schedule") or ()]
-    elif name == "YOLOXModeSwitchHook":
-        epochs = [1]
-        if type_name(dataset) != "MultiImageMixDataset":
-            raise InputError(
-                "YOLOXModeSwitchHook needs a MultiImageMixDataset as train_dataloader.dataset, "
-                f"but it is a {type_name(dataset)}: training would end in an error when the hook "
-                "turns mosaic and mixup off. Wrap the data set, or take the hook out of "
-                "custom_hooks."
-            )
-    else:
+    if name not in ("PipelineSwitchHook", "SwitchRecipeHook", "YOLOXModeSwitchHook"):
         return
-    if not length and max(epochs, default=0) > 0:
+    recipes = hook.get("schedule") or [dict(action_epoch=hook.get("switch_epoch", 1) + 1)]
+    last = max(recipe.get("action_epoch", 1) for recipe in recipes) - 1
+    dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
+    inside = "dataset" in dataset or "datasets" in dataset
+    if name == "PipelineSwitchHook" and inside and "pipeline" not in dataset:
+        raise InputError(
+            f"PipelineSwitchHook sets the pipeline of train_dataloader.dataset, which is a "
+            f"{type_name(dataset)} and has none: the data sets in it would keep theirs. Put "
+            "the data set there without the wrapper, or take the hook out of custom_hooks."
+        )
+    if last > 0 and not length:
         raise InputError(
             f"{name} changes the training at an epoch, but train_cfg counts iterations, which are "
             "one epoch to it. Train by epochs (type='EpochBasedTrainLoop', max_epochs=...), or "
             "take the hook out of custom_hooks."
         )
-    if length and max(epochs, default=0) >= length:
+    if last > 0 and last >= length:
         print_log(
-            f"{name} is set to epoch {max(epochs)}, but training ends at max_epochs={length}: its "
+            f"{name} is set to epoch {last}, but training ends at max_epochs={length}: its "
             "change never comes. Set its epoch below max_epochs to have it.",
             logger="current",
             level=logging.WARNING,

@@ -53,12 +53,13 @@ def shield_workers(loader: DataLoader) -> None:
         loader.worker_init_fn = ShieldedInit(loader.worker_init_fn)
 
 
-def end_workers(loader: DataLoader, iterator: Any = None) -> None:
-    """End the workers of a DataLoader, and those of an iterator of it.
+def end_workers(loader: DataLoader | None, iterator: Any = None) -> None:
+    """End the workers of a DataLoader, if there is one, and those of an iterator of it.
 
     Left to the garbage collector, each of them can take torch's five seconds of patience.
     """
     for found in (getattr(loader, "_iterator", None), iterator):
         if hasattr(found, "_shutdown_workers"):
             found._shutdown_workers()
-    loader._iterator = None
+    if loader is not None:
+        loader._iterator = None
