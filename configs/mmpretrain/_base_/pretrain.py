@@ -28,12 +28,12 @@ optim_wrapper = dict(
         custom_keys={"global_tokens": dict(decay_mult=0.0)},
     ),
 )
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=3100, val_interval=3100)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=5000, val_interval=5000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, end=200),
-    dict(type="CosineAnnealingLR", eta_min_ratio=1e-2, by_epoch=False, begin=200, end=3100),
+    dict(type="LinearLR", start_factor=1e-2, by_epoch=False, end=100),
+    dict(type="CosineAnnealingLR", eta_min_ratio=0.15, by_epoch=False, begin=100, end=5000),
 ]
 randomness = dict(seed=0)
 custom_hooks = [dict(type="EMAHook", momentum=2e-3, update_buffers=True)]
