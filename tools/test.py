@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
+from mmdualtoken.export.runner import RUNTIMES
 from mmdualtoken.files import check_file, check_new_file
-from mmdualtoken.inference.model import TASKS
 from mmdualtoken.training.distributed import explain_sync_bn
 from mmdualtoken.training.interrupt import InterruptHook
 from mmdualtoken.training.strict_load import StrictLoadHook
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file, or an exported one: .onnx, .xml")
     parser.add_argument(
         "--runtime",
-        choices=("onnxruntime", "openvino"),
+        choices=RUNTIMES,
         help="what runs an exported file (onnxruntime; openvino for .xml)",
     )
     parser.add_argument(
@@ -127,14 +127,9 @@ def use_exported(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         InputError: it is of another task than the config.
     """
-    from mmdualtoken.export.deployed import DeployedModel
+    from mmdualtoken.export.deployed import load_deployed
 
-    runtime = args.runtime or ("openvino" if args.checkpoint.endswith(".xml") else "onnxruntime")
-    file = DeployedModel(args.checkpoint, runtime).file
-    if file.task != TASKS.get(cfg.get("default_scope")):
-        raise InputError(
-            f"{args.checkpoint} is for {file.task}; the config is of {cfg.get('default_scope')}."
-        )
+    runtime = load_deployed(cfg, args.checkpoint, args.runtime).runtime
     cfg.model = ConfigDict(type="DeployedModel", file=args.checkpoint, runtime=runtime)
     cfg.pop("data_preprocessor", None)
     cfg.custom_hooks = []  # averages of weights and the like, which a file has not
