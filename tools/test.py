@@ -5,6 +5,7 @@ Or a file of tools/export.py, with the same data and metric.
 
 import argparse
 from copy import deepcopy
+from itertools import zip_longest
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -145,9 +146,14 @@ def check_classes(runner: Runner, name: str) -> None:
     data = list(runner.test_dataloader.dataset.metainfo.get("classes") or ())
     known = runner.model.file.classes
     if data and known and data != known:
+        # Both may be long: the first that differs says it.
+        pairs = zip_longest(known, data, fillvalue="no class")
+        number, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise InputError(
-            f"{name} has the classes {', '.join(known)}; the data has {', '.join(data)}. Evaluate "
-            "it with the config that it was exported from."
+            f"{name} has {len(known)} classes, number {number} of them {a}; the data has "
+            f"{len(data)}, number {number} of them {b}. Evaluate it with the config that it was "
+            "exported from, or name the classes: --cfg-options "
+            "test_dataloader.dataset.metainfo.classes=[...]"
         )
 
 
@@ -162,7 +168,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if is_exported(args) and args.tta:
         raise InputError(f"{args.checkpoint}: --tta is for checkpoints alone.")
     if args.compare_with:
-        check_file(args.compare_with, "--compare-with")
+        check_file(args.compare_with, "--compare-with", url=True)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out {args.out}: predictions are written as .pkl or .pickle.")
     if args.out:
