@@ -10,7 +10,6 @@ import pytest
 import torch
 from exports import CLASSIFIER, two_stage, write_onnx
 from mmengine.config import Config
-from torchvision.ops import box_iou
 
 from mmdualtoken.export.deployed import load_deployed
 from mmdualtoken.export.quantization import QUANTIZERS, ValidationData
@@ -62,22 +61,18 @@ def test_classifier_in_8_bits(suffix, quantizers, project, tool):
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", QUANTIZERS)
 def test_detector_in_8_bits(suffix, quantizers, project, tool):
-    """Boxes of up to 128 pixels: in 8 bits the two corners alone would be off by whole pixels."""
+    """ONNX Runtime's quantiser would put the RPN's outputs on each of five levels in 8 bits, too."""
     cfg = two_stage(masks=False)
     write_onnx(cfg, CLASSES)
     file, quantized, layers = quantize(tool, suffix)
-    assert 0.9 * layers <= quantized <= layers
+    assert layers - quantized == {".onnx": 10, ".xml": 0}[suffix] and quantized > 30
     exact, small = (load_deployed(cfg, name, RUNTIMES[suffix]) for name in ("model.onnx", file))
     assert small.file.names == ["dets", "labels"] and small.file.meta == exact.file.meta
     data = ValidationData(cfg)
-    found = [[], []]
     for index in range(len(data.dataset)):
         a, b = (m.test_step(data.batch(index))[0].pred_instances for m in (exact, small))
-        iou = box_iou(a.bboxes, b.bboxes)
-        found[0] += iou.max(1).values.tolist()
-        found[1].append(len(b) / len(a))
-    print("IOU", np.quantile(found[0], [0.1, 0.25, 0.5]), found[1])
-    assert np.median(found[0]) > 0.9
+        assert len(a) == len(b) > 10
+        torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=0.05)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ and NMS, since a box needs more than 256 places, as well as norms and activation
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ class StaticOnnx(Onnx):
     """ONNX Runtime's static quantiser: QuantizeLinear and DequantizeLinear around the layers."""
 
     layers = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    decoding = ("GatherElements", "NonMaxSuppression", "TopK")
     purpose = "Quantising"
 
     @classmethod
@@ -110,6 +112,7 @@ class StaticOnnx(Onnx):
                 target,
                 Images(),
                 op_types_to_quantize=list(cls.layers),
+                nodes_to_exclude=cls.last_convolutions(model.graph),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -121,6 +124,28 @@ class StaticOnnx(Onnx):
                 ),
             )
         set_metadata(target, props)
+
+    @classmethod
+    def last_convolutions(cls, graph: object) -> list[str]:
+        """Names of convolutions whose maps are decoded: of boxes, scores and labels of pixels.
+
+        ONNX Runtime would have their outputs in 8 bits, too.
+        """
+        users = {}
+        for node in graph.node:
+            for name in node.input:
+                users.setdefault(name, []).append(node)
+
+        @cache
+        def feeds_a_layer(value: str) -> bool:
+            return any(
+                user.op_type in cls.layers
+                or (user.op_type not in cls.decoding and any(map(feeds_a_layer, user.output)))
+                for user in users.get(value, ())
+            )
+
+        convolutions = (node for node in graph.node if node.op_type.startswith("Conv"))
+        return [node.name for node in convolutions if not feeds_a_layer(node.output[0])]
 
     @classmethod
     def count(cls, file: Path) -> tuple[int, int]:
@@ -142,7 +167,8 @@ class StaticOnnx(Onnx):
 class Nncf(OpenVino):
     """OpenVINO's own quantiser, NNCF: FakeQuantize before the layers."""
 
-    layers = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul")
+    #: OpenVINO runs depthwise convolutions in float in any case, and 8 bits cost them most.
+    layers = ("Convolution", "ConvolutionBackpropData", "MatMul")
     packages, extra = (*OpenVino.packages, "nncf"), "quantize"
     purpose = "Quantising"
 
