@@ -61,7 +61,7 @@ def test_classifier_in_8_bits(suffix, quantizers, project, tool):
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", QUANTIZERS)
 def test_detector_in_8_bits(suffix, quantizers, project, tool):
-    """ONNX Runtime's quantiser would put the RPN's outputs on each of five levels in 8 bits, too."""
+    """The RPN's scores and boxes, two maps on each of five levels, are not in 8 bits."""
     cfg = two_stage(masks=False)
     write_onnx(cfg, CLASSES)
     file, quantized, layers = quantize(tool, suffix)
