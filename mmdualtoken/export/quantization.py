@@ -1,7 +1,8 @@
 """Static 8-bit quantisation of a file of tools/export.py, with scales from its config's images.
 
-Convolutions and matrix products get weights and inputs of 8 bits. All else stays in float: decoding
-and NMS, since a box needs more than 256 places, as well as norms and activations.
+Convolutions and matrix products with weights get those, and their inputs, in 8 bits. All else stays
+in float: decoding and NMS, since a box needs more than 256 places, norms, activations, and products
+of two activations, as attention has them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -173,6 +174,16 @@ class Nncf(OpenVino):
     purpose = "Quantising"
 
     @classmethod
+    def weights(cls, layer: object) -> object | None:
+        """The constant that the weights of an operator come from; None if it has none."""
+        if layer.get_type_name() not in cls.layers:
+            return None
+        source = layer.input_value(1).get_node()
+        while source.get_type_name() in ON_THE_WAY:
+            source = source.input_value(0).get_node()
+        return source if source.get_type_name() == "Constant" else None
+
+    @classmethod
     def quantize(
         cls,
         source: Path,
@@ -197,11 +208,14 @@ class Nncf(OpenVino):
         import openvino
 
         model = openvino.Core().read_model(source)
-        others = {op.get_type_name() for op in model.get_ops()} - set(cls.layers)
+        types = {op.get_type_name() for op in model.get_ops()}
+        layers = [op for op in model.get_ops() if op.get_type_name() in cls.layers]
+        products = [op.get_friendly_name() for op in layers if cls.weights(op) is None]
+        in_float = dict(types=sorted(types - set(cls.layers)), names=products)
         images = nncf.Dataset(inputs, lambda images: {"images": images})
         options = dict(
             subset_size=len(inputs),
-            ignored_scope=nncf.IgnoredScope(types=sorted(others), validate=False),
+            ignored_scope=nncf.IgnoredScope(**in_float, validate=False),
         )
         if validate is None:
             found = nncf.quantize(model, images, **options)
@@ -222,15 +236,9 @@ class Nncf(OpenVino):
         """How many layers with weights are in 8 bits, and how many there are."""
         import openvino
 
-        types = []
-        for layer in openvino.Core().read_model(file).get_ops():
-            if layer.get_type_name() in cls.layers:
-                source = layer.input_value(1).get_node()
-                while source.get_type_name() in ON_THE_WAY:
-                    source = source.input_value(0).get_node()
-                if source.get_type_name() == "Constant":
-                    types.append(source.get_element_type().size)
-        return types.count(1), len(types)
+        layers = map(cls.weights, openvino.Core().read_model(file).get_ops())
+        sizes = [weights.get_element_type().size for weights in layers if weights is not None]
+        return sizes.count(1), len(sizes)
 
 
 #: By the ending of the file to write.
