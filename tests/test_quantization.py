@@ -49,7 +49,7 @@ def test_classifier_in_8_bits(suffix, quantizers, project, tool):
     write_onnx(cfg, CLASSES)
     file, quantized, layers = quantize(tool, suffix)
     print("COUNT", suffix, quantized, layers)
-    assert quantized == layers
+    assert quantized == layers == {".onnx": 57, ".xml": 52}[suffix]
     assert operators(file).count({".onnx": "DequantizeLinear", ".xml": "FakeQuantize"}[suffix]) > 30
     exact, small = (load_deployed(cfg, name, RUNTIMES[suffix]) for name in ("model.onnx", file))
     assert small.file.names == ["scores"] and small.file.meta == exact.file.meta
@@ -78,7 +78,7 @@ def test_detector_in_8_bits(suffix, quantizers, project, tool):
 
 @pytest.mark.slow
 def test_layers_that_cost_most_stay_in_float(quantizers, project, tool, monkeypatch):
-    """The metric here is minus the distance from the exact scores."""
+    """The metric here is 1 less the distance from the exact scores."""
     cfg = Config.fromfile(CLASSIFIER)
     write_onnx(cfg, CLASSES)
     exact, data = load_deployed(cfg, "model.onnx", "openvino"), ValidationData(cfg)
@@ -86,15 +86,15 @@ def test_layers_that_cost_most_stay_in_float(quantizers, project, tool, monkeypa
 
     def evaluate(self, model, indices, metric):
         found = [model.test_step(self.batch(i))[0].pred_score - expected[i] for i in indices]
-        return -float(torch.stack(found).abs().max())
+        return 1 - float(torch.stack(found).abs().max())
 
     monkeypatch.setattr(ValidationData, "evaluate", evaluate)
     file, quantized, layers = quantize(tool, ".xml")
-    drop = -evaluate(data, load_deployed(cfg, file), range(6), "")
+    drop = 1 - evaluate(data, load_deployed(cfg, file), range(6), "")
     file.rename("all.xml"), file.with_suffix(".bin").rename("all.bin")
     file, fewer, _ = quantize(tool, ".xml", "--max-drop", drop / 2)
     assert 0 < fewer < quantized
-    assert -evaluate(data, load_deployed(cfg, file), range(6), "") <= drop / 2
+    assert 1 - evaluate(data, load_deployed(cfg, file), range(6), "") <= drop / 2
 
 
 def test_metric_of_some_images(onnx, project):
