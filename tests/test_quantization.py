@@ -48,7 +48,6 @@ def test_classifier_in_8_bits(suffix, quantizers, project, tool):
     cfg = Config.fromfile(CLASSIFIER)
     write_onnx(cfg, CLASSES)
     file, quantized, layers = quantize(tool, suffix)
-    print("COUNT", suffix, quantized, layers)
     assert quantized == layers == {".onnx": 57, ".xml": 52}[suffix]
     assert operators(file).count({".onnx": "DequantizeLinear", ".xml": "FakeQuantize"}[suffix]) > 30
     exact, small = (load_deployed(cfg, name, RUNTIMES[suffix]) for name in ("model.onnx", file))

@@ -217,18 +217,19 @@ class Nncf(OpenVino):
             subset_size=len(inputs),
             ignored_scope=nncf.IgnoredScope(**in_float, validate=False),
         )
-        if validate is None:
-            found = nncf.quantize(model, images, **options)
-        else:
 
-            def score(compiled: object, some: Iterable[int]) -> tuple[float, list[float]]:
-                some = list(some)
-                metric = validate(lambda x: list(compiled({"images": x}).to_tuple()), some)
-                return metric, [metric] * len(some)
+        def score(compiled: object, some: Iterable[int]) -> tuple[float, list[float]]:
+            some = list(some)
+            metric = validate(lambda x: list(compiled({"images": x}).to_tuple()), some)
+            return metric, [metric] * len(some)
 
-            found = nncf.quantize_with_accuracy_control(
-                model, images, nncf.Dataset(list(indices)), score, max_drop=max_drop, **options
-            )
+        with quietly():
+            if validate is None:
+                found = nncf.quantize(model, images, **options)
+            else:
+                found = nncf.quantize_with_accuracy_control(
+                    model, images, nncf.Dataset(list(indices)), score, max_drop=max_drop, **options
+                )
         openvino.save_model(found, target, compress_to_fp16=False)
 
     @classmethod
