@@ -109,6 +109,7 @@ setup(
         "test": pins("test"),
         "export": pins("export", "onnx"),
         "openvino": [*pins("export", "onnx"), *pins("openvino")],
+        "quantize": [*pins("export", "onnx"), *pins("openvino"), *pins("quantization", "nncf")],
         "inspector": pins("inspector", "gradio=="),
     },
     cmdclass={"build_py": BuildWithMim, "develop": DevelopWithMim},

@@ -11,7 +11,9 @@ from tasks import RTMDET, TASKS
 from torch import nn
 
 from mmdualtoken.export import outputs as export
+from mmdualtoken.export.formats import Onnx
 from mmdualtoken.export.measure import build_model
+from mmdualtoken.export.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = [*export.CHECKED, (1, 64, 64), (2, 8, 9)]
@@ -153,3 +155,11 @@ def save(cfg, classes=()):
     meta = dict(dataset_meta=dict(classes=classes))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), "trained.pth")
     return model
+
+
+def write_onnx(cfg, classes):
+    """Write model.py and model.onnx, images to results, without the tool's comparisons."""
+    cfg.dump("model.py")
+    results = Results(randomise(build_model(cfg)), cfg).eval()
+    metadata = export.describe(cfg, results, classes)
+    Onnx.save(export.record(results), results.names(), metadata, Path("model.onnx"))

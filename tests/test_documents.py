@@ -52,7 +52,9 @@ NOT_RUN = {
     "tools/slurm_train.sh": "needs Slurm; what it hands to srun: test_launchers.py",
     "python tools/publish_model.py": "needs a checkpoint; test_publish_model.py runs it",
     "python tools/export.py": "over ten seconds a file; test_export_files.py exports",
+    "python tools/quantize.py": "needs an exported file; test_quantization.py runs it",
     "python tools/test.py CONFIG model.onnx": "needs such a file; test_export_results.py runs it",
+    "python tools/test.py CONFIG small.xml": "needs such a file; test_quantization.py reads one",
     "python tools/inspector.py": "serves until Ctrl-C; test_inspector_page.py runs it",
     "python tools/reproduce.py": "counts or trains all models, minutes; test_report.py runs it",
 }

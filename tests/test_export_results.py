@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 from pycocotools import mask as coco_mask
-from tasks import TASKS
+from tasks import RTMDET, TASKS
 from torchvision.ops import batched_nms
 
 from mmdualtoken.errors import InputError
@@ -215,6 +215,12 @@ def test_detectors_that_end_otherwise_are_refused(change, said):
     with pytest.raises(InputError) as caught:
         Results(model, cfg)
     assert said in str(caught.value) and "--raw-outputs" in str(caught.value)
+
+
+def test_rtmdet_ins_is_refused():
+    cfg = Config.fromfile(RTMDET)
+    with pytest.raises(InputError, match=r"bbox_head \(RTMDetInsSepBNHead\) has its own predict"):
+        Results(build_model(cfg), cfg)
 
 
 def test_sliding_windows_are_refused():

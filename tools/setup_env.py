@@ -21,7 +21,7 @@ VENVS = {"onedl": ".venv", "openmmlab": ".venv-openmmlab"}
 LOWEST, END = (3, 10), (3, 14)
 #: Requirements that pip installs with their dependencies, and without: see the files' heads.
 COMPLETED = ("runtime", "test", "export", "inspector")
-ALONE = ("openvino",)
+ALONE = ("openvino", "quantization")
 
 #: Prints the version of the environment's Python, the pins of the files that are not installed as
 #: such, and where the package is installed from, if it is of the version asked for.

@@ -5,6 +5,7 @@ Or a file of tools/export.py, with the same data and metric.
 
 import argparse
 from copy import deepcopy
+from itertools import zip_longest
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -16,8 +17,8 @@ from mmengine.runner import Runner
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
+from mmdualtoken.export.runner import RUNTIMES
 from mmdualtoken.files import check_file, check_new_file
-from mmdualtoken.inference.model import TASKS
 from mmdualtoken.training.interrupt import InterruptHook
 from mmdualtoken.training.strict_load import StrictLoadHook
 
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file, or an exported one: .onnx, .xml")
     parser.add_argument(
         "--runtime",
-        choices=("onnxruntime", "openvino"),
+        choices=RUNTIMES,
         help="what runs an exported file (onnxruntime; openvino for .xml)",
     )
     parser.add_argument(
@@ -126,14 +127,9 @@ def use_exported(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         InputError: it is of another task than the config.
     """
-    from mmdualtoken.export.deployed import DeployedModel
+    from mmdualtoken.export.deployed import load_deployed
 
-    runtime = args.runtime or ("openvino" if args.checkpoint.endswith(".xml") else "onnxruntime")
-    file = DeployedModel(args.checkpoint, runtime).file
-    if file.task != TASKS.get(cfg.get("default_scope")):
-        raise InputError(
-            f"{args.checkpoint} is for {file.task}; the config is of {cfg.get('default_scope')}."
-        )
+    runtime = load_deployed(cfg, args.checkpoint, args.runtime).runtime
     cfg.model = ConfigDict(type="DeployedModel", file=args.checkpoint, runtime=runtime)
     cfg.pop("data_preprocessor", None)
     cfg.custom_hooks = []  # averages of weights and the like, which a file has not
@@ -149,9 +145,14 @@ def check_classes(runner: Runner, name: str) -> None:
     data = list(runner.test_dataloader.dataset.metainfo.get("classes") or ())
     known = runner.model.file.classes
     if data and known and data != known:
+        # Both may be long: the first that differs says it.
+        pairs = zip_longest(known, data, fillvalue="no class")
+        number, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise InputError(
-            f"{name} has the classes {', '.join(known)}; the data has {', '.join(data)}. Evaluate "
-            "it with the config that it was exported from."
+            f"{name} has {len(known)} classes, number {number} of them {a}; the data has "
+            f"{len(data)}, number {number} of them {b}. Evaluate it with the config that it was "
+            "exported from, or name the classes: --cfg-options "
+            "test_dataloader.dataset.metainfo.classes=[...]"
         )
 
 
@@ -166,7 +167,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if is_exported(args) and args.tta:
         raise InputError(f"{args.checkpoint}: --tta is for checkpoints alone.")
     if args.compare_with:
-        check_file(args.compare_with, "--compare-with")
+        check_file(args.compare_with, "--compare-with", url=True)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out {args.out}: predictions are written as .pkl or .pickle.")
     if args.out:

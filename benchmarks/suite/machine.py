@@ -36,7 +36,8 @@ def describe(device: torch.device) -> dict[str, str]:
     import mmcv
     import mmengine
 
-    others = ", ".join(f"{name} {_installed(name)}" for name in ("timm", "onnxruntime", "openvino"))
+    packages = ("timm", "onnxruntime", "openvino", "nncf")
+    others = ", ".join(f"{name} {_installed(name)}" for name in packages)
     hardware = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     if device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda}); {hardware}"

@@ -11,10 +11,10 @@ SHORTEST = 0.05  # s; a call that takes less is repeated, for the clock and the 
 
 
 class Clock:
-    """Seconds of a function: CUDA events on a GPU, the process's clock elsewhere."""
+    """Seconds of a function: CUDA events on a GPU, elsewhere those of `now`."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter):
+        self.device, self.now = device, now
 
     def __call__(self, function: Callable[[], object], calls: int = 1) -> float:
         """Mean seconds of one call."""
@@ -26,10 +26,10 @@ class Clock:
             end.record()
             end.synchronize()
             return start.elapsed_time(end) / 1000 / calls
-        begun = time.perf_counter()
+        begun = self.now()
         for _ in range(calls):
             function()
-        return (time.perf_counter() - begun) / calls
+        return (self.now() - begun) / calls
 
 
 def alternate(
@@ -37,6 +37,7 @@ def alternate(
     rounds: int,
     device: torch.device,
     warmup: int = 2,
+    now: Callable[[], float] = time.perf_counter,
     seed: int = 0,
 ) -> dict[str, list[float]]:
     """Time each candidate once per round, in an order drawn anew for each round.
@@ -46,12 +47,14 @@ def alternate(
         rounds: how often each is timed.
         device: what they run on.
         warmup: calls before the first round, not timed.
+        now: the clock; `time.process_time` leaves out what other processes do in between, and is
+            right for one thread.
 
     Returns:
         seconds per call, for each candidate one figure per round: the figures of one round stand
         beside each other in time, and ratios are taken within a round.
     """
-    clock, order = Clock(device), random.Random(seed)
+    clock, order = Clock(device, now), random.Random(seed)
     calls = {}
     for name, function in candidates.items():
         for _ in range(warmup):

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.runner import Model
+from mmdualtoken.inference.model import TASKS
 
 
 @MODELS.register_module()
@@ -39,7 +41,7 @@ class DeployedModel(BaseModel):
         margin: float = 0.0,
     ):
         super().__init__()
-        self.margin = margin
+        self.margin, self.runtime = margin, runtime
         try:
             self.file = Model(file, runtime, threads or torch.get_num_threads())
         except ValueError as error:
@@ -102,3 +104,18 @@ class DeployedModel(BaseModel):
     def _set_classification(self, sample: BaseDataElement, scores: np.ndarray) -> None:
         sample.set_pred_score(torch.from_numpy(scores.copy()))
         sample.set_pred_label(torch.tensor([int(scores.argmax())]))
+
+
+def load_deployed(cfg: Config, file: str | Path, runtime: str | None = None) -> DeployedModel:
+    """Load an exported file for a config; by default .xml runs in OpenVINO, .onnx in ONNX Runtime.
+
+    Raises:
+        InputError: it cannot be read, or is of another task than the config.
+    """
+    runtime = runtime or ("openvino" if str(file).endswith(".xml") else "onnxruntime")
+    model = DeployedModel(file, runtime)
+    if model.file.task != TASKS.get(cfg.get("default_scope")):
+        raise InputError(
+            f"{file} is for {model.file.task}; the config is of {cfg.get('default_scope')}."
+        )
+    return model

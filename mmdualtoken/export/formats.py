@@ -3,7 +3,8 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,18 +17,40 @@ from mmdualtoken.export.outputs import reason_of
 Run = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without a quantiser's advice to do what the exporter has done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def set_metadata(path: Path, metadata: dict[str, str]) -> None:
+    """Give an ONNX file this metadata and no other: quantisers add marks of their own."""
+    import onnx
+
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+
+
 class Onnx:
     """ONNX, run by ONNX Runtime on the CPU.
 
     Attributes:
         runtime: what runs the file.
         packages: what writing and running it needs; the extra of setup.py that brings it.
+        purpose: what they are needed for.
         sizes: how torch.export treats batch, height and width.
         opset: the first that has GELU as one operator; below, runtimes compute it in five steps.
     """
 
     runtime = "ONNX Runtime"
     packages, extra = ("onnx", "onnxscript", "onnxruntime"), "export"
+    purpose = "Exporting"
     sizes = Dim.DYNAMIC
     opset = 20
 
@@ -42,7 +65,8 @@ class Onnx:
                 missing.append(name)
         if missing:
             raise InputError(
-                f"Exporting needs {', '.join(missing)}. Install: pip install {' '.join(missing)} "
+                f"{cls.purpose} needs {', '.join(missing)}. "
+                f"Install: pip install {' '.join(missing)} "
                 f'(the tested versions: pip install ".[{cls.extra}]" in the project).'
             )
 
@@ -102,8 +126,7 @@ class Onnx:
         model = onnx.load(path)
         # Some weights get transposed, and the sizes noted beside them would be called wrong.
         del model.graph.value_info[:]
-        logging.disable(logging.WARNING)  # its advice to do what the exporter has done
-        try:
+        with quietly():
             quantize_dynamic(
                 model,
                 path,
@@ -111,13 +134,7 @@ class Onnx:
                 per_channel=True,
                 weight_type=QuantType.QInt8,
             )
-        finally:
-            logging.disable(logging.NOTSET)
-        quantized = onnx.load(path)
-        props = {prop.key: prop.value for prop in model.metadata_props}
-        del quantized.metadata_props[:]  # ONNX Runtime adds a mark of its own
-        onnx.helper.set_model_props(quantized, props)
-        onnx.save(quantized, path)
+        set_metadata(path, {prop.key: prop.value for prop in model.metadata_props})
 
     @staticmethod
     def load(path: Path, threads: int) -> Run:

@@ -13,15 +13,16 @@ import cv2
 import numpy as np
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+RUNTIMES = {"onnxruntime": "f32", "openvino": "f32", "openvino-bf16": "bf16"}  # their floats
 COLOURS = np.random.RandomState(42).randint(40, 220, (2**16, 3)).astype(np.uint8)
 
 
 def load(file, runtime, threads):
     """Return a file as a function of images, its outputs' names and its metadata."""
-    if runtime == "openvino":
+    if runtime.startswith("openvino"):
         import openvino
 
-        options = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+        options = {"INFERENCE_PRECISION_HINT": RUNTIMES[runtime], "ENABLE_CPU_PINNING": False}
         options["INFERENCE_NUM_THREADS"] = threads
         model = openvino.Core().read_model(file)
         ready = openvino.Core().compile_model(model, "CPU", options)
@@ -71,8 +72,7 @@ class Model:
                 elif step["keep_ratio"]:  # the most that the long and the short side may have
                     factor = min(max(size) / max(h, w), min(size) / min(h, w))
                     size = (w * factor + 0.5, h * factor + 0.5)
-                size = (int(size[0]), int(size[1]))
-                image = cv2.resize(image, size, interpolation=step["how"])
+                image = cv2.resize(image, (int(size[0]), int(size[1])), interpolation=step["how"])
                 scales = np.tile(np.array([image.shape[1] / w, image.shape[0] / h], "f4"), 2)
             elif step["type"] == "CenterCrop":
                 x, y = max(0, round((w - size[0]) / 2)), max(0, round((h - size[1]) / 2))
@@ -174,7 +174,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("inputs", nargs="+", help="photos, folders, videos, cameras' numbers")
     parser.add_argument("--out", required=True, type=Path, help="a new folder")
-    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="onnxruntime")
     parser.add_argument("--score-thr", type=float, default=0.3)
     args = parser.parse_args()
     if args.out.exists():
