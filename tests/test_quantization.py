@@ -103,6 +103,14 @@ def test_layers_that_cost_most_stay_in_float(quantizers, project, tool, monkeypa
     assert 1 - evaluate(data, load_deployed(cfg, file), range(6), "") <= drop / 2
 
 
+def test_metric_that_cannot_fall(quantizers, project, tool, monkeypatch):
+    write_onnx(Config.fromfile(CLASSIFIER), CLASSES)
+    monkeypatch.setattr(ValidationData, "evaluate", lambda *_: 0.0)
+    status, printed = tool("quantize", "model.py", "model.onnx", "small.xml", "--max-drop", "1")
+    assert status == 2 and "accuracy/top1 of model.onnx on the validation set is 0" in printed
+    assert not Path("small.xml").exists()
+
+
 def test_metric_of_some_images(onnx, project):
     cfg = Config.fromfile(CLASSIFIER)
     write_onnx(cfg, CLASSES)

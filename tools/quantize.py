@@ -77,6 +77,11 @@ def main() -> None:
                 return data.evaluate(model, indices, metric)
 
             search["validate"] = validate
+            if not data.evaluate(model, everything, metric):
+                raise InputError(
+                    f"--max-drop: {metric} of {args.file} on the validation set is 0, which "
+                    "cannot fall. Train longer, name another --metric, or leave the option out."
+                )
         # Elsewhere until it is checked; beside the file, so that moving it is one step.
         with tempfile.TemporaryDirectory(prefix=".quantize-", dir=out.absolute().parent) as folder:
             unchecked = Path(folder) / out.name
