@@ -25,7 +25,7 @@ METAFILES = {
 READMES = {folder: (ROOT / "configs" / folder / "README.md").read_text() for folder in FOLDERS}
 MODELS = {model["Name"]: model for content in METAFILES.values() for model in content["Models"]}
 DEMO = "maskrcnn_dualtoken_s_demo"
-SHIPPED = "dualtoken_t_mix_photos393"
+SHIPPED = "dualtoken_t_mix_photos393_96px"
 SAMPLE = (
     "maskrcnn_dualtoken_t_1x",
     "retinanet_dualtoken_t_1x",

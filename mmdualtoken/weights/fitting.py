@@ -78,10 +78,12 @@ def moved_class(first: Sequence[str] | None, second: Sequence[str] | None) -> st
     """Say which class has another label in the second list of names; '' if none has."""
     if not first or not second:
         return ""
-    labels = {name: label for label, name in enumerate(first)}
+    labels: dict[str, list[int]] = {}
+    for label, name in enumerate(first):
+        labels.setdefault(name, []).append(label)  # two of ImageNet's classes are called crane
     for label, name in enumerate(second):
-        if labels.get(name, label) != label:
-            return f"{name!r} has label {label}, there {labels[name]}"
+        if label not in labels.get(name, [label]):
+            return f"{name!r} has label {label}, there {labels[name][0]}"
     return ""
 
 
