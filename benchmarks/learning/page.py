@@ -87,9 +87,11 @@ def _best_option(kept: records.Kept, task: str, budget: str) -> tuple[str, str] 
 
 
 def overview(kept: records.Kept, budget: str) -> str:
-    """A line per task in Markdown: tiny, small, the best of our options, and the rivals."""
+    """A line per task with results in Markdown: tiny, small, the best of our options, and the rivals."""
     found = []
     for name, task in TASKS.items():
+        if not kept.rows(name, budget):
+            continue
         lines = {line["row"]: line for line in records.table(kept, name, budget)}
         metric = task.metric[1]
         short = {row: _standing(line, metric) for row, line in lines.items()}
