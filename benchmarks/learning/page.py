@@ -87,7 +87,7 @@ def _best_option(kept: records.Kept, task: str, budget: str) -> tuple[str, str] 
 
 
 def overview(kept: records.Kept, budget: str) -> str:
-    """A line per task with results in Markdown: tiny, small, the best of our options, and the rivals."""
+    """A line per finished task in Markdown: tiny, small, the best of our options, and rivals."""
     found = []
     for name, task in TASKS.items():
         if not kept.rows(name, budget):
