@@ -28,7 +28,7 @@ from suite.timing import alternate, ratio
 from suite.variants import fuse
 
 from mmdualtoken.cli import find_config, run_tool
-from mmdualtoken.export import outputs as export
+from mmdualtoken.export import raw_outputs as export
 from mmdualtoken.export.formats import Onnx
 from mmdualtoken.export.measure import build_model
 from mmdualtoken.export.quantization import Nncf, StaticOnnx

@@ -10,7 +10,7 @@ from narrow import narrow
 from tasks import RTMDET, TASKS
 from torch import nn
 
-from mmdualtoken.export import outputs as export
+from mmdualtoken.export import raw_outputs as export
 from mmdualtoken.export.formats import Onnx
 from mmdualtoken.export.measure import build_model
 from mmdualtoken.export.results import Results

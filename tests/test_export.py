@@ -13,7 +13,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.export import outputs as export
+from mmdualtoken.export import raw_outputs as export
 from mmdualtoken.export.formats import RUNTIMES, Onnx
 from mmdualtoken.models.blocks import WindowAttention
 from mmdualtoken.models.stem import PatchMerging, Stem, resize_map

@@ -13,7 +13,7 @@ from helpers import NARROW, VARIANTS, build, randomise
 from torch import nn
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.export import outputs as export
+from mmdualtoken.export import raw_outputs as export
 from mmdualtoken.export.formats import FORMATS, RUNTIMES, Onnx, Pt2
 
 

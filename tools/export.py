@@ -20,7 +20,7 @@ from torch import nn
 
 from mmdualtoken.cli import add_config_arguments, load_config, run_tool
 from mmdualtoken.errors import InputError
-from mmdualtoken.export import outputs as export
+from mmdualtoken.export import raw_outputs as export
 from mmdualtoken.export import runner
 from mmdualtoken.export.breakdown import shape_of_config
 from mmdualtoken.export.compare import MARGIN, compare, packed, photos

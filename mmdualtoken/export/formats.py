@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.detection import onnx_nms
-from mmdualtoken.export.outputs import reason_of
+from mmdualtoken.export.raw_outputs import reason_of
 
 Run = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 

@@ -1,4 +1,4 @@
-"""The 1x schedule: 12 epochs (paper: Tables 3, 4)."""
+"""The 1x schedule: 12 epochs (paper: Tables 3, 4). The learning rate is in common.py."""
 
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=1)
 param_scheduler = [
