@@ -72,7 +72,7 @@ def test_candidates_take_turns(load, monkeypatch):
 def test_short_calls_are_repeated(load, monkeypatch):
     timing, calls = load("suite.timing"), []
     monkeypatch.setattr(timing, "SHORTEST", 1.0)
-    monkeypatch.setattr(timing, "Clock", lambda device: lambda function, calls=1: 0.1 * calls)
+    monkeypatch.setattr(timing, "Clock", lambda *_: lambda function, calls=1: 0.1 * calls)
     seconds = timing.alternate({"a": lambda: calls.append(1)}, rounds=1, device=CPU)
     assert seconds == {"a": [1.0]}  # ten calls in one measurement
 

@@ -1,7 +1,7 @@
 """256,562 small photos of 293 objects and 100 places, as data/photos393/{train,val}/CLASS/*.jpg.
 
 docs/pretraining.md says where they come from. val/ has a folder for each class, also where it is
-empty, so that the classes have the same numbers as in train/.
+empty, so that the classes have the same numbers as in train/. At 64 pixels, for 5,000 iterations.
 """
 
 data_preprocessor = dict(
@@ -49,3 +49,8 @@ val_dataloader = dict(
 val_evaluator = dict(type="Accuracy", topk=(1, 5))
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=5000, val_interval=5000)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-2, by_epoch=False, end=100),
+    dict(type="CosineAnnealingLR", eta_min_ratio=0.15, by_epoch=False, begin=100, end=5000),
+]

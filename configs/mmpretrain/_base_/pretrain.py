@@ -5,7 +5,7 @@ Different from the ImageNet recipe (in1k.py): small photos and iterations instea
 not measured: each photo is seen a few times only).
 """
 
-_base_ = ["mmpretrain::_base_/default_runtime.py", "./photos393.py", "../../_base_/muon.py"]
+_base_ = ["mmpretrain::_base_/default_runtime.py", "../../_base_/muon.py"]
 custom_imports = dict(imports=["mmdualtoken"], allow_failed_imports=False)
 
 model = dict(
@@ -28,13 +28,8 @@ optim_wrapper = dict(
         custom_keys={"global_tokens": dict(decay_mult=0.0)},
     ),
 )
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=5000, val_interval=5000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
-param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-2, by_epoch=False, end=100),
-    dict(type="CosineAnnealingLR", eta_min_ratio=0.15, by_epoch=False, begin=100, end=5000),
-]
 randomness = dict(seed=0)
 custom_hooks = [dict(type="EMAHook", momentum=2e-3, update_buffers=True)]
 default_hooks = dict(
