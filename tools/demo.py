@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = "configs/mmdet/maskrcnn_dualtoken_s_demo.py"
-LAST = "iter_560.pth"
+CONFIG = "configs/mmdet/maskrcnn_dualtoken_t_demo.py"
+LAST = "iter_200.pth"
 
 
 def run(*args: str) -> None:

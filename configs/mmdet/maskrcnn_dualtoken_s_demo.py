@@ -1,4 +1,4 @@
-"""What `make demo` trains: the real config on 600 generated scenes, for minutes on a CPU.
+"""The real config from scratch on 600 generated scenes, for minutes on a CPU.
 
 Different from the real one: four classes, 224-pixel images, 560 iterations of batch 2 (a warm-up of
 56, a cosine in the second half), twice the learning rate, gradient clipping, no drop path, and
