@@ -11,7 +11,7 @@ Tasks: cifar10 (classifier), bccd and coco2k (RetinaNet), nuclei (Mask R-CNN), d
 (CamVid), voc_deeplabv3 and voc_pspnet (Pascal VOC's animals), in the folder that MMDUALTOKEN_DATA
 names. Each row chooses its learning rate from the same grid on a part of the training data, then
 trains once per seed on all of it. What is finished is kept at once below
-benchmarks/learning/results/; the same command goes on where it was interrupted.
+benchmarks/learning/results/; the same command continues an interrupted run.
 """
 
 import argparse

@@ -184,7 +184,7 @@ def test_neither_when_resuming_nor_when_testing(classes, settings, four):
 
 
 def test_classes_in_another_order(four):
-    """A resumed run would learn them anew, and a test measure the AP of others."""
+    """A resumed run would learn them again, and a test would measure the AP of others."""
     names = ("disc", "square", "triangle", "star")
     checkpoint = dict(meta=dict(dataset_meta=dict(CLASSES=names)), state_dict=four)
     moved = "'star' has label 0, there 3"

@@ -65,7 +65,7 @@ def _leave_out(own: Mapping, state: dict) -> list[str]:
     """Remove from `state` the output layers that `own` cannot use, and the stages that it lacks.
 
     Returns:
-        notes for the log: what was removed, and which output layers start anew.
+        notes for the log: what was removed, and which output layers start from scratch.
     """
     stages = [f"stages.{i}" for i in range(3)]
     unbuilt = [s for s in stages if not any(k.startswith(f"{s}.") for k in own)]
