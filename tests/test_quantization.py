@@ -62,7 +62,7 @@ def test_classifier_in_8_bits(suffix, quantizers, project, tool):
 def test_detector_in_8_bits(quantizers, project, tool):
     """In ONNX Runtime the RPN's two maps on each of five levels are not in 8 bits.
 
-    Random weights score all proposals alike, so that rounding decides which of them are kept.
+    Random weights give all proposals nearly one score: rounding decides which of them are kept.
     """
     cfg = two_stage(masks=False)
     write_onnx(cfg, CLASSES)

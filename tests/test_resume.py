@@ -178,7 +178,7 @@ KEPT = "in epoch 2 after batch 2, but for the images that Mosaic had kept, if st
     ids=["batch size", "a loop of the user's own", "images that transforms keep"],
 )
 def test_other_config(changes, said, iterations, interrupted, capfd):
-    """Nothing is left out: an epoch that cannot be continued begins anew."""
+    """Nothing is left out: an epoch that cannot be continued starts again."""
     interrupted.merge_from_dict(changes)
     run(interrupted, "run", resume=True)
     output = capfd.readouterr().out

@@ -109,8 +109,8 @@ def load_backbone(
     own = backbone.state_dict()
     state, found = _without_prefix(read_tensors(filename, map_location), own, prefix, filename)
     notes = _leave_out(own, state)
-    anew = {k for k in own if k.split(".")[0] in OUTPUTS and k not in state}
-    state, missing, unknown, other = match_tensors(backbone, state, anew)
+    absent = {k for k in own if k.split(".")[0] in OUTPUTS and k not in state}
+    state, missing, unknown, other = match_tensors(backbone, state, absent)
     if missing or unknown or other:
         bare = "" if found == prefix else f" (no tensor is named '{prefix}...', but '{found}...')"
         raise InputError(
@@ -118,7 +118,7 @@ def load_backbone(
             "token_module, local_encoder and downsample as the checkpoint. "
             f"{describe_misfit(own, state, missing, unknown, other)}."
         )
-    if any(k.endswith(COUNTER) and k not in state and k not in anew for k in own):
+    if any(k.endswith(COUNTER) and k not in state and k not in absent for k in own):
         notes.append(f"{COUNTER} of the stem counts from 0, not in the file")
     if found != prefix:
         notes.append(f"names begin with {found!r}" if found else f"names without {prefix!r}")
