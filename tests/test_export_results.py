@@ -23,7 +23,7 @@ from tasks import RTMDET, TASKS
 from torchvision.ops import batched_nms
 
 from mmdualtoken.errors import InputError
-from mmdualtoken.export import compare, detection, outputs, runner
+from mmdualtoken.export import compare, detection, raw_outputs, runner
 from mmdualtoken.export.measure import build_model
 from mmdualtoken.export.results import Results, pipeline_steps
 from mmdualtoken.inference.predictor import Preparer
@@ -480,7 +480,7 @@ def test_bad_input_of_the_runner_and_of_test(onnx, project, tool):
 
 @pytest.mark.slow
 def test_a_file_that_finds_other_objects_is_not_written(onnx, project, tool, monkeypatch):
-    record = outputs.record
+    record = raw_outputs.record
 
     def record_another(results, *args):
         results = deepcopy(results)
@@ -488,7 +488,7 @@ def test_a_file_that_finds_other_objects_is_not_written(onnx, project, tool, mon
         results.model.head.fc.bias[0] += 1
         return record(results, *args)
 
-    monkeypatch.setattr(outputs, "record", torch.no_grad()(record_another))
+    monkeypatch.setattr(raw_outputs, "record", torch.no_grad()(record_another))
     status, printed = tool("export", CLASSIFIER, "none", "model.onnx")
     assert status == 2 and "what ONNX Runtime finds on photos differs" in printed, printed
     assert not Path("model.onnx").exists()
