@@ -26,6 +26,7 @@ from suite.peers import choose, randomise
 from suite.results import keep, new_folder, show
 from suite.timing import alternate, ratio
 from suite.variants import fuse
+from torch import nn
 
 from mmdualtoken.cli import find_config, run_tool
 from mmdualtoken.export import raw_outputs as export
@@ -50,8 +51,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write(name: str, whole: bool, shape: list[int], folder: Path) -> Path:
-    """Write a model as ONNX: timm's for one size of images and all batches, ours for all sizes."""
+def write(name: str, whole: bool, shape: list[int], folder: Path) -> tuple[Path, nn.Module]:
+    """Write a model as ONNX: timm's for one size of images and all batches, ours for all sizes.
+
+    Also returned: the model itself.
+    """
     file, images = folder / "model.onnx", torch.randn(1, 3, *shape)
     torch.manual_seed(0)
     if whole:
@@ -60,8 +64,9 @@ def write(name: str, whole: bool, shape: list[int], folder: Path) -> Path:
     else:
         model = randomise(choose([name])[0].classifier()).eval()
         if not name.startswith("dualtoken"):
+            model = fuse(model)
             torch.onnx.export(
-                fuse(model),
+                model,
                 (images,),
                 input_names=["images"],
                 dynamic_shapes=({0: "batch"},),
@@ -69,10 +74,10 @@ def write(name: str, whole: bool, shape: list[int], folder: Path) -> Path:
                 opset_version=Onnx.opset,
                 verbose=False,
             ).save(file)
-            return file
+            return file, model
         outputs = export.RawOutputs(model, "mmpretrain").eval()
     Onnx.save(export.record(outputs), outputs.names(), {}, file)
-    return file
+    return file, fuse(outputs)
 
 
 def openvino(file: Path, images: np.ndarray, precision: str, one_size: bool) -> Callable:
@@ -94,9 +99,17 @@ def onnxruntime(file: Path, images: np.ndarray) -> Callable:
     return lambda: run(images)
 
 
-def candidates(file: Path, quantized: dict, images: np.ndarray) -> tuple[dict, list[str]]:
+def eager(model: nn.Module, images: np.ndarray) -> Callable:
+    """A function that runs the model itself on the images."""
+    return lambda: torch.inference_mode()(model)(torch.from_numpy(images))
+
+
+def candidates(
+    file: Path, model: nn.Module, quantized: dict, images: np.ndarray
+) -> tuple[dict, list[str]]:
     """Functions to time by name, and what does not run."""
     makers = {
+        "PyTorch": lambda: eager(model, images),
         REFERENCE: lambda: openvino(file, images, "f32", True),
         "OpenVINO bf16": lambda: openvino(file, images, "bf16", True),
         "OpenVINO 8 bits": lambda: openvino(quantized[Nncf], images, "f32", True),
@@ -122,14 +135,14 @@ def measure(name: str, whole: bool, args: argparse.Namespace) -> tuple[list[dict
     rows, notes = [], []
     with TemporaryDirectory() as text:
         folder = Path(text)
-        file = write(name, whole, args.shape, folder)
+        file, model = write(name, whole, args.shape, folder)
         generator = np.random.default_rng(0)
         images = generator.standard_normal((max(args.batch), 3, *args.shape), np.float32)
         quantized = {StaticOnnx: folder / "small.onnx", Nncf: folder / "small.xml"}
         for quantizer, target in quantized.items():
             quantizer.quantize(file, target, [image[None] for image in images[:4]])
         for batch in args.batch:
-            functions, failed = candidates(file, quantized, images[:batch])
+            functions, failed = candidates(file, model, quantized, images[:batch])
             seconds = alternate(functions, args.rounds, torch.device("cpu"), 1, time.process_time)
             for candidate, taken in seconds.items():
                 row = dict(model=name, batch=batch, candidate=candidate, ms=1000 * median(taken))
