@@ -19,6 +19,7 @@ each_config = pytest.mark.parametrize("path", CONFIGS, ids=map(name_of, CONFIGS)
 
 
 DEMO = {"maskrcnn_dualtoken_s_demo": 1, "maskrcnn_dualtoken_t_demo": 2}  # levels more
+FINETUNE = {"segformer_dualtoken_t_finetune": 1, "dualtoken_t_mix_finetune": 1}
 
 
 def load(name):
@@ -33,8 +34,8 @@ def code_lines(path):
 
 @each_config
 def test_at_most_three_levels(path):
-    """Config, recipe, toolbox. The demo changes the data of a real config, and then its start."""
-    assert levels(path) <= 3 + DEMO.get(path.stem, 0)
+    """Config, recipe, toolbox. The demo and fine-tuning change the recipe of a real config."""
+    assert levels(path) <= 3 + (DEMO | FINETUNE).get(path.stem, 0)
 
 
 @each_config
@@ -85,7 +86,7 @@ def check_segmentor(cfg, model):
 def check_classifier(cfg, model):
     model.to("meta").eval()
     vector = model.extract_feat(torch.empty(1, 3, 128, 128, device="meta"))
-    photos = "photos393" in cfg.filename  # small photos of other sets than ImageNet
+    photos = re.search("photos393|finetune", cfg.filename)  # other sets than ImageNet
     assert model.head(vector).shape == (1, 393 if photos else 1000)
     assert cfg.train_dataloader.dataset.type == ("CustomDataset" if photos else "ImageNet")
 
@@ -98,10 +99,10 @@ def test_builds_and_agrees(path):
     checks[cfg.default_scope](cfg, build(cfg))
     assert cfg.val_dataloader.dataset.data_root == cfg.train_dataloader.dataset.data_root
     assert cfg.test_evaluator == cfg.val_evaluator
-    batch = dict(mmdet=16, mmseg=16, mmpretrain=1024)[cfg.default_scope]
-    batch = {"RTMDet": 256, "photos393": 128}.get(
-        "photos393" if "photos393" in cfg.filename else cfg.model.type, batch
-    )
+    kind = re.search("photos393|finetune|$", path.stem)[0] or cfg.model.type
+    few = dict(mmdet=8, mmseg=8, mmpretrain=32)
+    recipes = dict(RTMDet=256, photos393=128, finetune=few[cfg.default_scope])
+    batch = recipes.get(kind, dict(mmdet=16, mmseg=16, mmpretrain=1024)[cfg.default_scope])
     assert cfg.auto_scale_lr.base_batch_size == batch
 
 

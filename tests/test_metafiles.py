@@ -24,7 +24,8 @@ METAFILES = {
 }
 READMES = {folder: (ROOT / "configs" / folder / "README.md").read_text() for folder in FOLDERS}
 MODELS = {model["Name"]: model for content in METAFILES.values() for model in content["Models"]}
-DEMO = ("maskrcnn_dualtoken_s_demo", "maskrcnn_dualtoken_t_demo")
+#: No row of a table and no results: the demo's and those for a user's few images.
+DEMO = [name for name in MODELS if name.endswith(("_demo", "_finetune"))]
 SHIPPED = "dualtoken_t_mix_photos393_96px"
 SAMPLE = (
     "maskrcnn_dualtoken_t_1x",
