@@ -14,6 +14,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmdualtoken.cli import find_config
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.fitting import list_names
 from mmdualtoken.weights.pretrained import start_from_checkpoint
@@ -326,3 +327,14 @@ def test_start_from_checkpoint_sets_what_the_paper_has(tmp_path):
     cfg.model.backbone.type = "ResNet"
     with pytest.raises(InputError, match="'ResNet'"):
         start_from_checkpoint(cfg, file)
+
+
+def test_shipped_weights_read_rgb(capsys):
+    """RTMDet's recipe reads BGR, the weights were trained on RGB; one that reads RGB stays."""
+    names = ("rtmdet_dualtoken_t", "retinanet_dualtoken_t_1x")
+    bgr, rgb = (Config.fromfile(find_config(f"mmdet/{n}.py")) for n in names)
+    for cfg in (bgr, rgb):
+        start_from_checkpoint(cfg, "mmdualtoken://tiny")
+    assert "reads RGB" in capsys.readouterr().out
+    for key in ("mean", "std", "bgr_to_rgb"):
+        assert bgr.model.data_preprocessor[key] == rgb.model.data_preprocessor[key]

@@ -19,6 +19,7 @@ from mmdualtoken.weights.fitting import (
     match_tensors,
     tensors_of,
 )
+from mmdualtoken.weights.shipped import SCHEME
 
 PREFIX = "backbone."
 #: Backbones that start from a classifier's checkpoint.
@@ -173,7 +174,8 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
 
     As in the paper's detectors, the backbone loads the weights named 'backbone.*', LayerNorm
     normalises its outputs, and the stem's BatchNorm stays in eval mode. `load_backbone` checks the
-    tensors when the model is initialised.
+    tensors when the model is initialised. Shipped weights read RGB: a config that reads BGR, as
+    RTMDet's, is changed to it.
 
     Args:
         cfg: config with `model.backbone` of one of the types `BACKBONES`; changed in place.
@@ -195,3 +197,7 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
         out_norm_cfg=ConfigDict(type="LN", eps=1e-6),
         norm_eval=True,
     )
+    reader = cfg.model.get("data_preprocessor") or {}
+    if str(filename).startswith(SCHEME) and reader.get("bgr_to_rgb") is False:
+        reader.update(bgr_to_rgb=True, mean=reader.mean[::-1], std=reader.std[::-1])
+        print_log(f"{filename} reads RGB: data_preprocessor turns BGR into it now.")
