@@ -76,7 +76,7 @@ def test_one_command(extra, user, tmp_path):
     (block,) = re.findall(r"```python\n(from mmdet\.apis import.*?)```", INSTALLATION, re.S)
     for old, new in (("vehicles.py", "narrow.py"), ("photo.jpg", str(image))):
         block = block.replace(old, new)
-    user(f"python -c '{block.replace('work_dirs/vehicles/epoch_12.pth', 'run/iter_2.pth')}'")
+    user(f"python -c '{block.replace('work_dirs/vehicles/iter_600.pth', 'run/iter_2.pth')}'")
     assert list((tmp_path / "pictures").rglob("*.jpg"))
     user("""python -c 'import mmdualtoken; from mmdet.apis import DetInferencer
 DetInferencer(weights="run/iter_2.pth")'""")  # a checkpoint carries its config
