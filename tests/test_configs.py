@@ -19,7 +19,7 @@ each_config = pytest.mark.parametrize("path", CONFIGS, ids=map(name_of, CONFIGS)
 
 
 DEMO = {"maskrcnn_dualtoken_s_demo": 1, "maskrcnn_dualtoken_t_demo": 2}  # levels more
-FINETUNE = {"segformer_dualtoken_t_finetune": 1, "dualtoken_t_mix_finetune": 1}
+FINETUNE = {"mmseg/segformer_dualtoken_t_finetune": 1, "mmpretrain/dualtoken_t_mix_finetune": 1}
 
 
 def load(name):
@@ -35,7 +35,8 @@ def code_lines(path):
 @each_config
 def test_at_most_three_levels(path):
     """Config, recipe, toolbox. The demo and fine-tuning change the recipe of a real config."""
-    assert levels(path) <= 3 + (DEMO | FINETUNE).get(path.stem, 0)
+    name = f"{path.parent.name}/{path.stem}"
+    assert levels(path) <= 3 + DEMO.get(path.stem, 0) + FINETUNE.get(name, 0)
 
 
 @each_config
@@ -333,6 +334,19 @@ def test_demo_warms_up_for_a_tenth_at_most(name):
     demo = (ROOT / "tools/demo.py").read_text()
     if f"{name}.py" in demo:  # it names the last checkpoint
         assert f"iter_{cfg.train_cfg.max_iters}.pth" in demo
+
+
+@pytest.mark.parametrize("name", ["mmdet/rtmdet_dualtoken_t_finetune", *FINETUNE])
+def test_recipe_for_few_images(name):
+    """It starts from the shipped weights and feeds them RGB; the schedule ends with training."""
+    cfg = Config.fromfile(find_config(f"{name}.py"))
+    start = cfg.load_from or cfg.model.backbone.init_cfg.checkpoint
+    assert start == "mmdualtoken://tiny" and cfg.model.backbone.arch == "tiny"
+    assert cfg.model.backbone.get("out_norm_cfg", dict(type="LN"))["type"] == "LN"
+    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters
+    reader = cfg.get("data_preprocessor") or cfg.model.data_preprocessor
+    assert reader.mean == [123.675, 116.28, 103.53]
+    assert reader.get("bgr_to_rgb", reader.get("to_rgb")) is True
 
 
 @pytest.mark.parametrize(

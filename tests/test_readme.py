@@ -29,8 +29,8 @@ def test_inheritance_example(tmp_path):
     text = python_block("my_project").replace("/path/to/mmdualtoken", str(ROOT))
     (tmp_path / "config.py").write_text(text)
     cfg = Config.fromfile(tmp_path / "config.py")
-    assert cfg.model.backbone.arch == "small"
-    assert cfg.model.roi_head.mask_head.num_classes == 3
+    assert cfg.model.backbone.init_cfg.checkpoint == "mmdualtoken://tiny"
+    assert cfg.model.bbox_head.num_classes == 3
     assert cfg.train_dataloader.dataset.ann_file == "train.json"
     assert cfg.test_dataloader.dataset.metainfo.classes == ("car", "bus", "truck")
     assert cfg.test_evaluator.ann_file == "data/vehicles/val.json"
