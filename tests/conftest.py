@@ -62,11 +62,17 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture
-def project(scenes, tmp_path, monkeypatch):
-    """An empty working directory with the data in it; not the project's own folder."""
-    (tmp_path / "data").symlink_to(scenes / "data")
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def project(scenes, here):
+    """A working directory with the data in it; not the project's own folder."""
+    (here / "data").symlink_to(scenes / "data")
+    return here
 
 
 def run_script(path):

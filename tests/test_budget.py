@@ -6,13 +6,13 @@ import mmdet
 import pytest
 import torch
 from mmengine.config import Config
+from tasks import ROOT
 from torch import nn
 
 from mmdualtoken.export.complexity import count_macs, count_parameters
 from mmdualtoken.export.measure import measure
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
 
-ROOT = Path(__file__).resolve().parent.parent
 R50 = Path(mmdet.__file__).parent / ".mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 
 

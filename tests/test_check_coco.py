@@ -19,9 +19,7 @@ ANNOTATIONS = "data/scenes/annotations/instances_train2017.json"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """A working directory with detection data."""
-    monkeypatch.chdir(tmp_path)
+def data(here):
     write_data("detection")
 
 

@@ -22,14 +22,7 @@ from mmdualtoken.data import layout
 from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, check_data
 from mmdualtoken.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture
@@ -242,16 +235,16 @@ def test_missing_data(tool):
     assert "make_scenes.py" in out
 
 
-def test_data_below_the_project(project, monkeypatch):
+def test_data_below_the_project(here, monkeypatch):
     """Where the working directory has none of that name; all paths of the config move."""
     write_data("detection")
-    monkeypatch.setattr(layout, "PROJECT_ROOT", project)
-    (project / "elsewhere").mkdir()
-    monkeypatch.chdir(project / "elsewhere")
+    monkeypatch.setattr(layout, "PROJECT_ROOT", here)
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
     cfg = config("detection")
     check_data(cfg, "train_dataloader", "val_dataloader")
-    assert cfg.train_dataloader.dataset.data_root == f"{project}/data/scenes/"
-    assert cfg.val_evaluator.ann_file.startswith(f"{project}/data/scenes/annotations/")
+    assert cfg.train_dataloader.dataset.data_root == f"{here}/data/scenes/"
+    assert cfg.val_evaluator.ann_file.startswith(f"{here}/data/scenes/annotations/")
 
 
 def test_evaluation_that_drops_images(tool):

@@ -18,9 +18,7 @@ CLASSES = Path("data/imagenet/train")
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """A working directory with classification data."""
-    monkeypatch.chdir(tmp_path)
+def data(here):
     write_data("classification")
 
 

@@ -19,11 +19,7 @@ from PIL import Image
 
 from mmdualtoken.data.check import ERROR, WARNING
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -25,9 +25,7 @@ IMAGES = "data/ade/images/training"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """A working directory with segmentation data."""
-    monkeypatch.chdir(tmp_path)
+def data(here):
     write_data("segmentation")
 
 

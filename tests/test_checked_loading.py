@@ -21,19 +21,16 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
+from tasks import ROOT
 from torch.utils.data import DataLoader
 
 from mmdualtoken.data.loading import BrokenFileError, CheckedLoadImageFromFile
 
-ROOT = Path(__file__).resolve().parent.parent
 SEGMENTATION_MAP = "data/ade/annotations/training/ADE_train_00000001.png"
 STEP = "train_dataloader.dataset.pipeline.0"
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture

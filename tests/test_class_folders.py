@@ -35,9 +35,7 @@ def looks(cfg):
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """A working directory with the classes disc, square, star, triangle in both splits."""
-    monkeypatch.chdir(tmp_path)
+def data(here):
     write_data("classification")
 
 

@@ -163,12 +163,6 @@ def test_whole_models_stay_the_same(task):
         deployed.train()
 
 
-def unchanged_by_the_switch(model, images):
-    with torch.no_grad():
-        plain = model(images)
-        return distance((switch_to_deploy(model)(images),), (plain,)) < 1e-10
-
-
 def test_only_norms_that_directly_follow_a_plain_convolution_are_folded():
     """Once where heads share it (RTMDet's levels); not where a hook computes the weight."""
     after = ("conv", "norm", "act")

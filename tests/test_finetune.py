@@ -1,6 +1,5 @@
 """A trained model to other classes: what is kept, what is dropped, what is refused."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +11,7 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, get_priority
 from mmseg.models import FCNHead
-from tasks import DETECTOR
+from tasks import DETECTOR, ROOT
 from torch import nn
 
 from mmdualtoken.errors import InputError
@@ -23,8 +22,6 @@ from mmdualtoken.training.finetuning import (
 )
 from mmdualtoken.training.strict_load import StrictLoadHook
 from mmdualtoken.weights.fitting import fit_classes
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def detector(classes=4):
@@ -237,19 +234,20 @@ def test_resuming_with_another_optimizer():
             check_resumed_optimizer(own, there.state_dict(), "a.pth")
 
 
-def test_added_to_a_config_once():
-    """Where it loads a checkpoint."""
-    other = dict(type="EMAHook")
-    cfg = Config(dict(load_from="a.pth", custom_hooks=[other]))
+@pytest.mark.parametrize(
+    "settings, added",
+    [
+        (dict(load_from="a.pth", custom_hooks=[dict(type="EMAHook")]), True),
+        (dict(load_from=None, resume=True), True),
+        (dict(load_from=None, resume=False), False),
+    ],
+)
+def test_added_once_to_a_config_that_loads(settings, added):
+    cfg = Config(settings)
     add_class_layer_hook(cfg)
     add_class_layer_hook(cfg)
-    assert cfg.custom_hooks == [other, dict(type="DropClassLayersHook")]
-    cfg = Config(dict(load_from=None, resume=True))
-    add_class_layer_hook(cfg)
-    assert cfg.custom_hooks == [dict(type="DropClassLayersHook")]
-    cfg = Config(dict(load_from=None, resume=False))
-    add_class_layer_hook(cfg)
-    assert "custom_hooks" not in cfg
+    hooks = [*settings.get("custom_hooks", []), *[dict(type="DropClassLayersHook")] * added]
+    assert cfg.get("custom_hooks", []) == hooks
 
 
 def test_page_kept_line(four):

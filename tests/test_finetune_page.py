@@ -9,13 +9,10 @@ from helpers import build, log_lines, params
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from tasks import TASKS
+from tasks import ROOT, TASKS
 
 from mmdualtoken.training.finetuning import add_class_layer_hook
 from mmdualtoken.weights.pretrained import load_backbone, start_from_checkpoint
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 PAGE = (ROOT / "docs" / "finetuning.md").read_text()
 BLOCKS = dict(re.findall(r"```python\n# ([\w ]+)\n(.*?)```", PAGE, re.S))

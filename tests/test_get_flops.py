@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from tasks import TASKS
+from tasks import ROOT, TASKS
 
 from mmdualtoken.export.breakdown import break_down, shape_of_config
 from mmdualtoken.export.measure import measure
 
-ROOT = Path(__file__).resolve().parent.parent
 SCOPES = dict(mmdet="detection", mmseg="segmentation", mmpretrain="classification")
 
 

@@ -10,11 +10,11 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import import_modules_from_strings
+from tasks import ROOT
 
 import mmdualtoken
 from mmdualtoken.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [README, *(p.read_text() for p in sorted((ROOT / "configs").glob("*/README.md")))]
 #: What the documents call my_project/NAME.py, word for word.

@@ -18,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 from tasks import TASKS
 from test_inspector import inspected_model, server
 from test_inspector_upload import file_of, picture, png_header
-from test_predict import here, write_checkpoint  # noqa: F401
+from test_predict import write_checkpoint
 
 from mmdualtoken.inference.inspector.photo import MAX_BYTES, check_photo
 
@@ -46,7 +46,7 @@ def most(weights):
     return f"Most: token row {best // 7}, column {best % 7} ({100 * weights.max():.1f} %)"
 
 
-def test_upload_click_and_see_the_change(here, chromium):  # noqa: F811
+def test_upload_click_and_see_the_change(here, chromium):
     """Words and pictures change with each click, and the words are the model's numbers; no other
     machine is asked for anything; the upload is deleted; another visitor has another page."""
     model = inspected_model()
@@ -78,7 +78,7 @@ def test_upload_click_and_see_the_change(here, chromium):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F811
+def test_choices_bad_uploads_and_export(here, chromium, downloads):
     """Stage and head by the lists, the place by the keyboard; a refused photo leaves the
     pictures; the exported picture arrives."""
     model = inspected_model()
@@ -126,7 +126,7 @@ def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F81
 
 
 @pytest.mark.slow
-def test_two_models(here, chromium):  # noqa: F811
+def test_two_models(here, chromium):
     """A click in one's pictures changes the other's; of a model without a grid, or without tokens,
     a statement says so."""
     first, second = inspected_model("detection"), inspected_model(letter="B", token_size=(3, 5))
@@ -160,7 +160,7 @@ def test_two_models(here, chromium):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_narrow_screen(here, chromium):  # noqa: F811
+def test_narrow_screen(here, chromium):
     """At 400 pixels nothing is wider than the screen, and the pictures are below each other."""
     with server.serve_page([inspected_model()]) as url:
         chromium.set_window_size(400, 900)
@@ -178,7 +178,7 @@ def test_narrow_screen(here, chromium):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_the_tool_itself(here, chromium):  # noqa: F811
+def test_the_tool_itself(here, chromium):
     """As a separate process: it names a loopback address, serves, and ends at Ctrl-C while a
     page is open, without a traceback."""
     write_checkpoint("detection")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from narrow import ARCH, levels
+from tasks import ROOT
 
 from mmdualtoken.models.tokens import PositionAwareTokens, TokenMixMLP
 
-ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
 

@@ -11,12 +11,12 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from tasks import ROOT
 
 import mmdualtoken
 from mmdualtoken.export.complexity import count_macs, count_parameters
 from mmdualtoken.weights import weights_info
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("mmdet", "mmpretrain", "mmseg")
 METAFILES = {
     folder: yaml.safe_load((ROOT / "configs" / folder / "metafile.yml").read_text())

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, OPTIMIZERS, init_default_scope
 from ranks import run_ranks
-from tasks import TASKS
+from tasks import ROOT, TASKS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from toy_training import run, stop, toy_config
@@ -21,7 +20,6 @@ from mmdualtoken.config_files import MUON as MUON_FILE
 from mmdualtoken.config_files import config_path
 from mmdualtoken.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
 MUON = dict(type="MuonAdamW")
 
 

@@ -8,11 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tasks import ROOT
 from test_installed import copy_sources
 
 from mmdualtoken.environment import versions
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def make(*arguments):

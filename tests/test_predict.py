@@ -40,12 +40,6 @@ def write_images(folder, sizes=((96, 80), (64, 64), (64, 64))):
     return folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def record_of(name):
     return json.loads(Path("out", "preds", f"{name}.json").read_text())
 

@@ -1,17 +1,16 @@
 """The README: its length, the example of inheritance, the table of models."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from tasks import ROOT
 from torch import nn
 
 from mmdualtoken.export.complexity import count_macs, count_parameters
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
 

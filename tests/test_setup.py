@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tasks import ROOT
 
 import mmdualtoken
 from mmdualtoken.environment import doctor, versions
 from mmdualtoken.environment.versions import FAIL, OK, WARN
 
-ROOT = Path(__file__).resolve().parent.parent
 GOOD = {
     "torch": "2.11.0+cu130",
     "torchvision": "0.26.0",

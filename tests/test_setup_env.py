@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tasks import ROOT
 
 from mmdualtoken.environment import versions
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import setup_env  # noqa: E402

@@ -12,12 +12,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from safetensors.torch import save_file
-from tasks import DETECTOR, RTMDET, TASKS
+from tasks import DETECTOR, ROOT, RTMDET, TASKS
 
 from mmdualtoken.cli import number
 from mmdualtoken.weights.checkpoints import allow_mmengine_checkpoints, load_file
 
-ROOT = Path(__file__).resolve().parent.parent
 CLASSIFIER, SEGMENTOR = TASKS["classification"][0], TASKS["segmentation"][0]
 
 

@@ -20,8 +20,6 @@ from toy_training import ToyModel
 
 from mmdualtoken.errors import explain
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def touch(name):
     Path(name).touch()
