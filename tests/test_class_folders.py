@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from data_faults import config, config_file, write_data
+from data_faults import config, write_data
 from helpers import log_lines
 
 from mmdualtoken.data.check import ERROR, WARNING, check_config, check_data
@@ -104,10 +104,3 @@ def test_labels_that_do_not_come_from_folders(settings):
     cfg = config("classification")
     cfg.val_dataloader.dataset.update(settings)
     assert looks(cfg)[0] == ""
-
-
-def test_by_the_tool(tool):
-    remove("disc")
-    status, printed = tool("train", config_file("classification"))
-    assert status == 2 and "Traceback" not in printed
-    assert "data/imagenet/val gives label 0 to 'square'" in printed

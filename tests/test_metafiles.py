@@ -167,17 +167,3 @@ def test_every_rival_is_named():
     rows = re.findall(r"^\| `(\w+)` \| `(\S+)` \|$", (lab / "README.md").read_text(), re.M)
     named = [f"{folder}/{name}" for folder, pattern in rows for name in expand(pattern)]
     assert sorted(named) == sorted(p.relative_to(lab).as_posix() for p in lab.glob("mm*/*.py"))
-
-
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_commands_and_links_lead_somewhere(folder):
-    blocks = "".join(re.findall(r"```bash\n(.*?)```", READMES[folder], re.S))
-    files = re.findall(r"(?:tools|configs)/\S+", blocks)
-    links = re.findall(r"\]\((?!http)([^)]+)\)", READMES[folder])
-    assert len(files) >= 4 and links
-    assert all((ROOT / file).is_file() for file in files)
-    assert all((ROOT / "configs" / folder / link.split("#")[0]).exists() for link in links)
-    for flag in re.findall(r" (--[\w-]+)", blocks):
-        assert f'"{flag}"' in (ROOT / "tools" / "train.py").read_text()
-    for stem, epoch in re.findall(r"work_dirs/(\w+)/(?:epoch|iter)_(\d+)\.pth", blocks):
-        assert int(epoch) in MODELS[stem]["Metadata"].values()

@@ -132,17 +132,6 @@ def test_imagenet_checkpoint_must_be_there(tool, monkeypatch):
     assert status == 2 and "--table 2 --run" in printed and "epoch_300.pth" in printed
 
 
-@pytest.mark.slow
-def test_dry_run_of_table_3(tool, tmp_path):
-    jobs = sum(row.config is not None for row in paper.TABLES[3].rows)
-    status, printed = tool("--table", "3", "--dry-run")
-    assert status == 0 and jobs > 1
-    assert printed.count("dist_train.sh") == printed.count("dist_test.sh") == jobs
-    status, printed = tool("--table", "3", "--data", "mini", "--dry-run")
-    assert status == 0 and printed.count("work_dirs/mini/maskrcnn") == jobs * 3
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     "args, message",
     [
