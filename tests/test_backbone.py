@@ -55,17 +55,6 @@ def test_values(variant, size):
         same(out, value)
 
 
-def test_values_in_float32():
-    model = randomise(build(token_mlp="mix").eval())
-    image = rand(2, 3, 64, 64, dtype=torch.float32)
-    p = {name: value.double() for name, value in params(model).items()}
-    with torch.no_grad():
-        outs = model(image)
-    for out, value in zip(outs, run_reference(p, image.double(), token_mlp="mix"), strict=True):
-        assert out.dtype == torch.float32
-        same(out.double(), value, tol=1e-5)
-
-
 def test_channels_of_the_image():
     model, p = exact(build(in_channels=1))
     image = rand(1, 1, 32, 32)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -14,13 +13,13 @@ from data_faults import (
     TASKS,
     config,
     config_file,
+    quick_error,
     write_data,
 )
 from PIL import Image
 
 from mmdualtoken.data import layout
 from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, check_data
-from mmdualtoken.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -129,8 +128,7 @@ def test_class_names(name, task):
     write_data(task)
     names, words = NAMES[name]
     metainfo = dict(classes=names())
-    with pytest.raises(InputError, match=re.escape(words)):
-        check_data(config(task, metainfo=metainfo), "train_dataloader")
+    assert words in quick_error(config(task, metainfo=metainfo))
     (report,) = check_config(config(task, metainfo=metainfo), ["train"])
     assert [words in f"{f.file} {f.reason}" for f in report.findings] == [True]
 
@@ -140,8 +138,7 @@ def test_class_names_twice():
     write_data("detection", "segmentation")
     kind = "has classes of the same name: disc"
     cfg = config("detection", metainfo=dict(classes=("disc", "disc", "square", "star")))
-    with pytest.raises(InputError, match=kind):
-        check_data(cfg, "train_dataloader")
+    assert kind in quick_error(cfg)
     metainfo = dict(classes=("background", "disc", "disc", "triangle", "star"))
     (report,) = check_config(config("segmentation", metainfo=metainfo), ["train"])
     assert [(f.severity, f.reason) for f in report.findings] == [(WARNING, kind)]
@@ -153,8 +150,7 @@ def test_file_of_class_names():
     cfg = config("detection", metainfo=dict(classes=name_file(LINES.replace(b"\n", b"\r\n"))))
     check_data(cfg, "train_dataloader")
     name_file(b"disc\nsquare\n")
-    with pytest.raises(InputError, match="mask_head has num_classes=4. Set num_classes of every"):
-        check_data(cfg, "train_dataloader")
+    assert "mask_head has num_classes=4. Set num_classes of every" in quick_error(cfg)
 
 
 def test_any_name_can_be_printed(tool):

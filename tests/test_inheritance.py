@@ -4,11 +4,9 @@ import importlib
 import re
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.utils import import_modules_from_strings
 from tasks import ROOT
 
@@ -107,29 +105,6 @@ def test_recipe_merges(name, tmp_path):
 
     cfg.dump(tmp_path / "dump.py")
     assert Config.fromfile(tmp_path / "dump.py").to_dict() == cfg.to_dict()
-
-
-@pytest.mark.parametrize(
-    "name, expected", [("roads", {255: 255, 0: 255, 1: 0, 2: 1}), ("cracks", {})]
-)
-def test_labels_of_own_masks(name, expected, tmp_path, monkeypatch):
-    import mmseg.datasets  # noqa: F401 registers
-    from mmseg.registry import DATASETS
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / f"{name}.py").write_text(RECIPES[name])
-    mask = np.zeros((64, 64), np.uint8)
-    mask[:, 16:32], mask[:, 32:48] = 1, 255
-    mask[:, 48:] = 2 if expected else 0
-    for folder, suffix in (("images", "jpg"), ("annotations", "png")):
-        path = tmp_path / "data" / name / folder / "validation" / f"a.{suffix}"
-        path.parent.mkdir(parents=True)
-        cv2.imwrite(str(path), mask)
-    init_default_scope("mmseg")
-    cfg = Config.fromfile(f"{name}.py")
-    labels = DATASETS.build(cfg.val_dataloader.dataset)[0]["data_samples"].gt_sem_seg.data.numpy()
-    for value in np.unique(mask):
-        assert set(labels[0][mask == value]) == {expected.get(value, value)}
 
 
 def test_registration_is_idempotent(tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image
 from selenium.webdriver.common.keys import Keys
 from tasks import TASKS
 from test_inspector import inspected_model, server
-from test_inspector_upload import file_of, picture, png_header
+from test_inspector_upload import file_of, picture
 from test_predict import write_checkpoint
 
 from mmdualtoken.inference.inspector.photo import MAX_BYTES, check_photo
@@ -103,16 +103,8 @@ def test_choices_bad_uploads_and_export(here, chromium, downloads):
         page.until(lambda: "column 7 of 8×8" in page.text("tokens-A-text"))
         page.settle("photo-A")
         before = page.source("photo-A"), page.text("photo-A-text")
-        bad = {
-            "text.jpg": (b"no picture", "is no image that can be read"),
-            "bomb.png": (png_header(60000, 60000), "too large|is 60000×60000 px"),
-            "one.png": (file_of(picture(1, 1), "PNG"), "is 1×1 px"),
-            "long.png": (file_of(picture(800, 9), "PNG"), "is 800×9 px"),
-            "cut.jpg": (file_of(picture(99, 99), "JPEG")[:-700], "is cut off, damaged"),
-        }
-        for name, (content, words) in bad.items():
-            reason = page.refused(partial(page.upload, write(name, content)))
-            assert name in reason and any(w in reason for w in words.split("|")), reason
+        bad = write("text.jpg", b"no picture")
+        assert "text.jpg is no image that can be read" in page.refused(partial(page.upload, bad))
         large = write("large.png", bytes(MAX_BYTES + 1))  # the server stops reading
         assert "exceed" in page.refused(partial(page.upload, large)).lower()
         assert (page.source("photo-A"), page.text("photo-A-text")) == before

@@ -15,9 +15,7 @@ from torchvision.models.convnext import CNBlock
 from mmdualtoken.models.blocks import (
     BiDimAttention,
     ConvEncoder,
-    CrossAttention,
     DualTokenBlock,
-    SelfAttention,
     WindowAttention,
 )
 from mmdualtoken.models.stem import (
@@ -134,31 +132,6 @@ def test_resize_map(old, new):
 
 
 # ---------------------------------------------------------------- attention, MLPs, FFN, BiDim
-
-
-@pytest.mark.parametrize("num_heads", [1, 3])
-def test_attention_is_torchs(num_heads):
-    layer, p = exact(SelfAttention(12, num_heads))
-    x, context = rand(2, 11, 12), rand(2, 5, 12, seed=1)
-    same(layer(x), _torch_attention(p["qkv.weight"], p["qkv.bias"], num_heads, x, x))
-    layer, p = exact(CrossAttention(12, num_heads))
-    weight, bias = (torch.cat([p[f"q.{kind}"], p[f"kv.{kind}"]]) for kind in ("weight", "bias"))
-    same(layer(x, context), _torch_attention(weight, bias, num_heads, x, context))
-
-
-def _torch_attention(weight, bias, num_heads, x, context):
-    """torch's attention with the identity for its output projection, which the layers lack."""
-    dim = x.shape[-1]
-    mha = nn.MultiheadAttention(dim, num_heads, batch_first=True).double()
-    mha.load_state_dict(
-        {
-            "in_proj_weight": weight,
-            "in_proj_bias": bias,
-            "out_proj.weight": torch.eye(dim),
-            "out_proj.bias": torch.zeros(dim),
-        }
-    )
-    return mha(x, context, context)[0].detach()
 
 
 class Adapted(nn.Linear):

@@ -15,8 +15,6 @@ from mmengine.registry import MODELS, DefaultScope
 from narrow import ARCH
 from tasks import ROOT
 
-from mmdualtoken.models.tokens import PositionAwareTokens, TokenMixMLP
-
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
 
@@ -184,19 +182,6 @@ def test_coco_is_divided_with_its_boxes(tmp_path):
     assert [[i["id"] for i in p["images"]] for p in parts] == [[0, 1, 2, 3, 4, 5], [6, 7]]
     assert [len(p["annotations"]) for p in parts] == [12, 4]
     assert {a["image_id"] for a in parts[1]["annotations"]} == {6, 7}
-
-
-def test_normed_tokens_aggregate_what_does_not_grow_with_the_encoder():
-    """The design's read a local part 1000 times as large as such; these read the same."""
-    normed = importlib.import_module("learning.variants").NormedTokens
-    torch.manual_seed(0)
-    x_local = torch.randn(2, 8, 8, 16)
-    for module, grows in ((PositionAwareTokens, True), (normed, False)):
-        tokens = module(16, 2, (7, 7), torch.nn.Identity(), TokenMixMLP, 0.1)
-        plain, large = tokens.gather(x_local), tokens.gather(1000 * x_local)
-        assert torch.allclose(plain, large, rtol=1e-3, atol=1e-5) != grows
-    moments = tokens.norm_ds(x_local)
-    assert torch.allclose(moments.var(-1, correction=0), torch.ones(2, 8, 8), atol=1e-3)
 
 
 def test_narrow_retinanet_starts_as_the_wide_one_does(some_data):

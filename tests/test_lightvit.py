@@ -79,17 +79,6 @@ def test_deployed():
     same(model(image), expected)
 
 
-def test_any_size_and_every_parameter_learns():
-    arch = dict(
-        embed_dims=(16, 24, 32), depths=(1, 1, 1), num_heads=(2, 2, 4), ffn_ratios=(2, 2, 2)
-    )
-    model = LightViT(arch, num_tokens=3)
-    maps = model(torch.randn(2, 3, 65, 90))
-    assert [tuple(m.shape) for m in maps] == [(2, 16, 9, 12), (2, 24, 5, 6), (2, 32, 3, 3)]
-    sum((m * torch.randn_like(m)).sum() for m in maps).backward()
-    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
-
-
 def test_tools_can_import_it(monkeypatch):
     """Tools start with tools/ on the path instead of the clone."""
     monkeypatch.setattr(sys, "path", [p for p in sys.path if Path(p).resolve() != ROOT])

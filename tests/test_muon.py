@@ -9,10 +9,8 @@ from helpers import build
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, OPTIMIZERS, init_default_scope
-from ranks import run_ranks
 from tasks import ROOT, TASKS
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from toy_training import run, stop, toy_config
 from training_runs import assert_same, last, state_of
 
@@ -121,25 +119,6 @@ def test_resume_is_exact(tmp_path, monkeypatch):
     stop(config(), "run", done=4)
     run(config(), "run", resume=True)
     assert_same(state_of(last("run")), state_of(last("whole")))
-
-
-def _rank_step(rank):
-    torch.manual_seed(0)
-    model = DistributedDataParallel(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)))
-    optimizer = optimizer_of(model)
-    for i in range(2):
-        generator = torch.Generator().manual_seed(10 * i + rank)
-        model(torch.randn(3, 8, generator=generator)).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return [p.detach() for p in model.parameters()]
-
-
-@pytest.mark.processes
-def test_ranks_stay_equal(tmp_path):
-    first, second = run_ranks(_rank_step, tmp_path)
-    assert len(first) == 4
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_flag(monkeypatch):

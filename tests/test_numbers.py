@@ -12,9 +12,7 @@ from mmdualtoken.models.blocks import (
     FFN,
     BiDimAttention,
     ConvEncoder,
-    CrossAttention,
     DualTokenBlock,
-    SelfAttention,
     WindowAttention,
     attend,
 )
@@ -99,27 +97,6 @@ def test_attention_over_the_whole_range(dtype, path):
         )
 
 
-ATTENTIONS = {
-    "self": (SelfAttention(16, 4), [(2, 30, 16)]),
-    "cross": (CrossAttention(16, 4), [(2, 30, 16), (2, 49, 16)]),
-    "window": (WindowAttention(16, 4), [(2, 9, 10, 16)]),  # sides that need padded windows
-}
-
-
-@pytest.mark.parametrize("name", ATTENTIONS)
-@dtypes()
-def test_attention_modules_with_large_weights(dtype, name):
-    """Logits of up to a hundred thousand, beyond fp16's range; what comes out is within it."""
-    module, shapes = ATTENTIONS[name]
-    module = randomise(copy.deepcopy(module)).to(dtype)
-    with torch.no_grad():
-        for parameter_name, parameter in module.named_parameters():
-            if not parameter_name.startswith("proj"):
-                parameter *= 100
-    inputs = [leaf(*shape, scale=3, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
-    check_finite(module(*inputs), inputs, module)
-
-
 # ---------------------------------------------------------------- fusion: blocks and their parts
 
 
@@ -168,14 +145,6 @@ def test_blocks_on_maps_without_variance(dtype, name, value):
     x = torch.full((1, 6, 6, 16), value, dtype=dtype, requires_grad=True)
     tokens = torch.zeros(1, 8 if name in ("normal", "msa") else 49, 16, dtype=dtype)
     check_finite(module(x, tokens)[0], (x,), module)
-
-
-@dtypes()
-def test_gates_are_from_0_to_1(dtype):
-    module = randomise(BiDimAttention(16)).to(dtype)
-    z = rand(2, 20, 33, 16).clamp(-1, 1).mul(65504).to(dtype)
-    ratio = module(z).double() / z.double()
-    assert ratio.min() >= 0 and ratio.max() <= 1
 
 
 def error_of(module, x):

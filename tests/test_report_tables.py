@@ -30,14 +30,6 @@ def test_every_config_of_the_papers_models_is_in_a_table_and_there():
         assert not row.pretrained or row.pretrained[-15:-13] in row.config
 
 
-@pytest.mark.parametrize("number", TABLES)
-def test_rows_are_unique_and_differences_name_them(number):
-    table = TABLES[number]
-    labels, configs = [r.label for r in table.rows], [r.config for r in table.rows if r.config]
-    assert len(set(labels)) == len(labels) and len(set(configs)) == len(configs)
-    assert {label for delta in table.deltas for label in delta.rows} <= set(labels)
-
-
 @pytest.mark.parametrize("scope", NARROW)
 def test_measure_counts_the_same_on_both_devices(scope):
     cfg = narrow(scope)

@@ -94,12 +94,6 @@ def test_later_objects_cover_earlier_ones_and_hidden_ones_are_left_out(monkeypat
     assert abs(small.mask.sum() - 20**2) < 50 and abs(big.mask.sum() - 60**2 + 20**2) < 200
 
 
-def test_classes_limits_the_shapes_and_keeps_the_labels():
-    for index in range(3):
-        scene = scenes.render_scene(0, "val", index, SIZES, classes=("star",))
-        assert {item.label for item in scene.objects} == {scenes.CLASSES.index("star")}
-
-
 # --- written
 
 
@@ -110,14 +104,6 @@ def test_files_are_equal_for_equal_arguments(tmp_path):
         first, second = (contents(tmp_path / layout / run) for run in "ab")
         assert len(first) >= 6
         assert first == second
-
-
-def test_longer_set_starts_with_the_shorter_one(tmp_path):
-    for count in (2, 4):
-        scene_writers.write_coco(tmp_path / str(count), count, 1, 5, SIZES)
-    for name in ("000000000001.jpg", "000000000002.jpg"):
-        short, long = (tmp_path / count / "train2017" / name for count in "24")
-        assert short.read_bytes() == long.read_bytes()
 
 
 def test_coco_annotations_agree_with_the_scenes(coco_set, many):

@@ -72,45 +72,33 @@ def test_settings_of_the_model(option, said, project, tool):
     assert status == 2 and all(text in printed for text in said)
 
 
-@pytest.mark.parametrize(
-    "task, options, message",
-    [
-        (
-            "detection",
-            ["train_dataloader.dataset.filter_cfg.min_size=1000"],
-            "instances_train2017.json has no image left: filter_cfg={'filter_empty_gt': True, "
-            "'min_size': 1000}",
-        ),
-        (
-            "segmentation",
-            ["val_dataloader.dataset.img_suffix=.bmp"],
-            "BaseSegDataset data/ade/images/validation has no image left: img_suffix='.bmp'.",
-        ),
-        (
-            "classification",
-            ["train_dataloader.dataset.extensions=('.bmp',)"],
-            "data/imagenet/train'}. Supported extensions are: .bmp. Move the images there",
-        ),
-        (
-            "classification",
-            ["train_dataloader.batch_size=9", "train_dataloader.drop_last=True"],
-            "gets 8 of the data set's 8 images, fewer than batch_size=9",
-        ),
-        (
-            "segmentation",
-            ["train_dataloader.batch_size=9", "train_dataloader.drop_last=True"],
-            "train_dataloader gives no batch",
-        ),
-        (
-            "classification",
-            ["train_dataloader.sampler.type=InfiniteSampler"],
-            "the InfiniteSampler of train_dataloader never ends one",
-        ),
-    ],
-)
+TOO_FEW = "train_dataloader.batch_size=9 train_dataloader.drop_last=True"
+NOTHING_LEFT = [
+    (
+        "detection",
+        "train_dataloader.dataset.filter_cfg.min_size=1000",
+        "train2017.json has no image left: filter_cfg={'filter_empty_gt': True, 'min_size': 1000}",
+    ),
+    (
+        "segmentation",
+        "val_dataloader.dataset.img_suffix=.bmp",
+        "BaseSegDataset data/ade/images/validation has no image left: img_suffix='.bmp'.",
+    ),
+    (
+        "classification",
+        "train_dataloader.dataset.extensions=('.bmp',)",
+        "data/imagenet/train'}. Supported extensions are: .bmp. Move the images there",
+    ),
+    ("classification", TOO_FEW, "gets 8 of the data set's 8 images, fewer than batch_size=9"),
+    ("segmentation", TOO_FEW, "train_dataloader gives no batch"),
+    ("classification", "train_dataloader.sampler.type=InfiniteSampler", "never ends one"),
+]
+
+
+@pytest.mark.parametrize("task, options, message", NOTHING_LEFT)
 def test_nothing_left_to_train(task, options, message, project, tool):
     """No checkpoint either: MMEngine writes one after an epoch without a batch."""
-    args = ["--work-dir", "run", "--cfg-options", *options]
+    args = ["--work-dir", "run", "--cfg-options", *options.split()]
     status, printed = tool("train", TASKS[task][0], *args)
     assert status == 2 and message in printed
     assert not list(Path("run").glob("*.pth"))
