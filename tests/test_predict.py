@@ -213,8 +213,6 @@ def test_another_model(here, tool):
         (["empty", "--out", "out"], "No image or video in empty"),
         (["photos", "--out", "model.pth"], "--out model.pth is a file"),
         (["photos", "--out", "out", "--device", "warp:9"], "Device warp:9 cannot be used"),
-        (["photos", "--out", "out", "--batch-size", "0"], "--batch-size: received 0"),
-        (["photos", "--out", "out", "--score-thr", "30"], "--score-thr: received 30"),
     ],
 )
 def test_bad_arguments(arguments, message, here, tool):

@@ -84,15 +84,6 @@ def test_report_with_runs(other, tool, pair):
     assert ("settings: train_dataloader.batch_size" in page) is bool(other)
 
 
-def test_partial_runs_are_no_results(tool, pair):
-    pair.write_text(f"{pair.read_text()}train_cfg = dict(max_epochs=5)\n")
-    train_log(Path("work_dirs/second"), narrow(max_epochs=5), LATE, 3, accuracy=50)
-    status, printed = tool("--markdown", "page.md")
-    text = Path("page.md").read_text()
-    assert "partial, epoch 3 of 5" in text and "validation at epoch 3: top-1 53.0 %" in text
-    assert "0 of 2 rows have a finished run" in printed
-
-
 @pytest.mark.parametrize("figure, status", [("0.9", 1), (None, 0)])
 def test_exit_status_follows_the_budgets(figure, status, tool, monkeypatch):
     exact = measure(narrow()).params / 1e6
