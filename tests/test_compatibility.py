@@ -47,6 +47,7 @@ def test_order_of_the_names(file):
 
 # In window-onestep-msa the tokens all but agree, so that its queries hardly matter; other
 # checkpoints hold the same tensors.
+@pytest.mark.slow  # of the files, which do not change
 @pytest.mark.parametrize(
     "file", [f for f in FIXTURES if f.stem != "window-onestep-msa"], ids=lambda f: f.stem
 )

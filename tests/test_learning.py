@@ -104,7 +104,7 @@ def test_rows_differ_in_their_backbone_alone(task, some_data):
 
 
 @pytest.mark.parametrize("row", [name for name in ROWS if ROWS[name].group == "backbones"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["cifar10", "bccd", "pspnet"])  # one of each toolbox
 def test_nothing_of_a_backbone_is_frozen(task, row, some_data):
     """MMDetection's ResNet freezes its BatchNorms by default, which then normalise nothing."""
     cfg = training.config_of(make(task, row), PREPARED)
