@@ -69,13 +69,9 @@ def randomise(module, seed=0):
         for part in module.modules():
             if isinstance(part, _BatchNorm):
                 part.running_mean.copy_(0.2 * normal(part.running_mean))
-                part.running_var.copy_(
-                    1
-                    + 0.5
-                    * torch.rand(
-                        part.running_var.shape, generator=generator, dtype=part.running_var.dtype
-                    )
-                )
+                variance = part.running_var
+                noise = torch.rand(variance.shape, generator=generator, dtype=variance.dtype)
+                variance.copy_(1 + 0.5 * noise)
     return module
 
 

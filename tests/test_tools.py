@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tasks import DETECTOR, ROOT, RTMDET, TASKS
 
 from mmdualtoken.cli import number
-from mmdualtoken.weights.checkpoints import allow_mmengine_checkpoints, load_file
+from mmdualtoken.weights.checkpoints import load_file
 
 CLASSIFIER = TASKS["classification"][0]
 
@@ -77,15 +77,6 @@ def test_tta(task, trained, tool):
         arguments += ["--cfg-options", *boxes]
     assert tool("test", *arguments)[0] == 0
     assert 0 <= metrics_of("eval")[metric] <= 100
-
-
-def test_checkpoint_loads_with_weights_only(trained):
-    """Histories of losses in the checkpoint need no unrestricted unpickling."""
-    trained("detection")
-    allow_mmengine_checkpoints()  # as importing the package does, once for a process
-    checkpoint = torch.load("run/iter_2.pth", weights_only=True)
-    history = checkpoint["message_hub"]["log_scalars"]["train/loss"]
-    assert len(history.data[0]) == 2 and history.current() > 0
 
 
 class Attribute:
