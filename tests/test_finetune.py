@@ -186,16 +186,16 @@ def test_neither_when_resuming_nor_when_testing(classes, settings, four):
 
 def test_classes_in_another_order(four):
     """A resumed run would learn them again, and a test would measure the AP of others."""
-    names = ("disc", "square", "triangle", "star")
+    names, model = ("disc", "square", "triangle", "star"), detector()
     checkpoint = dict(meta=dict(dataset_meta=dict(CLASSES=names)), state_dict=four)
     moved = "'star' has label 0, there 3"
     with pytest.raises(InputError, match=f"order: {moved}. Set metainfo.classes"):
-        load(detector(), dict(checkpoint), names[::-1], resume=True)
-    assert load(detector(), dict(checkpoint), names, resume=True)[1] == []
+        load(model, dict(checkpoint), names[::-1], resume=True)
+    assert load(model, dict(checkpoint), names, resume=True)[1] == []
 
     def test(classes):
         data = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=classes)))
-        runner = SimpleNamespace(model=detector(), _load_from="four.pth", test_dataloader=data)
+        runner = SimpleNamespace(model=model, _load_from="four.pth", test_dataloader=data)
         StrictLoadHook().after_load_checkpoint(runner, dict(checkpoint))
 
     with pytest.raises(InputError, match=f"not in the order of checkpoint four.pth: {moved}"):
