@@ -90,6 +90,13 @@ def same(actual, expected, tol=1e-9):
     torch.testing.assert_close(actual, expected, rtol=tol, atol=tol)
 
 
+def distance(actual, expected):
+    """Largest difference of two tuples of maps, relative to the largest value."""
+    return max(
+        ((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)
+    )
+
+
 def rand(*shape, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1000 + seed)
     return torch.randn(shape, generator=generator, dtype=dtype)

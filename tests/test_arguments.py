@@ -98,8 +98,6 @@ def test_other_classes():
         DualTokenClsNeck(32, 40)((torch.zeros(1, 16, 4, 4),))
 
 
-# ---------------------------------------------------------------- accepted forms
-
 INT, FLOAT = np.int64, np.float32
 SAME = {
     "lists": (

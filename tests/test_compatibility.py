@@ -81,9 +81,6 @@ def test_names_of_the_archs_of_full_width(name):
     assert len(frozen[name]) > 400
 
 
-# ---------------------------------------------------------------- writing new ones
-
-
 def test_missing_fixtures_are_written_and_no_other(tmp_path):
     pytest.importorskip("mmdet", reason=NO_MMDET)
     (tmp_path / "mix.npz").write_bytes(b"what was there")
@@ -100,9 +97,6 @@ def test_missing_fixtures_are_written_and_no_other(tmp_path):
         assert all(torch.equal(v, old_state[n]) for n, v in state.items())
         for new, old in zip([*inputs, *outputs], [*old_inputs, *old_outputs], strict=True):
             torch.testing.assert_close(new, old, rtol=1e-9, atol=1e-9)
-
-
-# ---------------------------------------------------------------- Python and torch
 
 
 def python_files():

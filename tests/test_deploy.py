@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from helpers import VARIANTS, build, rand, randomise
+from helpers import VARIANTS, build, distance, rand, randomise
 from mmcv.cnn import ConvModule
 from mmengine.config import Config
 from tasks import TASKS
@@ -18,13 +18,6 @@ from mmdualtoken.models.blocks import ConvEncoder
 from mmdualtoken.models.tokens import PositionAwareTokens, TokenMLP
 
 NARROW_ONLY = [name for name in VARIANTS if not name.startswith(("tiny", "small"))]
-
-
-def distance(actual, expected):
-    """Largest difference of two tuples of maps, relative to the largest value."""
-    return max(
-        ((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)
-    )
 
 
 def both(model, images):

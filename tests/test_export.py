@@ -18,8 +18,6 @@ from mmdualtoken.export.formats import RUNTIMES, Onnx
 from mmdualtoken.models.blocks import WindowAttention
 from mmdualtoken.models.stem import PatchMerging, Stem, resize_map
 
-# ---------------------------------------------------------------- pooling, comparing, refusing
-
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5), (16, 16), (37, 91)])
 @pytest.mark.parametrize("cells", [1, 2, 3, 6, (3, 5)])

@@ -24,9 +24,6 @@ RECIPES = {
 SCOPES = dict(vehicles="mmdet", parcels="mmdet", roads="mmseg", cracks="mmseg", pets="mmpretrain")
 
 
-# --- config_path
-
-
 def test_every_config_is_found():
     names = mmdualtoken.list_configs()
     assert "mmdet/maskrcnn_dualtoken_s_1x.py" in names and len(names) == len(set(names))
@@ -59,9 +56,6 @@ def test_incomplete_installation(tmp_path, monkeypatch):
     monkeypatch.setattr("mmdualtoken.config_files.FOLDERS", (tmp_path / "a", tmp_path / "b"))
     with pytest.raises(InputError, match="(?s)neither in .*/a nor in .*/b.*Install the wheel"):
         mmdualtoken.config_path("mmdet/maskrcnn_dualtoken_s_1x.py")
-
-
-# --- the documented recipes
 
 
 def values(node, key):

@@ -36,9 +36,6 @@ from mmdualtoken.models.tokens import (
 GRIDS = [((7, 7), (9, 9)), ((7, 7), (3, 5)), ((3, 5), (7, 7)), ((7, 7), (1, 1)), ((4, 6), (6, 4))]
 
 
-# ---------------------------------------------------------------- merging
-
-
 def test_space_to_depth_order_and_border():
     x = torch.arange(1, 1 + 3 * 3 * 2).view(1, 3, 3, 2).double()
     out = space_to_depth(x)
@@ -72,9 +69,6 @@ def test_even_maps_and_whole_windows_are_not_padded(monkeypatch):
         model(rand(1, 3, 440, 448, dtype=torch.float32))
 
 
-# ---------------------------------------------------------------- Conv Encoder
-
-
 def test_conv_encoder_is_torchvisions_convnext_block():
     encoder, p = exact(ConvEncoder(12, 7))
     block = CNBlock(12, layer_scale=1e-6, stochastic_depth_prob=0.0).double().eval()
@@ -86,9 +80,6 @@ def test_conv_encoder_is_torchvisions_convnext_block():
     block.load_state_dict(state)
     x = rand(2, 9, 8, 12)
     same(encoder(x), block(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
-
-# ---------------------------------------------------------------- window attention
 
 
 def test_window_attention_in_one_window_is_torchs_attention():
@@ -112,9 +103,6 @@ def test_window_attention_in_one_window_is_torchs_attention():
     same(layer(x), out.view(2, 4, 4, 12))
 
 
-# ---------------------------------------------------------------- downsampling
-
-
 def test_border_cells_are_means_of_real_pixels_only():
     down = StepwiseDownsample(1, 0).double()
     x = torch.arange(1.0, 16.0).view(1, 3, 5, 1).double()
@@ -129,9 +117,6 @@ def test_resize_map(old, new):
     x = OneStepDownsample()(rand(2, *old, 4))  # which leaves all to the resize
     same(resize_map(x, new), reference.bilinear(x, new))
     assert resize_map(x, old) is x
-
-
-# ---------------------------------------------------------------- attention, MLPs, FFN, BiDim
 
 
 class Adapted(nn.Linear):
@@ -176,9 +161,6 @@ def test_what_is_put_in_the_place_of_a_linear_is_called(change):
     assert not torch.allclose(mix(tokens), before[0]) and not torch.allclose(gates(z), before[1])
 
 
-# ---------------------------------------------------------------- the block
-
-
 def test_drop_path_drops_each_branch_of_each_sample_by_itself():
     token_module = PositionAwareTokens(12, 3, (7, 7), nn.Identity(), TokenMixMLP, 0.1)
     block, _ = exact(DualTokenBlock(12, ConvEncoder(12, 5), token_module, 4, 0.5))
@@ -197,9 +179,6 @@ def test_drop_path_drops_each_branch_of_each_sample_by_itself():
     drawn = [[torch.allclose(sample, choice[0], atol=1e-9) for choice in choices] for sample in out]
     assert all(sum(row) == 1 for row in drawn)
     assert all(any(row[i] for row in drawn) for i in range(4))
-
-
-# ---------------------------------------------------------------- resizing of learned tokens
 
 
 @pytest.mark.parametrize(("old", "new"), GRIDS)

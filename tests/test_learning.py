@@ -42,9 +42,6 @@ def make(task="cifar10", row="dualtoken_t", **options):
     )
 
 
-# --- configs
-
-
 CASES = [
     (task.name, name, budget)
     for task in TASKS.values()
@@ -203,9 +200,6 @@ def test_narrow_retinanet_starts_as_the_wide_one_does(some_data):
         assert torch.allclose(bias.sigmoid(), torch.tensor(0.01))
     for narrow, full in zip(*passed, strict=True):
         assert 0.5 < narrow / full < 2  # with the wide one's deviation: below a sixteenth
-
-
-# --- a training through the real tool
 
 
 def photos(folder, count):

@@ -99,9 +99,6 @@ def test_figures(name):
     assert all(cfg.train_cfg[keys[key]] == value for key, value in length.items())
 
 
-# --- the READMEs
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_table(folder):
     """A row for each model but the demo, with the metafile's figures and no accuracy."""

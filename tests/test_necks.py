@@ -21,9 +21,6 @@ def feats(size, channels=CHANNELS, batch=2):
     return tuple(rand(batch, c, *hw, seed=c) for c, hw in zip(channels, SIZES[size], strict=True))
 
 
-# ---------------------------------------------------------------- classification
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_cls_neck(size):
     neck, p = exact(DualTokenClsNeck(32, 40))
@@ -40,9 +37,6 @@ def test_cls_neck_starts():
     neck = DualTokenClsNeck(64, 512)
     assert neck.fc.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert (neck.fc.bias == 0).all()
-
-
-# ---------------------------------------------------------------- FPN
 
 
 @pytest.fixture
@@ -65,8 +59,7 @@ def test_fpn(fpn_class, size, count, num_outs):
     expected = reference.fpn(p, maps, num_outs)
     assert isinstance(outs, tuple)
     assert len(outs) == len(expected) == num_outs
-    for out, value in zip(outs, expected, strict=True):
-        same(out, value)
+    same(outs, expected)
     for m, before in zip(maps, kept, strict=True):
         assert torch.equal(m, before)
 

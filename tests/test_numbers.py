@@ -67,9 +67,6 @@ def leaf(*shape, scale=1.0, seed=0, dtype):
     return rand(*shape, seed=seed).clamp(-1, 1).mul(scale).to(dtype).requires_grad_()
 
 
-# ---------------------------------------------------------------- attention
-
-
 def plain_attention():
     """Attention as plain operations, as where no fused kernel fits."""
     kernels = pytest.importorskip("torch.nn.attention", reason="came with torch 2.3")
@@ -95,9 +92,6 @@ def test_attention_over_the_whole_range(dtype, path):
         torch.testing.assert_close(
             attend(equal, sign * equal, values, 2), mean, rtol=0.01, atol=0.01
         )
-
-
-# ---------------------------------------------------------------- fusion: blocks and their parts
 
 
 def block(tokens, mlp=TokenMixMLP, encoder=ConvEncoder):
@@ -164,9 +158,6 @@ def test_layers_against_fp64(dtype):
     z[..., 5] = 1000
     assert module.norm(z)[..., 5].double().sum() > 65504
     assert error_of(module, z) < 8 * eps
-
-
-# ---------------------------------------------------------------- the backbone
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])

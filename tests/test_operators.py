@@ -109,14 +109,9 @@ def test_sigmoid_focal_loss_formula():
     x = (drawn("logits", 12, 4).double() - 0.5) * 12
     target = torch.tensor([0, 1, 2, 3, 4, 4, 0, 1, 2, 3, 4, 0])  # 4 is background
     weight = drawn("class weights", 4).double()
-    expected = torch.zeros_like(x)
-    for n, c in product(range(12), range(4)):
-        p = 1 / (1 + math.exp(-x[n, c]))
-        if target[n] == c:
-            loss = -0.25 * (1 - p) ** 2 * math.log(p)
-        else:
-            loss = -0.75 * p**2 * math.log(1 - p)
-        expected[n, c] = loss * (weight[target[n]] if target[n] < 4 else 1)
+    p, is_target = x.sigmoid(), F.one_hot(target, 5)[:, :4].bool()
+    expected = torch.where(is_target, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
+    expected *= torch.cat([weight, weight.new_ones(1)])[target][:, None]
     found = ops.sigmoid_focal_loss(x, target, 2.0, 0.25, weight, "none")
     torch.testing.assert_close(found, expected)
     mean = ops.sigmoid_focal_loss(x, target, 2.0, 0.25, weight, "mean")

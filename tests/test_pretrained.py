@@ -196,8 +196,6 @@ def test_after_other_initialisers(tmp_path):
     assert not any("backbone tensors" in line for line in lines)
 
 
-# ---------------------------------------------------------------- what is refused
-
 NO_TOKENS = dict(token_module="none")
 WINDOW = dict(local_encoder="window")
 MISFITS = {

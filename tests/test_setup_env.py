@@ -16,8 +16,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import setup_env  # noqa: E402
 
-# --- requirements
-
 
 @pytest.mark.parametrize("python", ["3.10", "3.13"])
 def test_pins_agree(python):
@@ -60,9 +58,6 @@ def test_a_missing_and_a_changed_version_are_found(tmp_path, monkeypatch):
         f"numpy==0.1 (found {version('numpy')})",
     ]
     assert facts["link"] is None  # installed, but not as that version
-
-
-# --- the steps of the set-up
 
 
 class Machine:
