@@ -4,6 +4,7 @@ import os
 import runpy
 import shutil
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -37,6 +38,22 @@ def pytest_make_collect_report(collector):
     fail_silent_skip((yield).get_result())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_start():
+    """Skip what takes most of a short run: MMEngine formats its config by yapf, six times, and asks
+    compilers for their versions.
+    """
+    from mmengine.config import config
+    from mmengine.runner import runner
+
+    with pytest.MonkeyPatch.context() as patch:
+        plain = lambda text, **_: (text, False)  # noqa: E731
+        patch.setattr("yapf.yapflib.yapf_api.FormatCode", plain)  # the fork imports it late
+        patch.setattr(config, "FormatCode", plain, raising=False)
+        patch.setattr(runner, "collect_env", cache(runner.collect_env))
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of small real data sets, named by MMDUALTOKEN_DATA."""
@@ -62,11 +79,17 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture
-def project(scenes, tmp_path, monkeypatch):
-    """An empty working directory with the data in it; not the project's own folder."""
-    (tmp_path / "data").symlink_to(scenes / "data")
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def project(scenes, here):
+    """A working directory with the data in it; not the project's own folder."""
+    (here / "data").symlink_to(scenes / "data")
+    return here
 
 
 def run_script(path):

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from mmengine.config import Config
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from lab.scene_writers import write_ade20k, write_coco, write_imagenet
-from mmdualtoken.data.check import ERROR, check_config
+from mmdualtoken.data.check import ERROR, check_config, check_data
+from mmdualtoken.errors import InputError
 
 CONFIGS = Path(__file__).parent / "configs"
 TASKS = {
@@ -51,6 +53,13 @@ def check(cfg, split="train"):
     findings = [f for report in check_config(cfg, [split]) for f in report.findings]
     assert all("\n" not in f.line() for f in findings)
     return [(f.severity, f.file, f.reason) for f in findings]
+
+
+def quick_error(cfg, *loaders):
+    """What the quick look of tools/train.py, by default at the training data, stops with."""
+    with pytest.raises(InputError) as caught:
+        check_data(cfg, *(loaders or ["train_dataloader"]))
+    return str(caught.value)
 
 
 def toolbox_stops(cfg):

@@ -69,13 +69,9 @@ def randomise(module, seed=0):
         for part in module.modules():
             if isinstance(part, _BatchNorm):
                 part.running_mean.copy_(0.2 * normal(part.running_mean))
-                part.running_var.copy_(
-                    1
-                    + 0.5
-                    * torch.rand(
-                        part.running_var.shape, generator=generator, dtype=part.running_var.dtype
-                    )
-                )
+                variance = part.running_var
+                noise = torch.rand(variance.shape, generator=generator, dtype=variance.dtype)
+                variance.copy_(1 + 0.5 * noise)
     return module
 
 
@@ -92,6 +88,13 @@ def params(module):
 def same(actual, expected, tol=1e-9):
     """In float64, 1e-9 tells apart even the two epsilons of LayerNorm, which 1e-5 would not."""
     torch.testing.assert_close(actual, expected, rtol=tol, atol=tol)
+
+
+def distance(actual, expected):
+    """Largest difference of two tuples of maps, relative to the largest value."""
+    return max(
+        ((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)
+    )
 
 
 def rand(*shape, seed=0, dtype=torch.float64):

@@ -1,17 +1,14 @@
 """Write the checkpoints of tests/fixtures/checkpoints that are not there yet.
 
-    python tests/make_fixtures.py [NAME ...]
+    python tests/make_fixtures.py
 
 Each holds what a user's checkpoint means for ever: the constructor's settings as a user would
 write them, the state dict, an input and the outputs. One that is there is never written again: if
 a change of the code makes it fail, users' checkpoints fail as well.
 """
 
-import argparse
 import json
 import math
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +16,6 @@ import torch
 from helpers import VARIANTS, rand, randomise
 
 from mmdualtoken import models
-from mmdualtoken.cli import run_tool
-from mmdualtoken.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent / "fixtures" / "checkpoints"
 WIDTHS = (8, 12, 16)
@@ -147,43 +142,22 @@ def names_of_full_width() -> dict[str, dict[str, list[int]]]:
     }
 
 
-def write_missing(names: Iterable[str] = (), folder: Path = FOLDER) -> list[Path]:
-    """Write the fixtures `names` (none: all that are missing), and names.json if it is missing.
-
-    Raises:
-        InputError: one of `names` is unknown, or its file exists.
-    """
-    known = all_settings()
-    if unknown := sorted(set(names) - set(known)):
-        raise InputError(f"No fixture is named {unknown}. Known are {sorted(known)}.")
-    if there := [n for n in names if (folder / f"{n}.npz").exists()]:
-        raise InputError(
-            f"{there} in {folder} exist and are not written again: one that no longer gives its "
-            "outputs shows that users' checkpoints broke. Mend the code, or add a variant of "
-            "another name."
-        )
+def write_missing(folder: Path = FOLDER) -> list[Path]:
+    """Write the fixtures that are missing, and names.json if it is."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, (kind, settings) in known.items():
+    for name, (kind, settings) in all_settings().items():
         file = folder / f"{name}.npz"
-        if not file.exists() and (not names or name in names):
+        if not file.exists():
             np.savez_compressed(file, **make(kind, settings))
             written.append(file)
     file = folder / NAMES_FILE.name
-    if not names and not file.exists():
+    if not file.exists():
         text = json.dumps(names_of_full_width(), separators=(",", ":"))
         file.write_text(text.replace("],", "],\n") + "\n", encoding="utf-8")
         written.append(file)
     return written
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="fixtures to write; default: all missing ones")
-    for file in write_missing(parser.parse_args().names):
-        print(f"{file} ({file.stat().st_size} bytes)")
-
-
 if __name__ == "__main__":
-    sys.exit(run_tool(main))
+    print(*write_missing(), sep="\n")

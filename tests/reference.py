@@ -1,8 +1,8 @@
-"""The design a second time, in plain loops: what the package is compared with.
+"""The design a second time, in plain steps: what the package is compared with.
 
 Written from the paper's formulas and not from the package, of which it shares only the names of
-the parameters. It favours explicit steps over speed: convolutions are sums over taps, attention is
-a loop over heads, windows and pooling cells are slices. Nothing here is ever padded implicitly.
+the parameters. It favours explicit steps over speed: attention is a loop over heads, windows and
+pooling cells are slices. Convolutions, norms and GELU are torch's own.
 
 Each function takes `p`, the parameters of its module by name (see `sub`), and maps as
 (B, H, W, C) unless it says so. Every function works in the dtype of its inputs.
@@ -11,6 +11,8 @@ Each function takes `p`, the parameters of its module by name (see `sub`), and m
 import math
 
 import torch
+import torch.nn.functional as F
+from torch.nn.functional import gelu
 
 HEAD_EPS, NORM_EPS = 1e-5, 1e-6  # stem, merging, BiDim, neck; LN1, LN2, LN(G), encoder, outputs
 
@@ -24,60 +26,25 @@ def sub(p, prefix):
 # ---------------------------------------------------------------- elementary operations
 
 
-def gelu(x):
-    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-
-
-def sigmoid(x):
-    return 1 / (1 + torch.exp(-x))
-
-
 def linear(p, x):
-    y = torch.einsum("...i,oi->...o", x, p["weight"])
-    return y + p["bias"] if "bias" in p else y
+    return F.linear(x, p["weight"], p.get("bias"))
 
 
 def layer_norm(p, x, eps):
-    mean = x.mean(-1, keepdim=True)
-    var = ((x - mean) ** 2).mean(-1, keepdim=True)
-    return (x - mean) / torch.sqrt(var + eps) * p["weight"] + p["bias"]
+    return F.layer_norm(x, x.shape[-1:], p["weight"], p["bias"], eps)
 
 
-def batch_norm(p, x, training=False, eps=1e-5):
+def batch_norm(p, x, training=False):
     """(B, C, H, W); with `training`, by the statistics of the batch."""
-    if training:
-        mean = x.mean((0, 2, 3))
-        var = ((x - mean[:, None, None]) ** 2).mean((0, 2, 3))
-    else:
-        mean, var = p["running_mean"], p["running_var"]
-    scale = p["weight"] / torch.sqrt(var + eps)
-    return (x - mean[:, None, None]) * scale[:, None, None] + p["bias"][:, None, None]
+    mean, var = (None if training else p[f"running_{kind}"] for kind in ("mean", "var"))
+    return F.batch_norm(x, mean, var, p["weight"], p["bias"], training, eps=1e-5)
 
 
 def conv(p, x, stride=1):
     """(B, C, H, W), zero border of k // 2; depthwise if the weight has one input channel of C."""
     weight = p["weight"]
-    k = weight.shape[-1]
-    b, c, height, width = x.shape
-    border = k // 2
-    canvas = x.new_zeros(b, c, height + 2 * border, width + 2 * border)
-    canvas[:, :, border : border + height, border : border + width] = x
-    out_h, out_w = (height - 1) // stride + 1, (width - 1) // stride + 1
-    depthwise = weight.shape[1] == 1 and c > 1
-    y = x.new_zeros(b, weight.shape[0], out_h, out_w)
-    for dy in range(k):
-        for dx in range(k):
-            tap = canvas[
-                :,
-                :,
-                dy : dy + (out_h - 1) * stride + 1 : stride,
-                dx : dx + (out_w - 1) * stride + 1 : stride,
-            ]
-            if depthwise:
-                y = y + tap * weight[:, 0, dy, dx][:, None, None]
-            else:
-                y = y + torch.einsum("bchw,oc->bohw", tap, weight[:, :, dy, dx])
-    return y + p["bias"][:, None, None] if "bias" in p else y
+    groups = x.shape[1] // weight.shape[1]
+    return F.conv2d(x, weight, p.get("bias"), stride, weight.shape[-1] // 2, groups=groups)
 
 
 def to_bchw(x):
@@ -248,8 +215,8 @@ def bidim(p, z):
     both = torch.cat([local, g.expand(local.shape)], -1)
     return (
         z
-        * sigmoid(linear(sub(p, "channel_gate"), g))
-        * sigmoid(linear(sub(p, "position_gate"), both))
+        * linear(sub(p, "channel_gate"), g).sigmoid()
+        * linear(sub(p, "position_gate"), both).sigmoid()
     )
 
 
@@ -386,22 +353,13 @@ def nearest(x, size):
     return x[:, :, rows][:, :, :, cols]
 
 
-def double_by_transposed_conv(p, x):
-    """2x2 transposed convolution of stride 2: each pixel becomes a 2x2 cell of its own."""
-    b, _, height, width = x.shape
-    y = x.new_zeros(b, p["weight"].shape[1], 2 * height, 2 * width)
-    for dy in range(2):
-        for dx in range(2):
-            y[:, :, dy::2, dx::2] = torch.einsum("bchw,co->bohw", x, p["weight"][:, :, dy, dx])
-    return y + p["bias"][:, None, None]
-
-
 def fpn(p, feats, num_outs=5):
     """Strides 4, 8, 16, 32 and then, by dropping every second row and column, 64, ..."""
     tops = [conv(sub(p, f"lateral_convs.{i}.conv"), x) for i, x in enumerate(feats)]
     for i in range(len(feats) - 1, 0, -1):
         tops[i - 1] = tops[i - 1] + nearest(tops[i], tops[i - 1].shape[2:])
-    finest = double_by_transposed_conv(sub(p, "finest.0"), tops[0])
+    up = sub(p, "finest.0")  # each pixel becomes a 2x2 cell of its own
+    finest = F.conv_transpose2d(tops[0], up["weight"], up["bias"], stride=2)
     outs = [conv(sub(p, "finest.1.conv"), finest)]
     outs += [conv(sub(p, f"fpn_convs.{i}.conv"), x) for i, x in enumerate(tops)]
     while len(outs) < num_outs:

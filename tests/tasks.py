@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "tests" / "configs"
 DETECTOR = str(CONFIGS / "maskrcnn_narrow.py")
 RTMDET = str(CONFIGS / "rtmdet_narrow.py")
 TASKS = {

@@ -16,15 +16,9 @@ from mmdualtoken.training import atomic_checkpoint as atomic
 from mmdualtoken.training.interrupt import exit_cleanly
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), SystemExit()])
-def test_a_write_that_fails_leaves_the_old_file(failing, error, folder, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_file(failing, error, here, monkeypatch):
     """A kill, unlike a full disk, leaves time for no clean-up."""
 
     def fail(*args):
@@ -41,7 +35,7 @@ def test_a_write_that_fails_leaves_the_old_file(failing, error, folder, monkeypa
     assert Path("file").is_symlink() and Path("kept").read_bytes() == b"new"
 
 
-def test_backend_of_the_stock_hook(folder):
+def test_backend_of_the_stock_hook(here):
     """It is enough to name the backend where our hook is not wanted."""
     backend = get_file_backend("x", backend_args=dict(backend="atomic_local"))
     backend.put(b"bytes", "new/file")
@@ -76,7 +70,7 @@ def cut_write(monkeypatch, name):
 @pytest.mark.parametrize(
     "cut, kept", [("iter_3", 1), ("best_error_iter_2", -1), ("best_error_iter_4", 1)]
 )
-def test_cut_off_while_a_checkpoint_is_written(cut, kept, folder, monkeypatch):
+def test_cut_off_while_a_checkpoint_is_written(cut, kept, here, monkeypatch):
     def config():
         cfg = toy_config(length=5)
         cfg.default_hooks.checkpoint.update(max_keep_ckpts=kept, save_best="error", rule="less")
@@ -97,7 +91,7 @@ def test_cut_off_while_a_checkpoint_is_written(cut, kept, folder, monkeypatch):
     assert_same(state_of(last("cut")), state_of(last("whole")))
 
 
-def test_outdated_checkpoint_that_a_kill_left_is_removed(folder, monkeypatch):
+def test_outdated_checkpoint_that_a_kill_left_is_removed(here, monkeypatch):
     def config(length):
         cfg = toy_config(length=length)
         cfg.default_hooks.checkpoint.max_keep_ckpts = 2
@@ -115,7 +109,7 @@ def test_outdated_checkpoint_that_a_kill_left_is_removed(folder, monkeypatch):
     assert names("run") == {"iter_2.pth", "iter_3.pth", "last_checkpoint"}
 
 
-def test_full_disk(folder, monkeypatch):
+def test_full_disk(here, monkeypatch):
     """The last good checkpoint stays, also where only one is kept, and is named."""
     sync = os.fsync
 
@@ -133,7 +127,7 @@ def test_full_disk(folder, monkeypatch):
     assert len(state_of("run/iter_2.pth")["losses"]) == 2
 
 
-def test_work_dir_that_cannot_be_made(folder):
+def test_work_dir_that_cannot_be_made(here):
     Path("taken").touch()
     Path("dangling").symlink_to("nowhere")
     Path("loop").symlink_to("loop")
@@ -149,7 +143,7 @@ def test_work_dir_that_cannot_be_made(folder):
             run(toy_config(), name)
 
 
-def test_out_dir_that_cannot_be_written_fails_before_training(folder, monkeypatch):
+def test_out_dir_that_cannot_be_written_fails_before_training(here, monkeypatch):
     """Not after the first epoch's hours."""
     Path("out").touch()
     cfg = with_hook(toy_config(), type="SignalAt", done=1)

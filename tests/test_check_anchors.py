@@ -18,9 +18,7 @@ KEPT = dict(type="Resize", scale=(1333, 800), keep_ratio=True)
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A working directory with detection data: objects of 20 px and more."""
-    monkeypatch.chdir(tmp_path)
+def data(here):
     write_data("detection")
 
 

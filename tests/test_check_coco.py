@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from data_faults import DETECTION_IMAGE, check, config, expect, expect_clean, write_data
+from data_faults import (
+    DETECTION_IMAGE,
+    check,
+    config,
+    expect,
+    expect_clean,
+    quick_error,
+    write_data,
+)
 from mmdet.datasets import CocoDataset
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
@@ -13,15 +21,12 @@ from pycocotools.cocoeval import COCOeval
 
 from mmdualtoken.data.check import ERROR, WARNING, check_data, coco
 from mmdualtoken.data.check.box_forms import form_rules
-from mmdualtoken.errors import InputError
 
 ANNOTATIONS = "data/scenes/annotations/instances_train2017.json"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """A working directory with detection data."""
-    monkeypatch.chdir(tmp_path)
+def data(here):
     write_data("detection")
 
 
@@ -57,6 +62,7 @@ def repeat(kind, key, **values):
     return write
 
 
+CENTRES = "[x of the centre, y of the centre, width, height]"
 TRIANGLE = [1, 1, 20, 1, 20, 20]
 BOXES = {
     "outside": (change(bbox=[900, 900, 9, 9]), ERROR, "wholly outside", False),
@@ -111,6 +117,22 @@ def boxes(form):
     return write
 
 
+FORMS = {
+    "corners": (lambda x, y, w, h, *_: [x, y, x + w, y + h], ERROR, "to be [x1, y1, x2, y2]"),
+    "centres": (lambda x, y, w, h, *_: [x + w / 2, y + h / 2, w, h], ERROR, CENTRES),
+    "sides exchanged": (lambda x, y, w, h, *_: [x, y, h, w], ERROR, "to be [x, y, height, width]"),
+    "loose": (lambda x, y, w, h, *_: [max(x - 9, 0), max(y - 9, 0), w, h], WARNING, "fit their m"),
+    "shares": (lambda x, y, w, h, a, b: [x / a, y / b, w / a, h / b], ERROR, "shares of the image"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_form_of_boxes(name):
+    form, severity, words = FORMS[name]
+    edit(boxes(form))
+    expect(config("detection"), severity, ANNOTATIONS, words, False)
+
+
 def polygons_as_shares(content):
     for annotation in content["annotations"]:
         annotation.update(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]], iscrowd=0)
@@ -121,46 +143,12 @@ def everywhere(**values):
     return lambda content: [annotation.update(values) for annotation in content["annotations"]]
 
 
+NARROW = dict(bbox=[2, 2, 0.5, 9], segmentation=[[2, 2, 2.5, 2, 2.5, 11]])
 FILES = {
     "iscrowd as text": (everywhere(iscrowd="0"), ERROR, "'iscrowd' is neither 0 nor 1", False),
     "ignore as text": (change(ignore="false"), ERROR, "1 annotations, the first 1: 'false'", False),
     "all crowd": (everywhere(iscrowd=1), ERROR, "no object to learn from: iscrowd is set", False),
-    "all narrow": (
-        everywhere(bbox=[2, 2, 0.5, 9], segmentation=[[2, 2, 2.5, 2, 2.5, 11]]),
-        ERROR,
-        "no object to learn from: box is narrower than one pixel",
-        False,
-    ),
-    "corners": (
-        boxes(lambda x, y, w, h, *_: [x, y, x + w, y + h]),
-        ERROR,
-        "do not fit their masks and seem to be [x1, y1, x2, y2]",
-        False,
-    ),
-    "centres": (
-        boxes(lambda x, y, w, h, *_: [x + w / 2, y + h / 2, w, h]),
-        ERROR,
-        "seem to be [x of the centre, y of the centre, width, height]",
-        False,
-    ),
-    "sides exchanged": (
-        boxes(lambda x, y, w, h, *_: [x, y, h, w]),
-        ERROR,
-        "seem to be [x, y, height, width]",
-        False,
-    ),
-    "loose": (
-        boxes(lambda x, y, w, h, *_: [max(x - 9, 0), max(y - 9, 0), w, h]),
-        WARNING,
-        "has boxes that do not fit their masks: ",
-        False,
-    ),
-    "shares": (
-        boxes(lambda x, y, w, h, width, height: [x / width, y / height, w / width, h / height]),
-        ERROR,
-        "has boxes that are shares of the image's sides",
-        False,
-    ),
+    "all narrow": (everywhere(**NARROW), ERROR, "no object to learn from: box is narrow", False),
     "polygon shares": (polygons_as_shares, ERROR, "polygons that are shares of the", False),
     "unknown image": (change(image_id=999), WARNING, "image 999", False),
     "image id as text": (change(image_id="1"), WARNING, "image '1'", False),
@@ -170,12 +158,7 @@ FILES = {
     "same annotation id": (repeat("annotations", "id"), ERROR, "annotation ids occur more", True),
     "same image id": (repeat("images", "id"), ERROR, "image ids occur more", False),
     "same category id": (repeat("categories", "id"), ERROR, "category ids occur more", False),
-    "same category": (
-        repeat("categories", "name"),
-        ERROR,
-        "has categories of the same name: 'disc', ids",
-        False,
-    ),
+    "same category": (repeat("categories", "name"), ERROR, "of the same name: 'disc', ids", False),
     "empty": (lambda content: content.update(images=[]), ERROR, "has empty ['images']", True),
 }
 
@@ -398,7 +381,7 @@ def test_key_that_stops_the_evaluation_only(name):
     edit_val(lambda content: [change(a) for a in content["annotations"]])
     with pytest.raises(error):
         perfect_ap()
-    assert words in quick_error(config("detection"))
+    assert words in quick_error(config("detection"), "val_dataloader")
     check_data(without_evaluated_file(), "train_dataloader", "val_dataloader")
 
 
@@ -406,7 +389,9 @@ def test_masks_that_the_evaluation_alone_reads():
     edit_val(lambda content: [a.pop("segmentation") for a in content["annotations"]])
     cfg = config("detection")
     cfg.val_dataloader.dataset.pipeline[2] = dict(type="LoadAnnotations", with_bbox=True)
-    assert "the config measures masks (metric 'segm'). Set metric='bbox'" in quick_error(cfg)
+    assert "the config measures masks (metric 'segm'). Set metric='bbox'" in quick_error(
+        cfg, "val_dataloader"
+    )
     cfg.val_evaluator.metric = cfg.test_evaluator.metric = "bbox"
     assert check(cfg, "val") == []
 
@@ -494,7 +479,6 @@ def test_stock_classes():
     assert "bbox_head has num_classes=3. Set metainfo.classes" in quick_error(cfg)
 
 
-CENTRES = "[x of the centre, y of the centre, width, height]"
 BOXES_ONLY = {
     # By their areas, and by the image: its corners and centres lie inside.
     "areas": (
@@ -531,12 +515,6 @@ def test_form_of_boxes_without_masks(name):
 
 
 # The quick look of tools/train.py, which is the first part of the check.
-
-
-def quick_error(cfg):
-    with pytest.raises(InputError) as caught:
-        check_data(cfg, "train_dataloader", "val_dataloader")
-    return str(caught.value)
 
 
 def test_quick_look_is_the_first_part():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -14,22 +13,15 @@ from data_faults import (
     TASKS,
     config,
     config_file,
+    quick_error,
     write_data,
 )
 from PIL import Image
 
 from mmdualtoken.data import layout
 from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, check_data
-from mmdualtoken.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture
@@ -136,8 +128,7 @@ def test_class_names(name, task):
     write_data(task)
     names, words = NAMES[name]
     metainfo = dict(classes=names())
-    with pytest.raises(InputError, match=re.escape(words)):
-        check_data(config(task, metainfo=metainfo), "train_dataloader")
+    assert words in quick_error(config(task, metainfo=metainfo))
     (report,) = check_config(config(task, metainfo=metainfo), ["train"])
     assert [words in f"{f.file} {f.reason}" for f in report.findings] == [True]
 
@@ -147,8 +138,7 @@ def test_class_names_twice():
     write_data("detection", "segmentation")
     kind = "has classes of the same name: disc"
     cfg = config("detection", metainfo=dict(classes=("disc", "disc", "square", "star")))
-    with pytest.raises(InputError, match=kind):
-        check_data(cfg, "train_dataloader")
+    assert kind in quick_error(cfg)
     metainfo = dict(classes=("background", "disc", "disc", "triangle", "star"))
     (report,) = check_config(config("segmentation", metainfo=metainfo), ["train"])
     assert [(f.severity, f.reason) for f in report.findings] == [(WARNING, kind)]
@@ -160,8 +150,7 @@ def test_file_of_class_names():
     cfg = config("detection", metainfo=dict(classes=name_file(LINES.replace(b"\n", b"\r\n"))))
     check_data(cfg, "train_dataloader")
     name_file(b"disc\nsquare\n")
-    with pytest.raises(InputError, match="mask_head has num_classes=4. Set num_classes of every"):
-        check_data(cfg, "train_dataloader")
+    assert "mask_head has num_classes=4. Set num_classes of every" in quick_error(cfg)
 
 
 def test_any_name_can_be_printed(tool):
@@ -214,10 +203,7 @@ def test_warnings_of_a_kind_are_counted_beyond_the_limit(tool):
     "args, message",
     [
         (["nowhere.py"], "Config nowhere.py does not exist"),
-        (["CONFIG", "--split", "all"], "invalid choice: 'all'"),
         (["CONFIG", "--workers", "-1"], "--workers: received -1"),
-        (["CONFIG", "--timeout", "0"], "--timeout: received 0"),
-        (["CONFIG", "--max-warnings", "-2"], "--max-warnings: received -2"),
         (["CONFIG", "--json", "empty.py/x.json"], "its folder cannot be made"),
         (
             ["CONFIG", "--cfg-options", "train_dataloader.dataset.type=X"],
@@ -242,16 +228,16 @@ def test_missing_data(tool):
     assert "make_scenes.py" in out
 
 
-def test_data_below_the_project(project, monkeypatch):
+def test_data_below_the_project(here, monkeypatch):
     """Where the working directory has none of that name; all paths of the config move."""
     write_data("detection")
-    monkeypatch.setattr(layout, "PROJECT_ROOT", project)
-    (project / "elsewhere").mkdir()
-    monkeypatch.chdir(project / "elsewhere")
+    monkeypatch.setattr(layout, "PROJECT_ROOT", here)
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
     cfg = config("detection")
     check_data(cfg, "train_dataloader", "val_dataloader")
-    assert cfg.train_dataloader.dataset.data_root == f"{project}/data/scenes/"
-    assert cfg.val_evaluator.ann_file.startswith(f"{project}/data/scenes/annotations/")
+    assert cfg.train_dataloader.dataset.data_root == f"{here}/data/scenes/"
+    assert cfg.val_evaluator.ann_file.startswith(f"{here}/data/scenes/annotations/")
 
 
 def test_evaluation_that_drops_images(tool):

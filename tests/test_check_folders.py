@@ -1,13 +1,21 @@
 """Each fault of class folders and lists of files: what the check says, and what mmpretrain does."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_faults import CLASSIFICATION_IMAGE, check, config, expect, train_step, write_data
+from data_faults import (
+    CLASSIFICATION_IMAGE,
+    check,
+    config,
+    expect,
+    quick_error,
+    train_step,
+    write_data,
+)
+from helpers import log_lines
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
@@ -18,9 +26,7 @@ CLASSES = Path("data/imagenet/train")
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """A working directory with classification data."""
-    monkeypatch.chdir(tmp_path)
+def data(here):
     write_data("classification")
 
 
@@ -41,6 +47,11 @@ def flatten():
             path.rmdir()
 
 
+def empty_star():
+    for path in CLASSES.glob("star/*"):
+        path.unlink()
+
+
 def link_to_nowhere():
     Path(CLASSIFICATION_IMAGE).unlink()
     os.symlink("/nowhere", CLASSIFICATION_IMAGE)
@@ -48,51 +59,33 @@ def link_to_nowhere():
 
 A, B = (f"{CLASSES}/{name}" for name in ("disc/a", "b.jpg"))
 FOLDERS = {
-    "text": (lambda: write("train/disc/a"), {}, WARNING, A, "no image by its name", False),
-    "no class": (lambda: shutil.copy(CLASSIFICATION_IMAGE, B), {}, WARNING, B, "class", False),
-    "empty class": (
-        lambda: [path.unlink() for path in CLASSES.glob("star/*")],
-        {},
-        WARNING,
-        f"{CLASSES}/star",
-        "no image",
-        False,
-    ),
-    "more classes than outputs": (
-        lambda: os.mkdir(CLASSES / "z"),
-        {},
-        ERROR,
-        str(CLASSES),
-        "the model counts others: model.head has num_classes=4",
-        False,
-    ),
-    "hidden": (lambda: os.mkdir(CLASSES / ".z"), {}, ERROR, f"{CLASSES}/.z", "hidden", False),
-    "link": (link_to_nowhere, {}, ERROR, CLASSIFICATION_IMAGE, "leads nowhere", False),
-    "flat": (flatten, {}, ERROR, str(CLASSES), "has no class folders", True),
-    "classes": (
-        lambda: None,
-        dict(metainfo=dict(classes=tuple("abcde"))),
-        ERROR,
-        str(CLASSES),
-        "another number of folders than of classes: 4 folders, 5 classes",
-        True,
-    ),
-    "order": (
-        lambda: None,
-        dict(metainfo=dict(classes=("disc", "square", "triangle", "star"))),
-        ERROR,
-        str(CLASSES),
-        "another order than their folders",
-        False,
-    ),
+    "text": (lambda: write("train/disc/a"), WARNING, A, "no image by its name"),
+    "no class": (lambda: shutil.copy(CLASSIFICATION_IMAGE, B), WARNING, B, "class"),
+    "empty class": (empty_star, WARNING, f"{CLASSES}/star", "no image"),
+    "too many": (lambda: os.mkdir(CLASSES / "z"), ERROR, str(CLASSES), "head has num_classes=4"),
+    "hidden": (lambda: os.mkdir(CLASSES / ".z"), ERROR, f"{CLASSES}/.z", "hidden"),
+    "link": (link_to_nowhere, ERROR, CLASSIFICATION_IMAGE, "leads nowhere"),
+    "flat": (flatten, ERROR, str(CLASSES), "has no class folders"),
 }
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_folders(name):
-    change, settings, severity, file, words, stops = FOLDERS[name]
+    change, severity, file, words = FOLDERS[name]
     change()
-    expect(config("classification", **settings), severity, file, words, stops)
+    expect(config("classification"), severity, file, words, name == "flat")
+
+
+@pytest.mark.parametrize(
+    "classes, words, stops",
+    [
+        ("abcde", "another number of folders than of classes: 4 folders, 5 classes", True),
+        (("disc", "square", "triangle", "star"), "another order than their folders", False),
+    ],
+)
+def test_folders_and_names(classes, words, stops):
+    cfg = config("classification", metainfo=dict(classes=tuple(classes)))
+    expect(cfg, ERROR, str(CLASSES), words, stops)
 
 
 LISTS = {
@@ -141,8 +134,7 @@ def test_list_before_training(name):
     text, encoding, words = QUICK[name]
     (CLASSES.parent / "list.txt").write_bytes(text.encode(encoding))
     cfg = config("classification", ann_file="list.txt")
-    with pytest.raises(InputError, match=re.escape(words)):
-        check_data(cfg, "train_dataloader")
+    assert words in quick_error(cfg)
     assert any(words in reason for severity, _, reason in check(cfg) if severity == ERROR)
 
 
@@ -153,17 +145,13 @@ def test_mixed_labels_of_another_number():
     check_data(cfg, "train_dataloader")  # without Mixup it has no effect
     cfg.model.head.loss = dict(type="CrossEntropyLoss", use_soft=True)
     cfg.model.train_cfg = dict(augments=dict(type="Mixup", alpha=0.2))
-    with pytest.raises(InputError, match="model.data_preprocessor has num_classes=10"):
-        check_data(cfg, "train_dataloader")
+    assert "model.data_preprocessor has num_classes=10" in quick_error(cfg)
     with pytest.raises(RuntimeError, match="size of tensor"):
         train_step(cfg)
 
 
 def test_folders_of_two_splits():
-    """mmpretrain numbers the folders of each split: without one, all labels after it move.
-
-    What the check says of it: test_class_folders.py.
-    """
+    """mmpretrain numbers the folders of each split: without one, all labels after it move."""
     shutil.rmtree("data/imagenet/val/disc")
     first = DATASETS.build(config("classification").val_dataloader.dataset)[0]["data_samples"]
     assert "square" in first.img_path and first.gt_label.item() == 0  # in training, it is 1
@@ -206,3 +194,90 @@ def test_general_check():
     )
     found = check(cfg)
     assert found == [(ERROR, "data/imagenet/train/disc/b.jpg", "does not exist")]
+
+
+# A class must have the same label in training and validation.
+
+
+def rename(old, new):
+    shutil.move(f"data/imagenet/val/{old}", f"data/imagenet/val/{new}")
+
+
+def remove(name):
+    shutil.rmtree(f"data/imagenet/val/{name}")
+
+
+def add(name):
+    shutil.copytree("data/imagenet/val/disc", f"data/imagenet/val/{name}")
+
+
+def looks(cfg):
+    """The quick look's error and log, and the whole check's findings about validation."""
+    with log_lines() as lines:
+        try:
+            check_data(cfg, "train_dataloader", "val_dataloader")
+            error = ""
+        except InputError as caught:
+            error = str(caught)
+    logged = [line for line in lines if "data/imagenet" in line]
+    return error, logged, check_config(cfg, ["train", "val"])[1].findings
+
+
+def test_the_same_folders():
+    assert looks(config("classification")) == ("", [], [])
+
+
+def test_last_classes_missing_is_a_warning():
+    """All labels agree; the validation lacks some."""
+    for name in ("star", "triangle"):
+        remove(name)
+    error, (line,), findings = looks(config("classification"))
+    finding = next(f for f in findings if f.kind.startswith("has no folders"))
+    assert error == "" and finding.severity == WARNING
+    assert line == finding.line() and finding.file == "data/imagenet/val"
+    assert "last classes of data/imagenet/train: star, triangle" in line
+
+
+@pytest.mark.parametrize(
+    "change, label, there",
+    [
+        (lambda: remove("disc"), "label 0 to 'square'", "'disc'"),
+        (lambda: remove("square"), "label 1 to 'star'", "'square'"),
+        (lambda: rename("triangle", "zebra"), "label 3 to 'zebra'", "'triangle'"),
+        (lambda: add("z"), "4 to 'z'", "no"),
+    ],
+)
+def test_other_labels_are_refused(change, label, there):
+    """Otherwise training would measure the accuracy of other classes."""
+    change()
+    error, _, findings = looks(config("classification"))
+    finding = next(f for f in findings if f.kind.startswith("gives label"))
+    assert (finding.severity, finding.file) == (ERROR, "data/imagenet/val")
+    assert error == finding.sentence()
+    assert label in error and f"but data/imagenet/train to {there}" in error
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(type="mmpretrain.CustomDataset"),
+        dict(type="ImageNet", split="val", data_prefix="", metainfo=dict(classes=("a", "b", "c"))),
+        dict(data_prefix=dict(img_path="val")),
+    ],
+    ids=str,
+)
+def test_folders_of_each_kind_of_config(settings):
+    remove("disc")
+    cfg = config("classification")
+    cfg.val_dataloader.dataset.update(settings)
+    assert "label 0 to 'square'" in looks(cfg)[0]
+
+
+@pytest.mark.parametrize("settings", [dict(ann_file="list.txt"), dict(with_label=False)], ids=str)
+def test_labels_that_do_not_come_from_folders(settings):
+    remove("disc")
+    with open("data/imagenet/list.txt", "w") as file:
+        file.write("square/square_00000002.jpg 1\n")
+    cfg = config("classification")
+    cfg.val_dataloader.dataset.update(settings)
+    assert looks(cfg)[0] == ""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from data_faults import (
     CLASSIFICATION_IMAGE,
-    TASKS,
     check,
     config,
     expect,
@@ -19,18 +18,7 @@ from PIL import Image
 
 from mmdualtoken.data.check import ERROR, WARNING
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_clean_scenes(task):
-    write_data(task)
-    expect_clean(config(task))
-    assert check(config(task), "val") == []
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def jpeg(array, **options):

@@ -10,6 +10,7 @@ from data_faults import (
     config,
     expect,
     expect_clean,
+    quick_error,
     toolbox_stops,
     train_step,
     write_data,
@@ -18,16 +19,13 @@ from helpers import log_lines
 from PIL import Image
 
 from mmdualtoken.data.check import ERROR, WARNING, check_config, check_data, segmentation
-from mmdualtoken.errors import InputError
 
 MAP = "data/ade/annotations/training/ADE_train_00000001.png"
 IMAGES = "data/ade/images/training"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """A working directory with segmentation data."""
-    monkeypatch.chdir(tmp_path)
+def data(here):
     write_data("segmentation")
 
 
@@ -155,8 +153,7 @@ def test_masks_of_one_object(name, head):
     assert (ERROR, "data/ade/images/training", words) in [
         (severity, file, reason.partition(";")[0]) for severity, file, reason in check(cfg)
     ]
-    with pytest.raises(InputError, match=words):
-        check_data(cfg, "train_dataloader")
+    assert words in quick_error(cfg)
     assert not toolbox_stops(cfg)
 
 
@@ -177,8 +174,7 @@ def test_some_of_many_maps(monkeypatch):
     assert any("has one label that counts: 0, 255 in 2 of 4 maps" in line for line in lines)
     third = sorted(Path("data/ade/annotations/training").iterdir())[2]
     Image.fromarray(np.full_like(np.array(Image.open(third)), 7)).save(third)
-    with pytest.raises(InputError, match="labels out of range: 7"):
-        check_data(binary(False), "train_dataloader")
+    assert "labels out of range: 7" in quick_error(binary(False))
 
 
 def test_one_label_in_evaluation():
@@ -201,8 +197,7 @@ def test_heads():
     heads[2]["type"] = "STDCHead"
     cfg.model.auxiliary_head = heads
     words = "the model counts others: model.auxiliary_head.1 has num_classes=4. Set"
-    with pytest.raises(InputError, match=words):
-        check_data(cfg, "train_dataloader")
+    assert words in quick_error(cfg)
     cfg.model.auxiliary_head = heads[::2]
     expect_clean(cfg)
     cfg.model.decode_head.num_classes = cfg.model.auxiliary_head[0].num_classes = 150
@@ -273,8 +268,7 @@ def test_folder_is_empty_or_missing():
 def test_list_written_on_windows(encoding):
     Path("data/ade/list.txt").write_text("ADE_train_00000001\n", encoding=encoding)
     words = {"utf-8-sig": "begins with a byte order mark", "utf-16": "is not encoded in UTF-8"}
-    with pytest.raises(InputError, match=words[encoding]):
-        check_data(config("segmentation", ann_file="list.txt"), "train_dataloader")
+    assert words[encoding] in quick_error(config("segmentation", ann_file="list.txt"))
 
 
 def test_list_of_names():

@@ -12,11 +12,7 @@ from mmdualtoken.data.check import ERROR, check_config
 from mmdualtoken.data.check import official as official_sets
 from mmdualtoken.data.check.official import ADE, SETS
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def official(task):

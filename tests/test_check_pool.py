@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from data_faults import CLASSIFICATION_IMAGE, config_file, write_data
+from tasks import ROOT
 
 from mmdualtoken.data.check import pool
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_interrupt(tmp_path, monkeypatch):

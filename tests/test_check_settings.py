@@ -20,9 +20,7 @@ LOADERS = ("train_dataloader", "val_dataloader")
 VAL_FILE = Path("data/scenes/annotations/instances_val2017.json")
 
 
-@pytest.fixture(autouse=True)
-def working_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def quick_look(cfg):

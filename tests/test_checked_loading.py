@@ -18,22 +18,17 @@ from data_faults import (
 )
 from helpers import log_lines
 from mmcv.transforms import LoadImageFromFile
-from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmdualtoken.data.loading import BrokenFileError, CheckedLoadImageFromFile
 
-ROOT = Path(__file__).resolve().parent.parent
 SEGMENTATION_MAP = "data/ade/annotations/training/ADE_train_00000001.png"
 STEP = "train_dataloader.dataset.pipeline.0"
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture
@@ -52,8 +47,15 @@ def cut_off(file):
     Path(file).write_bytes(content[: len(content) // 2])
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task, workers",
+    [
+        ("classification", 2),
+        ("segmentation", 0),
+        pytest.param("detection", 2, marks=pytest.mark.slow),
+        pytest.param("classification", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_training(task, workers, train):
     """By default it stops, with the file and the reason; or it skips, and tells so once."""
     write_data(task)
@@ -201,27 +203,8 @@ def test_copies_can_be_sent_to_processes():
     [
         (dict(on_error="ignore"), "on_error is 'ignore'; it must be 'raise' or 'skip'"),
         (dict(max_skipped=0), "max_skipped is 0; it must be an integer from 1"),
-        (dict(max_skipped=True), "max_skipped is True"),
-        (dict(max_skipped="3"), "max_skipped is '3'"),
     ],
 )
 def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         CheckedLoadImageFromFile(**settings)
-    with pytest.raises(TypeError, match="ignore_empty"):
-        CheckedLoadImageFromFile(ignore_empty=True)
-
-
-def test_config_of_the_documentation():
-    """docs/data.md changes the first step of training and nothing else."""
-    page = (ROOT / "docs" / "data.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    base = re.search(r'_base_ = "(.*)"', block)[1]
-    Path("mine.py").write_text(block.replace(base, str(ROOT / base)))
-    ours, theirs = Config.fromfile("mine.py"), Config.fromfile(ROOT / base)
-    steps, others = (c.train_dataloader.dataset.pipeline for c in (ours, theirs))
-    assert steps[0] == dict(type="CheckedLoadImageFromFile", on_error="skip")
-    # `_base_` marks where steps come from: _scope_='mmdet'.
-    rest = [{k: v for k, v in step.items() if k != "_scope_"} for step in steps[1:]]
-    assert others[0].type == "LoadImageFromFile" and rest == others[1:]
-    assert ours.val_dataloader == theirs.val_dataloader

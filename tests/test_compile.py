@@ -4,7 +4,7 @@ from shutil import which
 
 import pytest
 import torch
-from helpers import NARROW, VARIANTS, build, rand, randomise
+from helpers import NARROW, VARIANTS, build, distance, rand, randomise
 from torch._dynamo.utils import counters
 
 NARROW_ONLY = [name for name in VARIANTS if not name.startswith(("tiny", "small"))]
@@ -25,10 +25,7 @@ def deviation(model, compiled, size, dtype):
     batch, height, width = size
     images = rand(batch, 3, height, width, dtype=dtype)
     with torch.no_grad():
-        expected, actual = model(images), compiled(images)
-    return max(
-        ((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)
-    )
+        return distance(compiled(images), model(images))
 
 
 SHALLOW = dict(NARROW, depths=(1, 1, 1))  # every block more takes seconds, in g++ a minute

@@ -27,7 +27,23 @@ def check_prediction(cfg, samples):
             assert hasattr(found, "masks") == narrow.has_masks(cfg)
 
 
-def run_once(path):
+ONE_EACH = [
+    narrow.ROOT / "configs" / f"{name}.py"
+    for name in (
+        *(name for key, name in narrow.OURS.items() if "3x" not in key),
+        "mmdet/rtmdet-ins_dualtoken_t",
+        "mmseg/segformer_dualtoken_t_stride4_160k",
+    )
+]
+#: The others are slow tests.
+PATHS = [
+    pytest.param(path, marks=[] if path in ONE_EACH else pytest.mark.slow, id=narrow.name_of(path))
+    for path in narrow.CONFIGS
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_trains_and_predicts(path):
     torch.manual_seed(0)
     cfg = narrow.narrow(path)
     model = narrow.build(cfg)
@@ -46,26 +62,3 @@ def run_once(path):
     unused = {name for name, _ in model.named_parameters()} - learning
     assert cfg.get("find_unused_parameters", False) == bool(unused), sorted(unused)
     check_prediction(cfg, narrow.predict(cfg, model))
-
-
-ONE_EACH = [
-    narrow.ROOT / "configs" / f"{name}.py"
-    for name in (
-        *(name for key, name in narrow.OURS.items() if "3x" not in key),
-        "mmdet/rtmdet-ins_dualtoken_t",
-        "mmseg/segformer_dualtoken_t_stride4_160k",
-    )
-]
-
-
-@pytest.mark.parametrize("path", ONE_EACH, ids=map(narrow.name_of, ONE_EACH))
-def test_trains_and_predicts(path):
-    run_once(path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", [p for p in narrow.CONFIGS if p not in ONE_EACH], ids=lambda path: narrow.name_of(path)
-)
-def test_every_config_trains_and_predicts(path):
-    run_once(path)

@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from narrow import ARCH
 from torch import nn
 
-from mmdualtoken.models import DualTokenViT, dualtoken_vit
+from mmdualtoken.models import DualTokenViT
 
 CHANGED = {f"stem.convs.{i}.weight" for i in (3, 6, 9)} | {"stem.convs.12.bias"}
 
@@ -26,15 +26,6 @@ def contrast(seed=0, out_norm_cfg=None, **options):
 def test_nothing_but_the_stem_starts_otherwise():
     plain, ours = build(out_norm_cfg=None).state_dict(), contrast().state_dict()
     assert {k for k in plain if not torch.equal(plain[k], ours[k])} == CHANGED
-
-
-def test_the_log_says_how_the_stem_starts(monkeypatch):
-    said = []
-    monkeypatch.setattr(dualtoken_vit, "print_log", lambda text, **_: said.append(text))
-    contrast(), build(out_norm_cfg=None)
-    with_it, without = said
-    assert "starts from scratch" in with_it and "; initialised by StemContrast; " in with_it
-    assert "starts from scratch" in without and "initialised by" not in without
 
 
 def test_every_second_depthwise_channel_starts_as_an_average():

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from helpers import VARIANTS, build, rand, randomise
+from helpers import VARIANTS, build, distance, rand, randomise
 from mmcv.cnn import ConvModule
 from mmengine.config import Config
 from tasks import TASKS
@@ -18,13 +18,6 @@ from mmdualtoken.models.blocks import ConvEncoder
 from mmdualtoken.models.tokens import PositionAwareTokens, TokenMLP
 
 NARROW_ONLY = [name for name in VARIANTS if not name.startswith(("tiny", "small"))]
-
-
-def distance(actual, expected):
-    """Largest difference of two tuples of maps, relative to the largest value."""
-    return max(
-        ((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)
-    )
 
 
 def both(model, images):
@@ -42,14 +35,6 @@ def test_outputs_stay_the_same(name):
         plain, deployed = both(model, rand(2, 3, *size))
         assert distance(deployed, plain) < 1e-10
     plain, deployed = both(model.float(), rand(2, 3, 1, 17, dtype=torch.float32))
-    assert distance(deployed, plain) < 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", ["tiny", "small"])
-def test_outputs_of_the_papers_models_at_coco_size_stay_the_same(arch):
-    model = randomise(build(arch=arch, token_mlp="mix", out_norm_cfg=dict(type="BN")).eval())
-    plain, deployed = both(model, rand(1, 3, 800, 1333, dtype=torch.float32))
     assert distance(deployed, plain) < 1e-5
 
 
@@ -161,12 +146,6 @@ def test_whole_models_stay_the_same(task):
     assert distance(*reversed(outs)) < 1e-10
     with pytest.raises(RuntimeError, match="cannot be trained"):
         deployed.train()
-
-
-def unchanged_by_the_switch(model, images):
-    with torch.no_grad():
-        plain = model(images)
-        return distance((switch_to_deploy(model)(images),), (plain,)) < 1e-10
 
 
 def test_only_norms_that_directly_follow_a_plain_convolution_are_folded():

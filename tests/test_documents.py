@@ -252,8 +252,8 @@ CONFIGS = [b for b in PYTHON if is_config(b)]
 #: What must have arrived of blocks that change their base's lists, by page.
 ARRIVED = {
     "docs/data.md": lambda cfg: (
-        # test_checked_loading.py compares the values
-        "CheckedLoadImageFromFile" in cfg.pretty_text
+        cfg.train_dataloader.dataset.pipeline[0]
+        == dict(type="CheckedLoadImageFromFile", on_error="skip")
     ),
     "docs/muon.md": lambda cfg: cfg.optim_wrapper.optimizer.type == "MuonAdamW",
     "docs/own-data.md": lambda cfg: (

@@ -18,8 +18,6 @@ from mmdualtoken.export.formats import RUNTIMES, Onnx
 from mmdualtoken.models.blocks import WindowAttention
 from mmdualtoken.models.stem import PatchMerging, Stem, resize_map
 
-# ---------------------------------------------------------------- pooling, comparing, refusing
-
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5), (16, 16), (37, 91)])
 @pytest.mark.parametrize("cells", [1, 2, 3, 6, (3, 5)])
@@ -53,6 +51,7 @@ def test_the_largest_difference_is_found():
         ("model.pth", "the ending says the format; allowed: .onnx, .pt2"),
         ("nowhere/model.onnx", "the folder does not exist"),
         ("model.pt2 --with-runner", "--with-runner is for .onnx files that end in results"),
+        ("model.pt2 --runtime openvino", "--runtime openvino is for .onnx files alone"),
         ("model.onnx --backbone --raw", "--raw is for .onnx files that end in results"),
     ],
 )
@@ -77,11 +76,6 @@ def test_missing_packages_are_named(runtime, extra, onnx, project, tool, monkeyp
     assert status == 2
     assert f"Exporting needs {runtime}. Install: pip install {runtime}" in printed
     assert f'pip install ".[{extra}]"' in printed
-
-
-def test_other_formats_have_one_runtime(project, tool):
-    status, printed = tool("export", FCN, "none", "model.pt2", "--runtime", "openvino")
-    assert status == 2 and "--runtime openvino is for .onnx files alone" in printed
 
 
 def test_tool_refuses_checkpoints(onnx, project, tool):

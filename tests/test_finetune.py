@@ -1,5 +1,6 @@
 """A trained model to other classes: what is kept, what is dropped, what is refused."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +10,11 @@ from helpers import build, log_lines, params, randomise
 from mmdet.models import RetinaHead, Shared2FCBBoxHead
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, get_priority
 from mmseg.models import FCNHead
-from tasks import DETECTOR
+from tasks import DETECTOR, ROOT, TASKS
 from torch import nn
 
 from mmdualtoken.errors import InputError
@@ -23,8 +25,7 @@ from mmdualtoken.training.finetuning import (
 )
 from mmdualtoken.training.strict_load import StrictLoadHook
 from mmdualtoken.weights.fitting import fit_classes
-
-ROOT = Path(__file__).resolve().parent.parent
+from mmdualtoken.weights.pretrained import load_backbone, start_from_checkpoint
 
 
 def detector(classes=4):
@@ -185,16 +186,16 @@ def test_neither_when_resuming_nor_when_testing(classes, settings, four):
 
 def test_classes_in_another_order(four):
     """A resumed run would learn them again, and a test would measure the AP of others."""
-    names = ("disc", "square", "triangle", "star")
+    names, model = ("disc", "square", "triangle", "star"), detector()
     checkpoint = dict(meta=dict(dataset_meta=dict(CLASSES=names)), state_dict=four)
     moved = "'star' has label 0, there 3"
     with pytest.raises(InputError, match=f"order: {moved}. Set metainfo.classes"):
-        load(detector(), dict(checkpoint), names[::-1], resume=True)
-    assert load(detector(), dict(checkpoint), names, resume=True)[1] == []
+        load(model, dict(checkpoint), names[::-1], resume=True)
+    assert load(model, dict(checkpoint), names, resume=True)[1] == []
 
     def test(classes):
         data = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=classes)))
-        runner = SimpleNamespace(model=detector(), _load_from="four.pth", test_dataloader=data)
+        runner = SimpleNamespace(model=model, _load_from="four.pth", test_dataloader=data)
         StrictLoadHook().after_load_checkpoint(runner, dict(checkpoint))
 
     with pytest.raises(InputError, match=f"not in the order of checkpoint four.pth: {moved}"):
@@ -237,23 +238,105 @@ def test_resuming_with_another_optimizer():
             check_resumed_optimizer(own, there.state_dict(), "a.pth")
 
 
-def test_added_to_a_config_once():
-    """Where it loads a checkpoint."""
-    other = dict(type="EMAHook")
-    cfg = Config(dict(load_from="a.pth", custom_hooks=[other]))
+@pytest.mark.parametrize(
+    "settings, added",
+    [
+        (dict(load_from="a.pth", custom_hooks=[dict(type="EMAHook")]), True),
+        (dict(load_from=None, resume=True), True),
+        (dict(load_from=None, resume=False), False),
+    ],
+)
+def test_added_once_to_a_config_that_loads(settings, added):
+    cfg = Config(settings)
     add_class_layer_hook(cfg)
     add_class_layer_hook(cfg)
-    assert cfg.custom_hooks == [other, dict(type="DropClassLayersHook")]
-    cfg = Config(dict(load_from=None, resume=True))
-    add_class_layer_hook(cfg)
+    hooks = [*settings.get("custom_hooks", []), *[dict(type="DropClassLayersHook")] * added]
+    assert cfg.get("custom_hooks", []) == hooks
+
+
+# The page on fine-tuning: its blocks of code do what it says.
+
+
+PAGE = (ROOT / "docs" / "finetuning.md").read_text()
+BLOCKS = dict(re.findall(r"```python\n# ([\w ]+)\n(.*?)```", PAGE, re.S))
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write a block of the page where it finds our configs; gives its Config."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+
+    def write(name):
+        Path("my_config.py").write_text(BLOCKS[name])
+        return Config.fromfile("my_config.py")
+
+    return write
+
+
+def test_every_block_of_the_page_is_tested():
+    assert set(BLOCKS) == {"pretrained", "layer decay", "other classes"}
+    assert PAGE.count("```python") == len(BLOCKS)
+
+
+def test_page_pretrained(written):
+    """The config does what --pretrained does."""
+    cfg = written("pretrained")
+    Path("FILE").touch()
+    expected = Config.fromfile("configs/mmdet/maskrcnn_dualtoken_s_1x.py")
+    start_from_checkpoint(expected, "FILE")
+    assert cfg.model == expected.model
+    assert cfg.model.backbone.init_cfg.type == "Pretrained"
+
+
+def test_shipped_weights_read_rgb(capsys):
+    """RTMDet's recipe reads BGR, the weights were trained on RGB; a config that reads it stays."""
+    names = ("rtmdet_dualtoken_t", "retinanet_dualtoken_t_1x")
+    bgr, rgb = (Config.fromfile(ROOT / f"configs/mmdet/{name}.py") for name in names)
+    for cfg in (bgr, rgb):
+        start_from_checkpoint(cfg, "mmdualtoken://tiny")
+    assert "reads RGB" in capsys.readouterr().out
+    for key in ("mean", "std", "bgr_to_rgb"):
+        assert bgr.model.data_preprocessor[key] == rgb.model.data_preprocessor[key]
+
+
+def test_page_line_of_the_log(tmp_path):
+    """The counts on the page are those of a Small with the mix MLP."""
+    model = build(arch="small", token_mlp="mix")
+    state = params(build(arch="small", token_mlp="mix", out_indices=(2,)))
+    torch.save({f"backbone.{k}": v for k, v in state.items()}, tmp_path / "FILE")
+    with log_lines() as lines:
+        load_backbone(model, str(tmp_path / "FILE"), "backbone.")
+    assert f"    {lines[0].replace(str(tmp_path / 'FILE'), 'FILE')}\n" in PAGE
+
+
+def test_page_layer_decay(written):
+    cfg = Config.fromfile(TASKS["segmentation"][0])
+    cfg.merge_from_dict(written("layer decay").to_dict())
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    rates = {id(p): g["lr"] for g in groups for p in g["params"]}
+    stem, last = rates[id(model.backbone.stem.norm.bias)], rates[id(model.backbone.norm2.bias)]
+    assert stem == pytest.approx(last * 0.8**4)
+    assert last == cfg.optim_wrapper.optimizer.lr
+
+
+def test_page_other_classes(written):
+    cfg = written("other classes")
+    assert cfg.load_from == "FILE"
     assert cfg.custom_hooks == [dict(type="DropClassLayersHook")]
-    cfg = Config(dict(load_from=None, resume=False))
+    heads = cfg.model.roi_head
+    assert heads.bbox_head.num_classes == heads.mask_head.num_classes == 2
+    for loader, split in ((cfg.train_dataloader, "train"), (cfg.val_dataloader, "val")):
+        assert loader.dataset.metainfo.classes == ("cat", "dog")
+        assert loader.dataset.data_root == "data/pets/"
+        assert loader.dataset.ann_file == f"annotations/instances_{split}2017.json"
     add_class_layer_hook(cfg)
-    assert "custom_hooks" not in cfg
+    assert len(cfg.custom_hooks) == 1
 
 
 def test_page_kept_line(four):
     """The counts on the page are those of the narrow detector's model."""
-    page = (ROOT / "docs" / "finetuning.md").read_text()
     fitted, dropped = fit_classes(detector(2), four, "FILE")
-    assert f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of FILE" in page
+    assert f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of FILE" in PAGE

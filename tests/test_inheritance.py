@@ -4,17 +4,15 @@ import importlib
 import re
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.utils import import_modules_from_strings
+from tasks import ROOT
 
 import mmdualtoken
 from mmdualtoken.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [README, *(p.read_text() for p in sorted((ROOT / "configs").glob("*/README.md")))]
 #: What the documents call my_project/NAME.py, word for word.
@@ -24,9 +22,6 @@ RECIPES = {
     for text, name in re.findall(r"```python\n(# my_project/(\w+)\.py\n.*?)```", document, re.S)
 }
 SCOPES = dict(vehicles="mmdet", parcels="mmdet", roads="mmseg", cracks="mmseg", pets="mmpretrain")
-
-
-# --- config_path
 
 
 def test_every_config_is_found():
@@ -61,9 +56,6 @@ def test_incomplete_installation(tmp_path, monkeypatch):
     monkeypatch.setattr("mmdualtoken.config_files.FOLDERS", (tmp_path / "a", tmp_path / "b"))
     with pytest.raises(InputError, match="(?s)neither in .*/a nor in .*/b.*Install the wheel"):
         mmdualtoken.config_path("mmdet/maskrcnn_dualtoken_s_1x.py")
-
-
-# --- the documented recipes
 
 
 def values(node, key):
@@ -107,29 +99,6 @@ def test_recipe_merges(name, tmp_path):
 
     cfg.dump(tmp_path / "dump.py")
     assert Config.fromfile(tmp_path / "dump.py").to_dict() == cfg.to_dict()
-
-
-@pytest.mark.parametrize(
-    "name, expected", [("roads", {255: 255, 0: 255, 1: 0, 2: 1}), ("cracks", {})]
-)
-def test_labels_of_own_masks(name, expected, tmp_path, monkeypatch):
-    import mmseg.datasets  # noqa: F401 registers
-    from mmseg.registry import DATASETS
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / f"{name}.py").write_text(RECIPES[name])
-    mask = np.zeros((64, 64), np.uint8)
-    mask[:, 16:32], mask[:, 32:48] = 1, 255
-    mask[:, 48:] = 2 if expected else 0
-    for folder, suffix in (("images", "jpg"), ("annotations", "png")):
-        path = tmp_path / "data" / name / folder / "validation" / f"a.{suffix}"
-        path.parent.mkdir(parents=True)
-        cv2.imwrite(str(path), mask)
-    init_default_scope("mmseg")
-    cfg = Config.fromfile(f"{name}.py")
-    labels = DATASETS.build(cfg.val_dataloader.dataset)[0]["data_samples"].gt_sem_seg.data.numpy()
-    for value in np.unique(mask):
-        assert set(labels[0][mask == value]) == {expected.get(value, value)}
 
 
 def test_registration_is_idempotent(tmp_path):

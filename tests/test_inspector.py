@@ -14,7 +14,7 @@ from helpers import randomise
 from mmengine.config import Config
 from tasks import TASKS
 from test_inspector_upload import file_of, picture
-from test_predict import here, write_checkpoint  # noqa: F401
+from test_predict import write_checkpoint
 
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference import load_model
@@ -89,7 +89,7 @@ CROP = [dict(type="ResizeEdge", scale=80, edge="short"), dict(type="CenterCrop",
         ("classification", (200, 100), CROP, (160 / 64, 80 / 64), (-48 / 64, -8 / 64)),
     ],
 )
-def test_placement(task, size, pipeline, scale, shift, here):  # noqa: F811
+def test_placement(task, size, pipeline, scale, shift, here):
     found = place(task, *size, pipeline)
     np.testing.assert_allclose([found.scale, found.shift], [scale, shift], atol=0.03)
     there = found.to_input((0.5, 0.25))
@@ -98,7 +98,7 @@ def test_placement(task, size, pipeline, scale, shift, here):  # noqa: F811
     assert (found.to_input((0.1, 0.5)) is None) == (pipeline is CROP)
 
 
-def test_placement_of_another_pipeline(here):  # noqa: F811
+def test_placement_of_another_pipeline(here):
     steps = [dict(type="Resize", scale=(64, 64)), dict(type="Rotate", angle=40.0, prob=1.0)]
     with pytest.raises(InputError, match="does more than resize, crop, flip and pad"):
         place("classification", 64, 64, steps)
@@ -108,7 +108,7 @@ def test_placement_of_another_pipeline(here):  # noqa: F811
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_inspect(task, here):  # noqa: F811
+def test_inspect(task, here):
     """The maps are those of inspect_tokens, the words those of the prediction."""
     model = inspected_model(task)
     seen = model.inspect(PHOTO)
@@ -130,7 +130,7 @@ def test_inspect(task, here):  # noqa: F811
     assert "7×7" in model.title and task in model.title
 
 
-def test_models_without_a_grid(classifiers, here):  # noqa: F811
+def test_models_without_a_grid(classifiers, here):
     """A statement instead of a map: no tokens, or tokens without places."""
     none, normal = inspected_model(token_module="none"), classifiers[2]
     seen = [none.inspect(PHOTO), normal.inspect(PHOTO)]
@@ -228,7 +228,7 @@ def test_export(tmp_path):
 # --- server and command
 
 
-def test_server_is_bounded(classifiers, here, monkeypatch):  # noqa: F811
+def test_server_is_bounded(classifiers, here, monkeypatch):
     """Large bodies, foreign names, files outside and a taken port are refused, without a proxy."""
     (here / "secret").touch()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing listens there
@@ -274,7 +274,7 @@ def test_without_gradio(tool, monkeypatch):
     assert status == 2 and "pip install -r requirements/inspector.txt" in printed
 
 
-def test_command(here, tool, monkeypatch):  # noqa: F811
+def test_command(here, tool, monkeypatch):
     """Errors are reported before a page opens; valid arguments reach the server."""
     served = []
 

@@ -17,8 +17,8 @@ from PIL import Image
 from selenium.webdriver.common.keys import Keys
 from tasks import TASKS
 from test_inspector import inspected_model, server
-from test_inspector_upload import file_of, picture, png_header
-from test_predict import here, write_checkpoint  # noqa: F401
+from test_inspector_upload import file_of, picture
+from test_predict import write_checkpoint
 
 from mmdualtoken.inference.inspector.photo import MAX_BYTES, check_photo
 
@@ -46,7 +46,7 @@ def most(weights):
     return f"Most: token row {best // 7}, column {best % 7} ({100 * weights.max():.1f} %)"
 
 
-def test_upload_click_and_see_the_change(here, chromium):  # noqa: F811
+def test_upload_click_and_see_the_change(here, chromium):
     """Words and pictures change with each click, and the words are the model's numbers; no other
     machine is asked for anything; the upload is deleted; another visitor has another page."""
     model = inspected_model()
@@ -78,7 +78,7 @@ def test_upload_click_and_see_the_change(here, chromium):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F811
+def test_choices_bad_uploads_and_export(here, chromium, downloads):
     """Stage and head by the lists, the place by the keyboard; a refused photo leaves the
     pictures; the exported picture arrives."""
     model = inspected_model()
@@ -103,16 +103,8 @@ def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F81
         page.until(lambda: "column 7 of 8×8" in page.text("tokens-A-text"))
         page.settle("photo-A")
         before = page.source("photo-A"), page.text("photo-A-text")
-        bad = {
-            "text.jpg": (b"no picture", "is no image that can be read"),
-            "bomb.png": (png_header(60000, 60000), "too large|is 60000×60000 px"),
-            "one.png": (file_of(picture(1, 1), "PNG"), "is 1×1 px"),
-            "long.png": (file_of(picture(800, 9), "PNG"), "is 800×9 px"),
-            "cut.jpg": (file_of(picture(99, 99), "JPEG")[:-700], "is cut off, damaged"),
-        }
-        for name, (content, words) in bad.items():
-            reason = page.refused(partial(page.upload, write(name, content)))
-            assert name in reason and any(w in reason for w in words.split("|")), reason
+        bad = write("text.jpg", b"no picture")
+        assert "text.jpg is no image that can be read" in page.refused(partial(page.upload, bad))
         large = write("large.png", bytes(MAX_BYTES + 1))  # the server stops reading
         assert "exceed" in page.refused(partial(page.upload, large)).lower()
         assert (page.source("photo-A"), page.text("photo-A-text")) == before
@@ -126,9 +118,8 @@ def test_choices_bad_uploads_and_export(here, chromium, downloads):  # noqa: F81
 
 
 @pytest.mark.slow
-def test_two_models(here, chromium):  # noqa: F811
-    """A click in one's pictures changes the other's; of a model without a grid, or without tokens,
-    a statement says so."""
+def test_two_models(here, chromium):
+    """A click in one's pictures changes the other's; of one without tokens, a statement says so."""
     first, second = inspected_model("detection"), inspected_model(letter="B", token_size=(3, 5))
     file = write("photo.png", file_of(picture(96, 64), "PNG"))
     with server.serve_page([first, second]) as url:
@@ -148,19 +139,10 @@ def test_two_models(here, chromium):  # noqa: F811
         assert "no global tokens (token_module NoTokens)" in page.text("photo-B-text")
         assert page.source("photo-A") and not page.source("photo-B") + page.source("tokens-B")
         assert page.text("prediction-B-text").startswith("Prediction: the classes")
-    other = inspected_model(letter="B", token_module="normal", token_size=8)
-    with server.serve_page([first, other]) as url:
-        page = browser.Visitor(chromium, url)
-        page.drop(file)
-        assert "form no grid" in page.text("tokens-B-text")
-        chosen = 0 if "token 7" in page.text("photo-B-text") else 7
-        place = (chosen + 0.5) / 8
-        said = page.changes("photo-B-text", lambda: page.click("tokens-B", place, 0.3))
-        assert f"Where token {chosen} is broadcast" in said
 
 
 @pytest.mark.slow
-def test_narrow_screen(here, chromium):  # noqa: F811
+def test_narrow_screen(here, chromium):
     """At 400 pixels nothing is wider than the screen, and the pictures are below each other."""
     with server.serve_page([inspected_model()]) as url:
         chromium.set_window_size(400, 900)
@@ -178,7 +160,7 @@ def test_narrow_screen(here, chromium):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_the_tool_itself(here, chromium):  # noqa: F811
+def test_the_tool_itself(here, chromium):
     """As a separate process: it names a loopback address, serves, and ends at Ctrl-C while a
     page is open, without a traceback."""
     write_checkpoint("detection")

@@ -16,14 +16,8 @@ from training_runs import assert_same, last, state_of
 
 from mmdualtoken.cli import run_tool
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("here")]
 TERM, INT = INTERRUPTS = [signal.SIGTERM, signal.SIGINT]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Depths of the backbone's parameters, and learning rates by depth in the three toolboxes."""
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -159,10 +158,3 @@ def test_what_cannot_be_decayed():
     cfg["optimizer"] = dict(type="Adadelta")
     with pytest.raises(InputError, match="has no lr"):
         build_optim_wrapper(Detector(), cfg)
-
-
-def test_registered_in_every_toolbox():
-    for toolbox in TOOLBOXES:
-        registry = importlib.import_module(f"{toolbox}.registry").OPTIM_WRAPPER_CONSTRUCTORS
-        found = registry.get("LayerDecayOptimWrapperConstructor")
-        assert found.__module__ == "mmdualtoken.training.layer_decay"

@@ -65,6 +65,7 @@ def test_every_part_has_its_place():
 
 
 def test_imports_go_one_way():
+    """Nor within a level, so that there is no circle."""
     against = {
         f"{there} by {', '.join(sorted(files))}"
         for (here, there), files in edges().items()
@@ -76,22 +77,6 @@ def test_imports_go_one_way():
 
 def test_no_exception_is_out_of_date():
     assert set(EXCEPTIONS) <= set(edges())
-
-
-def test_no_circle_between_the_parts():
-    """Within a level too, where `test_imports_go_one_way` forbids any import."""
-    left = {pair for pair in edges() if pair not in EXCEPTIONS}
-    while left:
-        ends = {there for _, there in left} - {here for here, _ in left}
-        assert ends, f"a circle among {sorted(left)}"
-        left = {(here, there) for here, there in left if there not in ends}
-
-
-def test_the_network_imports_nothing_of_training():
-    for file in (PACKAGE / "models").rglob("*.py"):
-        for name in imports_of(file):
-            assert part_of(name) not in TRAINING_SIDE, f"{file} imports {name}"
-            assert not name.startswith(("lab", "tools", "benchmarks")), f"{file} imports {name}"
 
 
 def test_importing_the_network_loads_nothing_of_training():

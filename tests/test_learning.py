@@ -12,18 +12,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
-from narrow import ARCH, levels
+from narrow import ARCH
+from tasks import ROOT
 
-from mmdualtoken.models.tokens import PositionAwareTokens, TokenMixMLP
-
-ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
 
 from learning import data, records, training  # noqa: E402
 from learning.figures import model_config  # noqa: E402
 from learning.rows import DEFAULT, HEAD_KEYS, ROWS  # noqa: E402
-from learning.tasks import CONFIGS, TASKS  # noqa: E402
+from learning.tasks import TASKS  # noqa: E402
 
 learn = importlib.import_module("learn")
 PREPARED = Path("/prepared")
@@ -42,18 +40,6 @@ def make(task="cifar10", row="dualtoken_t", **options):
     return training.Training(
         TASKS[task], ROWS[row], **{"budget": "cpu", "lr": 1e-3, "seed": 0, **options}
     )
-
-
-# --- configs
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_task_is_a_short_config_on_a_real_one(task):
-    path = TASKS[task].file
-    assert levels(path) <= 4  # a real config has three
-    (base,) = [line for line in path.read_text().splitlines() if line.startswith("_base_")]
-    assert "/configs/mm" in base and "dualtoken_s" in base
-    assert sorted(CONFIGS.glob("*.py")) == sorted({t.file for t in TASKS.values()})
 
 
 CASES = [
@@ -115,7 +101,7 @@ def test_rows_differ_in_their_backbone_alone(task, some_data):
 
 
 @pytest.mark.parametrize("row", [name for name in ROWS if ROWS[name].group == "backbones"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["cifar10", "bccd", "pspnet"])  # one of each toolbox
 def test_nothing_of_a_backbone_is_frozen(task, row, some_data):
     """MMDetection's ResNet freezes its BatchNorms by default, which then normalise nothing."""
     cfg = training.config_of(make(task, row), PREPARED)
@@ -195,25 +181,6 @@ def test_coco_is_divided_with_its_boxes(tmp_path):
     assert {a["image_id"] for a in parts[1]["annotations"]} == {6, 7}
 
 
-def test_missing_data_is_named(monkeypatch):
-    monkeypatch.delenv(data.VARIABLE, raising=False)
-    with pytest.raises(data.InputError, match="MMDUALTOKEN_DATA is None"):
-        data.folder()
-
-
-def test_normed_tokens_aggregate_what_does_not_grow_with_the_encoder():
-    """The design's read a local part 1000 times as large as such; these read the same."""
-    normed = importlib.import_module("learning.variants").NormedTokens
-    torch.manual_seed(0)
-    x_local = torch.randn(2, 8, 8, 16)
-    for module, grows in ((PositionAwareTokens, True), (normed, False)):
-        tokens = module(16, 2, (7, 7), torch.nn.Identity(), TokenMixMLP, 0.1)
-        plain, large = tokens.gather(x_local), tokens.gather(1000 * x_local)
-        assert torch.allclose(plain, large, rtol=1e-3, atol=1e-5) != grows
-    moments = tokens.norm_ds(x_local)
-    assert torch.allclose(moments.var(-1, correction=0), torch.ones(2, 8, 8), atol=1e-3)
-
-
 def test_narrow_retinanet_starts_as_the_wide_one_does(some_data):
     """Scores and boxes of a map of noise are about as large, from 64 channels as from 256."""
     cfg = training.config_of(make("bccd"), PREPARED).model.bbox_head
@@ -235,25 +202,11 @@ def test_narrow_retinanet_starts_as_the_wide_one_does(some_data):
         assert 0.5 < narrow / full < 2  # with the wide one's deviation: below a sixteenth
 
 
-# --- a training through the real tool
-
-
 def photos(folder, count):
     """Zips of tiny photos, as CIFAR-10 comes."""
     generator = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
-    names = [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ]
+    names = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
     for split in ("train", "val"):
         with zipfile.ZipFile(folder / f"{split}.zip", "w") as file:
             for label, name in enumerate(names):

@@ -2,17 +2,16 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from narrow import ARCH, WIDTHS
+from tasks import ROOT
 from torch import nn
 
 from mmdualtoken.models import DualTokenViT
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from learning import data, training  # noqa: E402

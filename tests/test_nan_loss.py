@@ -69,10 +69,7 @@ def with_nan_hook(cfg, **arguments):
     return cfg
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def checkpoints():

@@ -21,9 +21,6 @@ def feats(size, channels=CHANNELS, batch=2):
     return tuple(rand(batch, c, *hw, seed=c) for c, hw in zip(channels, SIZES[size], strict=True))
 
 
-# ---------------------------------------------------------------- classification
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_cls_neck(size):
     neck, p = exact(DualTokenClsNeck(32, 40))
@@ -35,27 +32,11 @@ def test_cls_neck(size):
     same(outs[0], reference.cls_neck(p, maps))
 
 
-def test_cls_neck_averages_after_the_activation():
-    """The mean over tokens comes last: an order with the mean first gives other values."""
-    neck, p = exact(DualTokenClsNeck(32, 40))
-    maps = feats("64x64")
-    first = reference.cls_neck(p, [maps[-1].mean((2, 3), keepdim=True)])
-    assert (neck(maps)[0] - first).abs().max() > 1e-3
-
-
-def test_cls_neck_starts_and_learns():
+def test_cls_neck_starts():
     torch.manual_seed(0)
     neck = DualTokenClsNeck(64, 512)
     assert neck.fc.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert (neck.fc.bias == 0).all()
-    (out,) = neck((rand(2, 64, 3, 3, dtype=torch.float32),))
-    (out * rand(*out.shape, dtype=torch.float32)).sum().backward()
-    for name, value in neck.named_parameters():
-        assert (value.grad != 0).any(), name
-        assert value.grad.isfinite().all(), name
-
-
-# ---------------------------------------------------------------- FPN
 
 
 @pytest.fixture
@@ -78,36 +59,19 @@ def test_fpn(fpn_class, size, count, num_outs):
     expected = reference.fpn(p, maps, num_outs)
     assert isinstance(outs, tuple)
     assert len(outs) == len(expected) == num_outs
-    for out, value in zip(outs, expected, strict=True):
-        same(out, value)
+    same(outs, expected)
     for m, before in zip(maps, kept, strict=True):
         assert torch.equal(m, before)
 
 
-@pytest.mark.parametrize("setting", ["norm_cfg", "act_cfg"])
-def test_fpn_with_norm_and_activation(fpn_class, setting):
-    cfg = dict(norm_cfg=dict(type="BN"), act_cfg=dict(type="ReLU"))[setting]
-    neck = fpn_class(CHANNELS, 20, **{setting: cfg})
-    kind = dict(norm_cfg=nn.BatchNorm2d, act_cfg=nn.ReLU)[setting]
+def test_fpn_with_norm_and_activation(fpn_class):
+    neck = fpn_class(CHANNELS, 20, norm_cfg=dict(type="BN"), act_cfg=dict(type="ReLU"))
     convs = [*neck.lateral_convs, *neck.fpn_convs, neck.finest[1]]
     assert len(convs) == 7
-    assert all(any(isinstance(m, kind) for m in conv.modules()) for conv in convs)
-    if setting == "act_cfg":
-        outs = neck(feats_float("64x64"))
-        assert all(o.min() == 0 for o in outs)  # the output convolutions end with it
-
-
-def feats_float(size):
-    return tuple(m.float() for m in feats(size))
-
-
-def test_every_parameter_of_the_fpn_gets_a_gradient(fpn_class):
-    neck, _ = exact(fpn_class(CHANNELS, 20))
-    outs = neck(feats("64x64"))
-    sum((o * rand(*o.shape, seed=i)).sum() for i, o in enumerate(outs)).backward()
-    for name, value in neck.named_parameters():
-        assert value.grad.isfinite().all(), name
-        assert (value.grad != 0).all(), name
+    for kind in (nn.BatchNorm2d, nn.ReLU):
+        assert all(any(isinstance(m, kind) for m in conv.modules()) for conv in convs)
+    # The output convolutions end with it.
+    assert all(o.min() == 0 for o in neck([m.float() for m in feats("64x64")]))
 
 
 def test_fpn_starts_with_xavier(fpn_class):
@@ -169,18 +133,3 @@ def test_resize_neck():
     same(outs[2], inner.repeat_interleave(2, 2).repeat_interleave(2, 3))
     with pytest.raises(IndexError):
         ResizeNeck(source=3)(maps)
-
-
-NECKS = dict(
-    DualTokenFPN=dict(in_channels=CHANNELS, out_channels=20),
-    DualTokenClsNeck=dict(in_channels=32),
-    ResizeNeck={},
-)
-
-
-@pytest.mark.parametrize("toolbox", ["mmengine", "mmdet", "mmseg", "mmpretrain"])
-def test_registries_find_the_necks(toolbox, fpn_class):
-    reason = f"{toolbox} is one of the toolboxes, not a requirement"
-    registry = pytest.importorskip(f"{toolbox}.registry", reason=reason).MODELS
-    for name, settings in NECKS.items():
-        assert type(registry.build(dict(type=name, **settings))).__name__ == name

@@ -45,7 +45,6 @@ def test_files(tmp_path):
         ("browse_dataset", ["--out", "data"]),
         ("visualize_tokens", ["model.pth", "image.png", "--out", "data"]),
         ("get_flops", ["--json", "mine.json"]),
-        ("check_data", ["--json", "mine.json"]),
     ],
 )
 def test_tools_keep_what_is_there(name, arguments, project, tool):

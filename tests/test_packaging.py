@@ -1,18 +1,20 @@
-"""The commands of the Makefile, and what the packages hold."""
+"""The commands of the Makefile, what the packages hold, and what installing makes of them."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
-from test_installed import copy_sources
+from tasks import ROOT
+from test_inheritance import RECIPES
 
+import mmdualtoken
 from mmdualtoken.environment import versions
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def make(*arguments):
@@ -37,6 +39,9 @@ def test_ci_entry_point(tmp_path, monkeypatch):
     # `make test` hands its own make variables on, which would make the inner make name its folder.
     for name in ("MMDUALTOKEN_DATA", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         monkeypatch.delenv(name, raising=False)
+    # Without a browser the script installs one on this machine.
+    (tmp_path / "chromedriver").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / ".ci", clone / ".ci")
     targets = "test test-processes test-install"
@@ -57,26 +62,154 @@ def test_ci_entry_point(tmp_path, monkeypatch):
     assert run() == "data=mine"
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
+def test_no_file_of_the_package_is_ignored_by_git():
+    """A pattern such as data/ once hid mmdualtoken/data/__init__.py, which then was in no wheel."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    files = [str(p) for d in ("mmdualtoken", "lab") for p in (ROOT / d).rglob("*.py")]
+    files = [f for f in files if "/.mim/" not in f]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *files], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    folders = {Path(f).parent for f in files if "/lab/configs/" not in f}
+    assert [d for d in folders if not (d / "__init__.py").is_file()] == []
+
+
+def copy_sources(folder):
     """A copy of what packaging reads: building in place would leave files behind."""
-    folder = copy_sources(tmp_path_factory.mktemp("clone"))
-    (folder / "configs" / "for_test.py").write_text("a = 1\n")
+    folder.mkdir(exist_ok=True)
+    ignore = shutil.ignore_patterns("__pycache__", ".mim")
+    for name in ("mmdualtoken", "lab", "tools", "configs", "requirements"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    names = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "model-index.yml")
+    names += ("_mmdualtoken_operators.py", "mmdualtoken-operators.pth")
+    for name in names:
+        shutil.copy(ROOT / name, folder)
     return folder
 
 
+def files_below(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def setup_py(clone, *arguments):
+    subprocess.run([sys.executable, "setup.py", "-q", *arguments], cwd=clone, check=True)
+
+
+DEVELOP = """
+import distutils.core, setuptools
+dist = distutils.core.run_setup("setup.py", stop_after="init")
+command = dist.cmdclass["develop"]
+command.__bases__[0].run = lambda self: None  # installs nothing
+for _ in range(2):
+    develop = command(dist)
+    develop.install_dir = "site"
+    develop.run()
+"""
+
+
 @pytest.mark.processes
-def test_wheel(clone, tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "-w", tmp_path, clone], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("mmdualtoken-*.whl")
+def test_what_is_packed(tmp_path):
+    """configs, tools and model-index.yml once each; nothing stale, nothing of an earlier link."""
+    clone = copy_sources(tmp_path)
+    wanted = {"model-index.yml"}
+    for name in ("configs", "tools", "requirements"):
+        wanted |= {f"{name}/{file}" for file in files_below(clone / name)}
+    # These need the clone: its lab/, tests/ and requirements/.
+    alone = ("demo", "make_scenes", "reproduce", "setup_env", "test_all")
+    wanted -= {f"tools/{tool}.py" for tool in alone}
+    assert {"configs/mmdet/metafile.yml", "configs/mmseg/_base_/ade20k.py"} < wanted
+    (clone / "configs" / "gone.py").touch()
+    setup_py(clone, "build_py", "--build-lib", "lib")
+    assert (clone / "lib" / "mmdualtoken-operators.pth").is_file()
+    (clone / "configs" / "gone.py").unlink()
+    (clone / "site").mkdir()
+    subprocess.run([sys.executable, "-W", "ignore", "-c", DEVELOP], cwd=clone, check=True)
+    assert (clone / "site" / "mmdualtoken-operators.pth").is_file()
+    links = clone / "mmdualtoken" / ".mim"
+    assert (links / "configs" / "mmdet" / "metafile.yml").is_file()
+    assert {p.name for p in links.iterdir()} == {
+        "configs",
+        "tools",
+        "requirements",
+        "model-index.yml",
+    }
+    setup_py(clone, "build_py", "--build-lib", "lib")
+    packed = files_below(clone / "lib" / "mmdualtoken" / ".mim")
+    assert packed == wanted
+    assert not (clone / "lib" / "mmdualtoken" / ".mim" / "configs").is_symlink()
+
+
+PIP = [sys.executable, "-m", "pip"]
+
+
+def environment(folder, *install):
+    """Python of a fresh environment after `pip install *install`; torch and the mm packages are
+    those of this one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    # A plain path: the .pth files in there, an editable install's among them, are not read.
+    (site_packages / "stack.pth").write_text(sysconfig.get_path("purelib"))
+    python = folder / "bin" / "python"
+    options = ["-q", "--no-deps", "--no-build-isolation", *install]
+    subprocess.run([*PIP, "--python", python, "install", *options], check=True)
+    return python
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    return copy_sources(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="module")
+def wheel(clone):
+    options = ["-q", "--no-deps", "--no-build-isolation", "-w", clone / "wheels"]
+    subprocess.run([*PIP, "wheel", *options, clone], check=True)
+    return next(clone.glob("wheels/mmdualtoken-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """Python of an environment with the wheel."""
+    return environment(tmp_path_factory.mktemp("installed") / "venv", wheel)
+
+
+def run(*command, cwd):
+    """Run a command as a user would: the output of one that succeeded."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+FRESH = """
+import sys
+from pathlib import Path
+from mmengine.config import Config
+from mmengine.registry import DefaultScope, MODELS
+prefix = Path(sys.prefix)
+assert "mmdualtoken" not in sys.modules
+cfg = Config.fromfile("vehicles.py")
+import mmdualtoken
+assert prefix in Path(mmdualtoken.__file__).parents, mmdualtoken.__file__
+assert prefix in Path(mmdualtoken.config_path("mmdet/maskrcnn_dualtoken_s_1x.py")).parents
+assert MODELS.get("DualTokenViT").__module__.startswith("mmdualtoken.")
+assert DefaultScope.get_current_instance() is None and cfg.default_scope == "mmdet"
+assert Path(mmdualtoken.__path__[0], ".mim", "model-index.yml").is_file()
+print(len(mmdualtoken.list_configs()), "configs")
+"""
+
+
+@pytest.mark.processes
+def test_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (n for n in names if n.endswith("METADATA"))
         lines = archive.read(metadata).decode().splitlines()
-    assert "mmdualtoken/.mim/configs/for_test.py" in names
-    assert "mmdualtoken/.mim/tools/train.py" in names
-    assert "mmdualtoken/.mim/tools/setup_env.py" not in names  # it needs requirements/
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "mmdualtoken").rglob("*.py")}
     assert {name for name in modules if "/.mim/" not in name} <= names
     assert "mmdualtoken/ops/extension/boxes.py" in names
@@ -102,18 +235,24 @@ def test_wheel(clone, tmp_path):
     assert set(requires_python.split(": ")[1].split(",")) == {">=3.10", "<3.14"}
 
 
-def test_no_file_of_the_package_is_ignored_by_git():
-    """A pattern such as data/ once hid mmdualtoken/data/__init__.py, which then was in no wheel."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("this is no clone")
-    files = [str(p) for d in ("mmdualtoken", "lab") for p in (ROOT / d).rglob("*.py")]
-    files = [f for f in files if "/.mim/" not in f]
-    done = subprocess.run(
-        ["git", "check-ignore", "--no-index", *files], cwd=ROOT, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    folders = {Path(f).parent for f in files if "/lab/configs/" not in f}
-    assert [d for d in folders if not (d / "__init__.py").is_file()] == []
+@pytest.mark.processes
+def test_wheel_alone(python, tmp_path):
+    """In an empty directory the wheel, not the clone, gives config and backbone."""
+    (tmp_path / "vehicles.py").write_text(RECIPES["vehicles"])
+    printed = run(python, "-c", FRESH, cwd=tmp_path)
+    assert f"{len(mmdualtoken.list_configs())} configs" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_editable_install(tmp_path):
+    """config_path finds the clone; no .mim is made, which would show MIM every config twice."""
+    clone = copy_sources(tmp_path / "clone")
+    own = environment(tmp_path / "venv", "-e", clone)
+    code = "import mmdualtoken; print(mmdualtoken.config_path('mmdet/maskrcnn_dualtoken_s_1x.py'))"
+    printed = run(own, "-c", code, cwd=tmp_path)
+    assert str(clone / "configs" / "mmdet" / "maskrcnn_dualtoken_s_1x.py") in printed
+    assert not (clone / "mmdualtoken" / ".mim").exists()
 
 
 @pytest.mark.processes
@@ -123,6 +262,11 @@ def test_sdist_holds_what_setup_reads(clone, tmp_path):
     (archive,) = tmp_path.glob("*.tar.gz")
     shutil.unpack_archive(archive, tmp_path)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    files = ("requirements/onedl.txt", "tools/setup_env.py", "configs/for_test.py", "LICENSE")
+    files = (
+        "requirements/onedl.txt",
+        "tools/setup_env.py",
+        "configs/mmdet/metafile.yml",
+        "LICENSE",
+    )
     for name in (*files, "_mmdualtoken_operators.py", "mmdualtoken-operators.pth"):
         assert (folder / name).is_file(), name

@@ -77,9 +77,3 @@ def test_prints_its_table(tool, monkeypatch, capsys):
     assert [row.split("|")[1].strip() for row in rows] == ["0 %", "50 %"]
     assert rows[0].count(" 0.0 %") == 12
     assert rows[1].count(" 0.0 %") < 12
-
-
-def test_config_and_checkpoint_go_together(tool, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x", "--config", "some.py"])
-    with pytest.raises(tool.InputError, match="needed together"):
-        tool.main()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_installed import copy_sources
+from test_packaging import copy_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,19 +7,13 @@ import pytest
 import reference
 import safetensors.torch
 import torch
-from helpers import NARROW, build, log_lines, params, randomise, same
-from mmengine.config import Config
+from helpers import build, log_lines, params, randomise, same
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmdualtoken.cli import find_config
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.fitting import list_names
-from mmdualtoken.weights.pretrained import start_from_checkpoint
-
-CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 def classifier(seed=1, **settings):
@@ -202,8 +196,6 @@ def test_after_other_initialisers(tmp_path):
     assert not any("backbone tensors" in line for line in lines)
 
 
-# ---------------------------------------------------------------- what is refused
-
 NO_TOKENS = dict(token_module="none")
 WINDOW = dict(local_encoder="window")
 MISFITS = {
@@ -284,57 +276,3 @@ def test_names_in_short():
     names = [f"blocks.{i}.proj.bias" for i in range(3)] + ["stem.bias", "fc.0.weight"]
     assert list_names(names) == "blocks.*.proj.bias (3), stem.bias, fc.0.weight"
     assert list_names(names, limit=1) == "blocks.*.proj.bias (3), and 2 more kinds"
-
-
-# ---------------------------------------------------------------- where it is used
-
-
-@pytest.mark.parametrize("name", ["maskrcnn_narrow", "fcn_narrow", "classifier_narrow"])
-def test_in_the_model_of_a_toolbox(name, tmp_path):
-    """init_cfg alone is enough: no tool of ours is needed, and MMEngine loads nothing beside it."""
-    cfg = Config.fromfile(CONFIGS / f"{name}.py")
-    init_default_scope(cfg.default_scope)
-    backbone = cfg.model.backbone
-    settings = dict(arch=backbone.arch, token_mlp=backbone.get("token_mlp", "mlp"))
-    state = classifier(**settings)
-    file = save(dict(state_dict=whole(state)), tmp_path)
-    backbone.init_cfg = dict(type="Pretrained", checkpoint=file, prefix="backbone.")
-    model = MODELS.build(cfg.model)
-    with log_lines() as lines:
-        model.init_weights()
-    (line,) = [line for line in lines if "backbone tensors" in line]
-    bn = "; started anew, of another type in the file: norm2"
-    assert line.endswith("" if name == "classifier_narrow" else bn)
-    assert not any("do not match" in line or "load backbone. in model" in line for line in lines)
-    for key, value in params(model.backbone).items():
-        if not key.startswith("norm"):
-            assert torch.equal(value, state[key]), key
-
-
-def test_start_from_checkpoint_sets_what_the_paper_has(tmp_path):
-    file = save(whole(classifier()), tmp_path)
-    cfg = Config(dict(model=dict(backbone=dict(type="DualTokenViT", arch=NARROW))))
-    start_from_checkpoint(cfg, file)
-    assert cfg.model.backbone == dict(
-        type="DualTokenViT",
-        arch=NARROW,
-        init_cfg=dict(type="Pretrained", checkpoint=file, prefix="backbone."),
-        out_norm_cfg=dict(type="LN", eps=1e-6),
-        norm_eval=True,
-    )
-    with pytest.raises(InputError, match="nowhere.pth does not exist"):
-        start_from_checkpoint(cfg, "nowhere.pth")
-    cfg.model.backbone.type = "ResNet"
-    with pytest.raises(InputError, match="'ResNet'"):
-        start_from_checkpoint(cfg, file)
-
-
-def test_shipped_weights_read_rgb(capsys):
-    """RTMDet's recipe reads BGR, the weights were trained on RGB; one that reads RGB stays."""
-    names = ("rtmdet_dualtoken_t", "retinanet_dualtoken_t_1x")
-    bgr, rgb = (Config.fromfile(find_config(f"mmdet/{n}.py")) for n in names)
-    for cfg in (bgr, rgb):
-        start_from_checkpoint(cfg, "mmdualtoken://tiny")
-    assert "reads RGB" in capsys.readouterr().out
-    for key in ("mean", "std", "bgr_to_rgb"):
-        assert bgr.model.data_preprocessor[key] == rgb.model.data_preprocessor[key]

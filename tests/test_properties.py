@@ -3,13 +3,10 @@
 import contextlib
 import functools
 
-import pytest
 import torch
 from helpers import build, rand, randomise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from mmdualtoken.models import DualTokenClsNeck, ResizeNeck
 
 WIDTHS = (8, 12, 16)
 ARCH = dict(embed_dims=WIDTHS, depths=(1, 1, 2), num_heads=(2, 2, 4), ffn_ratios=(2, 2, 2))
@@ -191,32 +188,3 @@ def test_every_gradient_is_finite(variant, shape, with_cp):
     for name, value in model.named_parameters():
         if value.grad is not None:
             assert value.grad.isfinite().all(), name
-
-
-@examples(20)
-@given(shape=image_shapes, dtype=dtypes, num_outs=st.integers(4, 6), layout=st.booleans())
-def test_necks(shape, dtype, num_outs, layout):
-    pytest.importorskip("mmdet", reason="DualTokenFPN builds on mmdet's FPN")
-    from mmdualtoken.models.necks import DualTokenFPN
-
-    batch, _, *size = shape
-    sizes = [tuple(-(-n // (8 << i)) for n in size) for i in range(3)]
-    maps = [rand(3, c, *hw, seed=c, dtype=dtype) for c, hw in zip(WIDTHS, sizes, strict=True)]
-    coarser = [tuple(-(-n // (8 << i)) for n in size) for i in range(3, num_outs - 1)]
-    finest = tuple(2 * n for n in sizes[0])
-    necks = {
-        DualTokenFPN(WIDTHS, 4, num_outs): [(4, *hw) for hw in (finest, *sizes, *coarser)],
-        DualTokenClsNeck(16, 6): [(6,)],
-        ResizeNeck(): [(8, *sizes[0]), (12, *sizes[1]), (16, *sizes[0])],
-    }
-    for neck, shapes in necks.items():
-        neck = randomise(neck).to(dtype).eval()
-        together = maps_of(neck, maps)
-        assert [tuple(m.shape) for m in together] == [(3, *s) for s in shapes]
-        assert all(m.isfinite().all() for m in together)
-        others = [torch.cat([m[:1], torch.full_like(m[1:], float("nan"))]) for m in maps]
-        equal([m[0] for m in maps_of(neck, others)], [m[0] for m in together])
-        few = [m[:batch] for m in maps]
-        if layout:
-            few = [m.to(memory_format=torch.channels_last) for m in few]
-        close(maps_of(neck, few), [m[:batch] for m in together])

@@ -5,12 +5,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from mmdet.datasets import CocoDataset
+from tasks import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/mmdet/maskrcnn_dualtoken_s_1x.py"
 
 

@@ -1,4 +1,4 @@
-"""tools/reproduce.py as a command."""
+"""tools/reproduce.py as a command: the report, what is run, small versions, own files."""
 
 import base64
 import dataclasses
@@ -11,11 +11,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from report_runs import LATE, NARROW, ROOT, narrow, train_log
+from mmengine.config import Config
+from report_runs import LATE, LATER, NARROW, ROOT, eval_log, narrow, train_log
 
 from lab.report import paper
-from lab.report.jobs import Options, make_jobs
-from lab.report.paper import TOP1, Delta, Row, Table
+from lab.report.files import check_own, write_own
+from lab.report.jobs import Options, make_job, make_jobs, pending, read_config
+from lab.report.mini import write_mini_config
+from lab.report.paper import TABLES, TOP1, Delta, Row, Table
+from mmdualtoken.errors import InputError
 from mmdualtoken.export.measure import measure
 
 
@@ -80,15 +84,6 @@ def test_report_with_runs(other, tool, pair):
     assert ("settings: train_dataloader.batch_size" in page) is bool(other)
 
 
-def test_partial_runs_are_no_results(tool, pair):
-    pair.write_text(f"{pair.read_text()}train_cfg = dict(max_epochs=5)\n")
-    train_log(Path("work_dirs/second"), narrow(max_epochs=5), LATE, 3, accuracy=50)
-    status, printed = tool("--markdown", "page.md")
-    text = Path("page.md").read_text()
-    assert "partial, epoch 3 of 5" in text and "validation at epoch 3: top-1 53.0 %" in text
-    assert "0 of 2 rows have a finished run" in printed
-
-
 @pytest.mark.parametrize("figure, status", [("0.9", 1), (None, 0)])
 def test_exit_status_follows_the_budgets(figure, status, tool, monkeypatch):
     exact = measure(narrow()).params / 1e6
@@ -130,17 +125,6 @@ def test_imagenet_checkpoint_must_be_there(tool, monkeypatch):
     monkeypatch.setattr(paper, "TABLES", {3: table})
     status, printed = tool("--run", "--gpus", "1", "--from-imagenet")
     assert status == 2 and "--table 2 --run" in printed and "epoch_300.pth" in printed
-
-
-@pytest.mark.slow
-def test_dry_run_of_table_3(tool, tmp_path):
-    jobs = sum(row.config is not None for row in paper.TABLES[3].rows)
-    status, printed = tool("--table", "3", "--dry-run")
-    assert status == 0 and jobs > 1
-    assert printed.count("dist_train.sh") == printed.count("dist_test.sh") == jobs
-    status, printed = tool("--table", "3", "--data", "mini", "--dry-run")
-    assert status == 0 and printed.count("work_dirs/mini/maskrcnn") == jobs * 3
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -225,3 +209,107 @@ def test_mini_data_end_to_end(tool, tmp_path):
     assert not (tmp_path / "work_dirs" / "dualtoken_s_mix_in1k").exists()
     status, printed = tool(*args)
     assert status == 0 and "$ python" not in printed and printed.count("trained and tested") == 2
+
+
+# --- commands and files
+
+
+IMAGENET = "--pretrained work_dirs/dualtoken_s_mix_in1k/epoch_300.pth"
+#: Options, training, and testing after its config; {s} is the config's name.
+COMMANDS = {
+    "recipe": (Options(), "dist_train.sh {c} 8", "work_dirs/{s}/epoch_12.pth 8"),
+    "one": (Options(gpus=1), "train.py {c} --auto-scale-lr", "work_dirs/{s}/epoch_12.pth"),
+    "elsewhere": (
+        Options(Path("other"), gpus=4),
+        "dist_train.sh {c} 4 --auto-scale-lr --work-dir other/{s}",
+        "other/{s}/epoch_12.pth 4 --work-dir other/{s}/test",
+    ),
+    "imagenet": (
+        Options(from_imagenet=True),
+        f"dist_train.sh {{c}} 8 {IMAGENET}",
+        "work_dirs/{s}/epoch_12.pth 8",
+    ),
+    "mini": (
+        Options(mini=True),
+        "train.py work_dirs/mini/{s}.py",
+        "work_dirs/mini/{s}/epoch_2.pth",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options, train, test = COMMANDS[name]
+    row = TABLES[3].rows[0]
+    job, names = make_job(row, options), dict(c=row.config, s="maskrcnn_dualtoken_s_1x")
+    script, config = train.split()[:2]
+    test = f"{script.replace('train', 'test')} {config} {test}"
+    for words, expected in ((job.train(), train), (job.test(), test)):
+        start = "tools/" if expected.startswith("dist") else "python tools/"
+        assert " ".join(words) == start + expected.format(**names)
+
+
+def test_pending_commands(tmp_path):
+    job = make_job(Row("narrow", NARROW["mmpretrain"]), Options(tmp_path, gpus=1))
+    work_dir = tmp_path / "classifier_narrow"
+    assert pending(job, False) == ([job.train(), job.test()], "")
+    work_dir.mkdir()
+    (work_dir / "epoch_0.pth").touch()
+    todo, reason = pending(job, False)
+    assert todo == [] and "--resume" in reason
+    assert pending(job, True)[0] == [job.train(resume=True), job.test()]
+    train_log(work_dir, job.cfg, LATE, 1)
+    todo, reason = pending(job, False)
+    assert todo == [] and "epoch_1.pth" in reason
+    (work_dir / "epoch_1.pth").touch()
+    assert pending(job, False)[0] == [job.test()]
+    eval_log(work_dir, job.cfg, LATER, "epoch_1.pth", 50.0)
+    assert pending(job, True)[0] == []
+
+
+def test_only_own_files_are_replaced(tmp_path):
+    path = tmp_path / "deep" / "report.md"
+    write_own(path, "one", "<!-- {} -->")
+    write_own(path, "two", "<!-- {} -->")
+    assert path.read_text().endswith("two\n")
+    path.write_text("mine")
+    with pytest.raises(InputError, match=f"{path}.*--overwrite"):
+        write_own(path, "three", "<!-- {} -->")
+    assert path.read_text() == "mine"
+    write_own(path, "three", "<!-- {} -->", overwrite=True)
+    assert path.read_text().endswith("three\n")
+    with pytest.raises(InputError, match=str(tmp_path)):
+        check_own(tmp_path)
+    assert [p.name for p in path.parent.iterdir()] == ["report.md"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "configs/mmpretrain/resnet18_in1k.py",
+        "configs/mmdet/maskrcnn_r18_3x.py",
+        "configs/mmdet/retinanet_r18_1x.py",
+        "configs/mmseg/pspnet_r18_160k.py",
+    ],
+)
+def test_mini_config(name, tmp_path):
+    """The file that a user sees holds the settings of the report's own job; the model builds."""
+    options = Options(tmp_path, mini=True)
+    job = make_job(Row("row", name), options)
+    path = write_mini_config(*read_config(name), options.root)
+    cfg = Config.fromfile(path)
+    assert path == job.config and cfg.to_dict() == job.cfg.to_dict()
+    assert cfg.work_dir == str(tmp_path / "mini" / path.stem)
+    assert (cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")) in [
+        (2, None),
+        (None, 8),
+    ]
+    sizes = re.findall(r"(?:scale|crop_size)=\(?(\d+)", str(cfg.train_dataloader.dataset.pipeline))
+    assert all(int(size) <= 256 for size in sizes)
+    found = set(re.findall(r"num_classes'?[:=] ?(\d+)", str(cfg.model)))
+    assert found == {str(len(cfg.train_dataloader.dataset.metainfo.classes))}
+    measure(cfg, (64, 64))
+    path.write_text("mine = True")
+    with pytest.raises(InputError, match=path.name):
+        write_mini_config(*read_config(name), options.root)

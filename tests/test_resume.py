@@ -22,10 +22,7 @@ from mmdualtoken.weights.checkpoints import load_file
 WHOLE, KILLED = 9, 7
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +60,21 @@ SLOW = pytest.mark.slow
         pytest.param("segmentation", "iter_4.pth", (0, 2), marks=SLOW),
     ],
 )
-def test_killed_and_resumed(task, checkpoint, workers, scenes, folder):
+def test_killed_and_resumed(task, checkpoint, workers, scenes, here):
     """Neither the number of workers nor their history decides anything."""
-    (folder / "data").symlink_to(scenes / "data")
+    (here / "data").symlink_to(scenes / "data")
     by_epoch = checkpoint.startswith("epoch")
-    assert train(folder, schedule(random_config(task), by_epoch), "whole")[0] == 0
+    assert train(here, schedule(random_config(task), by_epoch), "whole")[0] == 0
     expected = state_of(last("whole"))
     assert len(expected["losses"]) == WHOLE
     for count in workers:
         name = f"killed{count}"
         cfg = schedule(random_config(task, count), by_epoch)
         cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
-        assert train(folder, cfg, name)[0] == -9
+        assert train(here, cfg, name)[0] == -9
         assert last(name).endswith(checkpoint)
         cfg.custom_hooks.pop()
-        status, output = train(folder, cfg, name, "--resume")
+        status, output = train(here, cfg, name, "--resume")
         assert status == 0
         assert "Resume: data and random numbers continue exactly" in output
         within = task == "classification" and not by_epoch
@@ -87,15 +84,15 @@ def test_killed_and_resumed(task, checkpoint, workers, scenes, folder):
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_stock_hooks_resume_to_other_weights(scenes, folder):
+def test_stock_hooks_resume_to_other_weights(scenes, here):
     """So the test above compares what does depend on the random numbers that were lost."""
-    (folder / "data").symlink_to(scenes / "data")
+    (here / "data").symlink_to(scenes / "data")
     cfg = schedule(random_config("classification"), True)
-    assert train(folder, cfg, "whole", tool="stock")[0] == 0
+    assert train(here, cfg, "whole", tool="stock")[0] == 0
     cfg.custom_hooks.append(dict(type="SignalAt", done=KILLED))
-    assert train(folder, cfg, "killed", tool="stock")[0] == -9
+    assert train(here, cfg, "killed", tool="stock")[0] == -9
     cfg.custom_hooks.pop()
-    assert train(folder, cfg, "killed", "resume", tool="stock")[0] == 0
+    assert train(here, cfg, "killed", "resume", tool="stock")[0] == 0
     whole, resumed = (load_file(last(name))["state_dict"] for name in ("whole", "killed"))
     weight = "backbone.stages.0.blocks.0.ffn.fc1.weight"
     assert not torch.equal(whole[weight], resumed[weight])

@@ -17,22 +17,17 @@ EPOCHS = [dict(type="LinearLR", end=20), dict(type="CosineAnnealingLR", begin=20
 ITERATIONS = [dict(type="PolyLR", by_epoch=False, begin=1500)]
 
 
+ITER_LOOP = dict(type="IterBasedTrainLoop", max_iters=9)
+
+
 @pytest.mark.parametrize(
     "parts, train_cfg, words",
     [
         (EPOCHS, dict(max_epochs=2), r"\[1\] \(CosineAnnealingLR\) has begin=20.*max_epochs=2"),
         (EPOCHS, dict(max_epochs=20), "begin=20"),
         (ITERATIONS[0], dict(max_iters=100), r"\[0\] \(PolyLR\) has begin=1500.*max_iters=100"),
-        (
-            EPOCHS,
-            dict(type="IterBasedTrainLoop", max_iters=9),
-            r"\[0\] .LinearLR. counts epochs, but",
-        ),
-        (
-            EPOCHS,
-            dict(by_epoch=False, max_iters=9),
-            "counts epochs, but train_cfg counts iterations",
-        ),
+        (EPOCHS, ITER_LOOP, r"\[0\] .LinearLR. counts epochs, but"),
+        (EPOCHS, dict(by_epoch=False, max_iters=9), "but train_cfg counts iterations"),
     ],
 )
 def test_too_late(parts, train_cfg, words):
@@ -164,21 +159,17 @@ COCO_METRIC = dict(type="CocoMetric", ann_file="x.json")
 BEST = dict(default_hooks=dict(checkpoint=dict(save_best="bbox_mAP")))
 
 
+EARLY_STOP = dict(custom_hooks=[dict(type="EarlyStoppingHook", monitor="mAP")])
+PLATEAU = dict(param_scheduler=dict(type="ReduceOnPlateauLR"))
+
+
 @pytest.mark.parametrize(
     "metric, settings, words",
     [
-        (
-            COCO_METRIC,
-            BEST,
-            "save_best is 'bbox_mAP', but .* begin with coco/: write coco/bbox_mAP",
-        ),
+        (COCO_METRIC, BEST, "'bbox_mAP', but .* begin with coco/: write coco/bbox_mAP"),
         ([COCO_METRIC], BEST, "write coco/bbox_mAP"),
-        (
-            COCO_METRIC,
-            dict(custom_hooks=[dict(type="EarlyStoppingHook", monitor="mAP")]),
-            "monitor of EarlyStoppingHook is 'mAP'",
-        ),
-        (COCO_METRIC, dict(param_scheduler=dict(type="ReduceOnPlateauLR")), "'loss'"),
+        (COCO_METRIC, EARLY_STOP, "monitor of EarlyStoppingHook is 'mAP'"),
+        (COCO_METRIC, PLATEAU, "'loss'"),
         (dict(COCO_METRIC, prefix="val"), BEST, "write val/bbox_mAP"),
     ],
 )

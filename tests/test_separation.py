@@ -33,11 +33,6 @@ def test_distance_is_that_of_the_centres_in_parts_of_the_variance(scale):
     assert separation.distance(x, [BOX], [torch.tensor([1, 0])], (1, 0)) == pytest.approx(found)
 
 
-def test_classes_of_equal_features_have_no_distance():
-    x = maps([1.0, 0.5], [1.0, 0.5])
-    assert separation.distance(x, [BOX], [torch.tensor([0, 1])], (0, 1)) == 0
-
-
 def run(monkeypatch, *args):
     monkeypatch.setattr(sys, "argv", ["separation.py", *map(str, args)])
     separation.main()

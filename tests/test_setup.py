@@ -1,20 +1,23 @@
 """Version ranges, the check on import, and the doctor."""
 
+import errno
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from tasks import ROOT
 
-import mmdualtoken
 from mmdualtoken.environment import doctor, versions
 from mmdualtoken.environment.versions import FAIL, OK, WARN
 
-ROOT = Path(__file__).resolve().parent.parent
 GOOD = {
     "torch": "2.11.0+cu130",
     "torchvision": "0.26.0",
@@ -66,17 +69,16 @@ def test_accepts_each_stack(installed):
         versions.check_stack()
 
 
+OLD_MMCV = {"onedl-mmcv": None, "mmcv": "2.2.0"}
+FULL = {"onedl-mmcv": None, "mmcv-full": "1.7"}
+
+
 @pytest.mark.parametrize(
     ("change", "found", "required", "remedy"),
     [
-        (
-            {"onedl-mmcv": None, "mmcv": "2.2.0"},
-            "mmcv 2.2.0",
-            "mmcv >=2.1.0,<2.2.0",
-            "mmcv-lite==2.1.0",
-        ),
+        (OLD_MMCV, "mmcv 2.2.0", "mmcv >=2.1.0,<2.2.0", "mmcv-lite==2.1.0"),
         ({"onedl-mmcv": "2.2.0"}, "onedl-mmcv 2.2.0", ">=2.3.0,<3", "onedl-mmcv==2.3.6"),
-        ({"onedl-mmcv": None, "mmcv-full": "1.7"}, "mmcv-full 1.7", "", "uninstall -y mmcv-full"),
+        (FULL, "mmcv-full 1.7", "", "uninstall -y mmcv-full"),
         ({"torch": "2.0.1"}, "torch 2.0.1", "torch >=2.1", "pip install torch==2.11.0"),
         ({"torch": None}, "torch: found missing", "torch >=2.1", "make setup"),
         ({"onedl-mmpretrain": "2.0"}, "onedl-mmpretrain 2.0", ">=1.2.0,<2", "1.3.6"),
@@ -86,8 +88,8 @@ def test_refuses_with_found_required_remedy(installed, change, found, required, 
     installed({k: v for k, v in {**GOOD, **change}.items() if v})
     with pytest.raises(ImportError) as caught:
         versions.check_stack()
-    for text in (found, required, remedy, "mmdualtoken.doctor"):
-        assert text in str(caught.value)
+    message = str(caught.value)
+    assert all(text in message for text in (found, required, remedy, "mmdualtoken.doctor"))
 
 
 @pytest.mark.parametrize("other, verdict", [("mmengine", FAIL), ("mmdet", WARN)])
@@ -150,14 +152,6 @@ def test_import_with_mmcv_out_of_range(module, tmp_path):
     assert "torch:" not in message
 
 
-def test_import_again():
-    assert importlib.reload(mmdualtoken) is mmdualtoken
-    from mmengine.registry import MODELS
-
-    assert MODELS.get("DualTokenViT").__name__ == "DualTokenViT"
-    assert re.fullmatch(r"\d+\.\d+\.\d+", mmdualtoken.__version__)
-
-
 # --- doctor
 
 
@@ -207,16 +201,16 @@ def test_doctor_isolates_checks(monkeypatch, capsys):
     assert rows[1]["remedy"] == "remedy"
 
 
-def verdict_of(component):
-    (row,) = doctor.run_check(component)
-    return row.verdict
+def row_of(component):
+    """The row of one check, None where it does not apply."""
+    return next(iter(doctor.run_check(component)), None)
 
 
 def test_doctor_names_the_package_of_venv(monkeypatch):
     """The set-up, whose `python -m venv` fails then, ends with the doctor's advice."""
-    assert verdict_of("venv module") == OK
+    assert row_of("venv module").verdict == OK
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    (row,) = doctor.run_check("venv module")
+    row = row_of("venv module")
     assert row.verdict == (WARN if doctor.IN_VENV else FAIL)
     assert row.found == "without venv, ensurepip"
     assert re.fullmatch(r"Debian: apt install python3\.\d+-venv", row.remedy)
@@ -233,7 +227,7 @@ def test_doctor_names_the_package_of_venv(monkeypatch):
 )
 def test_doctor_setuptools(mmengine, setuptools, verdict, installed):
     installed({mmengine: "0.10.7", **({"setuptools": setuptools} if setuptools else {})})
-    (row,) = doctor.run_check("setuptools")
+    row = row_of("setuptools")
     assert row.verdict == verdict
     assert verdict == OK or re.fullmatch(r"pip install setuptools==[\d.]+", row.remedy)
 
@@ -241,16 +235,16 @@ def test_doctor_setuptools(mmengine, setuptools, verdict, installed):
 def test_doctor_two_opencvs(installed):
     """The extras install two distributions of one version, which hold the same files."""
     installed({"opencv-python": "4.12.0.88", "opencv-contrib-python-headless": "4.12.0.88"})
-    assert verdict_of("opencv") == OK
+    assert row_of("opencv").verdict == OK
     installed({"opencv-python": "4.12.0.88", "opencv-python-headless": "4.13.0.92"})
-    (row,) = doctor.run_check("opencv")
+    row = row_of("opencv")
     assert row.verdict == WARN
     assert "pip install opencv-python-headless==4.12.0.88" in row.remedy
 
 
 def test_doctor_misses_the_start_up_file(monkeypatch):
     monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: "/nowhere")
-    (row,) = doctor.run_check("operators at start")
+    row = row_of("operators at start")
     assert (row.verdict, row.found) == (WARN, "no /nowhere/mmdualtoken-operators.pth")
     monkeypatch.setattr(doctor.ops, "operators_in_use", lambda: "compiled")
     assert doctor.run_check("operators at start") == []
@@ -262,6 +256,59 @@ def test_doctor_without_kernels_for_the_gpu(monkeypatch):
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(doctor, "run_nms", fail)
-    (row,) = doctor.run_check("CUDA")
+    row = row_of("CUDA")
     assert row.verdict == FAIL and "no kernel image" in row.found
     assert "export MMDUALTOKEN_OPS=torchvision" in row.remedy
+
+
+# --- disks
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Pretend that every disk has that many GiB, all free, and can be written or not."""
+
+    def pretend(size, writable=True):
+        usage = Usage(int(size * 2**30), 0, int(size * 2**30))
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+        monkeypatch.setattr(os, "access", lambda folder, mode: writable)
+
+    return pretend
+
+
+def test_shared_memory(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    disk(8)
+    assert row_of("shared memory").verdict == OK
+    disk(1 / 16)  # docker's default
+    row = row_of("shared memory")
+    assert row.verdict == WARN and "0.062 GiB" in row.found and "--shm-size=8g" in row.remedy
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path / "none")  # not on Linux
+    assert row_of("shared memory") is None
+
+
+def test_downloads(disk, tmp_path, monkeypatch):
+    pytest.importorskip("torch.hub", reason="torch is not installed")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "new" / "folder"))
+    disk(8)
+    row = row_of("download cache")
+    assert row.verdict == OK and row.found.startswith(f"{tmp_path}/new/folder/hub/checkpoints: 8")
+    for state in ((0.5, True), (8, False)):
+        disk(*state)
+        row = row_of("download cache")
+        assert row.verdict == WARN and "TORCH_HOME" in row.remedy
+    assert "not writable" in row.found
+
+
+def test_temporary_files(monkeypatch):
+    assert row_of("temporary files").verdict == OK
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    row = row_of("temporary files")
+    assert row.verdict == FAIL and "No space left" in row.found and "TMPDIR" in row.remedy

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tasks import ROOT
 
 from mmdualtoken.environment import versions
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import setup_env  # noqa: E402
-
-# --- requirements
 
 
 @pytest.mark.parametrize("python", ["3.10", "3.13"])
@@ -60,9 +58,6 @@ def test_a_missing_and_a_changed_version_are_found(tmp_path, monkeypatch):
         f"numpy==0.1 (found {version('numpy')})",
     ]
     assert facts["link"] is None  # installed, but not as that version
-
-
-# --- the steps of the set-up
 
 
 class Machine:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
+from tasks import ROOT
 
 import mmdualtoken
 from mmdualtoken.cli import find_config
@@ -21,7 +22,6 @@ from mmdualtoken.inference import load_model
 from mmdualtoken.weights import weights_info
 from mmdualtoken.weights.shipped import complete_name, weights_path
 
-ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "tests" / "fixtures" / "shipped_weights.json"
 NAMES = mmdualtoken.list_weights()
 
@@ -70,10 +70,8 @@ def test_names(tmp_path, monkeypatch):
     assert complete_name("tiny") == "tiny"
 
 
-@pytest.mark.parametrize("scope", ["mmdet", "mmseg", "mmpretrain"])
-def test_in_the_toolboxes_own_way(scope):
-    """The backbone in a model of each toolbox, by init_cfg, without our tools, on any grid."""
-    init_default_scope(scope)
+def test_backbone_by_init_cfg():
+    """In the toolboxes' own way, without our tools, on any grid."""
     init_cfg = dict(type="Pretrained", checkpoint="mmdualtoken://tiny", prefix="backbone.")
     cfg = dict(type="DualTokenViT", arch="tiny", token_mlp="mix", token_size=(5, 9))
     model = MODELS.build({**cfg, "init_cfg": init_cfg})

@@ -41,18 +41,31 @@ CARD_ROWS = {
 }
 
 
+METAFILES = (ROOT / "configs").glob("*/metafile.yml")
+MODELS = [m for file in METAFILES for m in yaml.safe_load(file.read_text())["Models"]]
+FIGURES = {m["Name"]: m["Metadata"] for m in MODELS}
+
+
+def figures_of(name, between):
+    """The figures of the metafiles, which test_metafiles.py counts again."""
+    counted = FIGURES[name]
+    return f"{counted['Parameters'] / 1e6:.2f} M{between}{counted['FLOPs'] / 1e9:.2f} G"
+
+
 @pytest.mark.parametrize("row", CARD_ROWS)
 def test_model_cards(row):
-    """The figures are those of the metafiles, which test_metafiles.py counts again."""
-    metafiles = (ROOT / "configs").glob("*/metafile.yml")
-    models = [m for file in metafiles for m in yaml.safe_load(file.read_text())["Models"]]
-    figures = {m["Name"]: m["Metadata"] for m in models}
     (line,) = re.findall(rf"^\| {row}.*$", CARDS, re.M)
-    expected = []
-    for size in "ts":
-        counted = figures[CARD_ROWS[row].format(size)]
-        expected.append(f"{counted['Parameters'] / 1e6:.2f} M, {counted['FLOPs'] / 1e9:.2f} G")
+    expected = [figures_of(CARD_ROWS[row].format(size), ", ") for size in "ts"]
     assert line.endswith(f"| {' | '.join(expected)} |")
+
+
+def test_readme():
+    """Its length, and the figures of its classifiers."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 110
+    for arch, mlp in (("tiny", "mix"), ("small", "mix"), ("small", "mlp")):
+        figures = figures_of(f"dualtoken_{arch[0]}_{mlp}_in1k", " | ")
+        assert f'`arch="{arch}"`, `token_mlp="{mlp}"` | {figures} |' in text
 
 
 NAMES = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.M)

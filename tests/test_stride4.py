@@ -83,14 +83,7 @@ def test_images_are_computed_in_chunks(monkeypatch):
     expected = model(images)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(blocks, "CHUNK_ELEMENTS", 2**11)
-    for one, other in zip(model(images), expected, strict=True):
-        same(one, other)
-
-
-def test_every_parameter_gets_a_gradient():
-    model = randomise(stride4(token_mlp="mix").double().train())
-    sum(m.square().mean() for m in model(rand(2, 3, 64, 64))).backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    same(model(images), expected)
 
 
 def test_frozen_and_eval_parts_do_not_include_the_added_blocks():
@@ -116,14 +109,10 @@ def test_deployed_gives_the_same_without_a_norm():
     with torch.no_grad():
         expected = model(image)
         model.switch_to_deploy()
-        for ours, theirs in zip(model(image), expected, strict=True):
-            same(ours, theirs)
+        same(model(image), expected)
     assert not any(isinstance(m, _BatchNorm) for m in model.modules())
     convs = [m for m in model.fine.modules() if isinstance(m, ConvModule)]
     assert len(convs) == 6 and all(isinstance(m.norm, nn.Identity) for m in convs)
-
-
-# ---------------------------------------------------------------- checkpoints
 
 
 def started(file, kind=stride4, **settings):
@@ -160,9 +149,6 @@ def test_starts_from_its_own_kind_and_gives_to_the_other(tmp_path):
     model, line = started(tmp_path / "fine.pth", build)
     assert line.endswith("; not used: fine")
     assert all(torch.equal(value, state[name]) for name, value in params(model).items())
-
-
-# ---------------------------------------------------------------- configs
 
 
 @pytest.mark.parametrize("size, widths", [("s", [64, 128, 256]), ("t", [48, 96, 192])])

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import pickle
 import re
 import sys
@@ -10,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import Runs
 from mmengine.config import Config
 from safetensors.torch import save_file
-from tasks import DETECTOR, RTMDET, TASKS
+from tasks import DETECTOR, ROOT, RTMDET, TASKS
 
 from mmdualtoken.cli import number
-from mmdualtoken.weights.checkpoints import allow_mmengine_checkpoints, load_file
+from mmdualtoken.weights.checkpoints import load_file
 
-ROOT = Path(__file__).resolve().parent.parent
-CLASSIFIER, SEGMENTOR = TASKS["classification"][0], TASKS["segmentation"][0]
+CLASSIFIER = TASKS["classification"][0]
 
 
 def metrics_of(work_dir):
@@ -62,8 +61,7 @@ def test_rtmdet_switches_its_pipeline(project, tool, monkeypatch):
     status, printed = tool("train", RTMDET, "--work-dir", "run")
     assert status == 0 and "Switch pipeline now!" in printed
     assert len(mosaics) == 8
-    assert tool("test", RTMDET, "run/epoch_2.pth", "--work-dir", "eval")[0] == 0
-    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(metrics_of("eval"))
+    assert "coco/bbox_mAP: " in printed and "coco/segm_mAP: " in printed
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -81,32 +79,6 @@ def test_tta(task, trained, tool):
     assert 0 <= metrics_of("eval")[metric] <= 100
 
 
-def test_resume_continues(trained, tool):
-    trained("segmentation")
-    options = ["--cfg-options", "train_cfg.max_iters=6"]
-    status, printed = tool("train", SEGMENTOR, "--work-dir", "run", "--resume", *options)
-    assert status == 0
-    assert "resumed epoch: 0, iter: 4" in printed
-    history = load_file("run/iter_6.pth")["message_hub"]["log_scalars"]["train/loss"]
-    assert len(history.data[0]) == 6  # four of them of the run before
-
-
-def test_checkpoint_loads_with_weights_only(trained):
-    """Histories of losses in the checkpoint need no unrestricted unpickling."""
-    trained("detection")
-    allow_mmengine_checkpoints()  # as importing the package does, once for a process
-    checkpoint = torch.load("run/iter_2.pth", weights_only=True)
-    history = checkpoint["message_hub"]["log_scalars"]["train/loss"]
-    assert len(history.data[0]) == 2 and history.current() > 0
-
-
-class Hostile:
-    """Pickles as a call of a shell command."""
-
-    def __reduce__(self):
-        return os.system, ("touch executed",)
-
-
 class Attribute:
     """Pickles as getattr, which HistoryBuffer's methods need; nothing else may come that way."""
 
@@ -116,19 +88,15 @@ class Attribute:
 
 @pytest.mark.parametrize(
     "payload, argument",
-    [(Attribute, "test"), *((Hostile, a) for a in ("test", "--resume", "--pretrained", "load"))],
+    [(Attribute, ["test", CLASSIFIER]), (Runs, ["train", CLASSIFIER, "--cfg-options"])],
 )
 def test_hostile_checkpoint_is_refused(payload, argument, project, tool):
+    """test_unsafe_checkpoints.py has the other ways by which one comes."""
     torch.save(dict(state_dict={}, payload=payload()), "hostile.pth")
-    if argument == "test":
-        status, printed = tool("test", CLASSIFIER, "hostile.pth")
-    elif argument == "load":
-        status, printed = tool("train", CLASSIFIER, "--cfg-options", "load_from=hostile.pth")
-    else:
-        status, printed = tool("train", CLASSIFIER, argument, "hostile.pth")
+    status, printed = tool(*argument, "load_from=" * (payload is Runs) + "hostile.pth")
     assert status == 2
     assert "hostile.pth was refused" in printed and "Traceback" not in printed
-    assert not Path("executed").exists()
+    assert not Path("pwned").exists()
 
 
 def test_checkpoint_of_another_model_is_not_tested(trained, tool):
@@ -233,11 +201,9 @@ def test_pretrained_that_does_not_fit(trained, tool):
     state = load_file("run/epoch_1.pth")["state_dict"]
     other = {k: v for k, v in state.items() if "token_module.mlp.token_mix" not in k}
     torch.save(other, "mlp.pth")
-    torch.save({k.removeprefix("backbone."): v for k, v in state.items()}, "bare.pth")
     resnet = ["--cfg-options", "model.backbone.type=ResNet"]
     for arguments, said in (
         (["mlp.pth"], "token_module.mlp.token_mix"),
-        (["bare.pth"], "no tensor is named 'backbone."),
         (["nowhere.pth"], "nowhere.pth does not exist"),
         (["mlp.pth", *resnet], "'ResNet'"),
     ):
@@ -252,9 +218,3 @@ def test_flags_of_a_new_run(project, tool):
     assert status == 0
     assert "--resume: elsewhere has no checkpoint" in printed
     assert float(re.search(r" lr: (\S+)", printed)[1]) == pytest.approx(4e-4 * 2 / 16)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
-def test_amp_without_gpu(project, tool):
-    status, printed = tool("train", DETECTOR, "--amp")
-    assert status == 2 and "--amp" in printed and "GPU" in printed

@@ -20,77 +20,23 @@ from toy_training import ToyModel
 
 from mmdualtoken.errors import explain
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def touch(name):
     Path(name).touch()
     return name
 
 
-def own_copy(project):
-    """Replace the shared data by a copy that the test may break."""
+def test_category_that_a_file_lacks(project, tool):
+    """mmdet would number the other classes without it, and stop in the evaluation."""
     source = (project / "data").resolve()
     (project / "data").unlink()
-    shutil.copytree(source / "scenes", project / "data" / "scenes")
-    return project / "data" / "scenes"
-
-
-MISSING = [
-    ("detection", "train", "nowhere/annotations/instances_train2017.json", "ln -s"),
-    ("segmentation", "train", "nowhere/images/training", ""),
-    ("classification", "val", "nowhere/val", ""),
-]
-
-
-@pytest.mark.parametrize("task, split, path, remedy", MISSING)
-def test_missing_data(task, split, path, remedy, project, tool):
-    options = ["--cfg-options", f"{split}_dataloader.dataset.data_root=nowhere/"]
-    status, printed = tool("train", TASKS[task][0], *options)
-    assert status == 2 and f"{path} does not exist" in printed and remedy in printed
-
-
-def without_masks(content):
-    for annotation in content["annotations"]:
-        del annotation["segmentation"]
-
-
-def without_stars(content):
-    """mmdet would number the other classes without it, and stop in the evaluation."""
+    shutil.copytree(source / "scenes", "data/scenes")
+    file = Path("data/scenes/annotations/instances_train2017.json")
+    content = json.loads(file.read_text())
     content["categories"] = [c for c in content["categories"] if c["name"] != "star"]
-
-
-NAME = "data/scenes/annotations/instances_train2017.json"
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ('{"images": [', ("is not valid JSON", NAME)),
-        ('{"images": [], "annotations": []}', ("lacks or has empty", NAME)),
-        (without_masks, ("boxes only", "with_mask")),
-        (without_stars, ("has no category 'star'", "'triangle'")),
-        (None, ("train2017/000000000001.jpg",)),
-    ],
-)
-def test_broken_data(change, said, project, tool):
-    data = own_copy(project)
-    file = data / "annotations" / "instances_train2017.json"
-    if change is None:
-        (data / "train2017" / "000000000001.jpg").unlink()
-    elif callable(change):
-        content = json.loads(file.read_text())
-        change(content)
-        change = json.dumps(content)
-    file.write_text(change or file.read_text())
+    file.write_text(json.dumps(content))
     status, printed = tool("train", DETECTOR)
-    assert status == 2 and all(text in printed for text in said)
-
-
-def test_unknown_config(project, tool):
-    status, printed = tool("train", "configs/mmdet/maskrcnn_dualtoken.py")
-    assert status == 2 and "maskrcnn_dualtoken_s_1x.py" in printed
-    assert "Traceback" not in printed
+    assert status == 2 and "has no category 'star'" in printed and "'triangle'" in printed
 
 
 @pytest.mark.parametrize(
@@ -114,11 +60,6 @@ def test_bad_arguments_of_test(args, message, project, tool):
         ("model.backbone.alpha=7", ["DualTokenViT: alpha=7; allowed is a number, 0 to 1"]),
         ("model.neck.num_outs=3", ["DualTokenFPN: num_outs=3 is too small"]),
         ("model.backbone.type=DualTokenViTStride4", ["use MMDetection's FPN, type='FPN'"]),
-        ("model.roi_head.bbox_head.num_classes=80", ["4 classes", "num_classes=80"]),
-        (
-            "train_dataloader.dataset.metainfo.classes=('cat','dog','cow','owl')",
-            ["'cat'", "'disc'", "num_classes"],
-        ),
         (
             "model.neck.type=DualTokenFpn",
             ["The config names DualTokenFpn, which is not in the mmdet::model registry."],
@@ -131,45 +72,33 @@ def test_settings_of_the_model(option, said, project, tool):
     assert status == 2 and all(text in printed for text in said)
 
 
-@pytest.mark.parametrize(
-    "task, options, message",
-    [
-        (
-            "detection",
-            ["train_dataloader.dataset.filter_cfg.min_size=1000"],
-            "instances_train2017.json has no image left: filter_cfg={'filter_empty_gt': True, "
-            "'min_size': 1000}",
-        ),
-        (
-            "segmentation",
-            ["val_dataloader.dataset.img_suffix=.bmp"],
-            "BaseSegDataset data/ade/images/validation has no image left: img_suffix='.bmp'.",
-        ),
-        (
-            "classification",
-            ["train_dataloader.dataset.extensions=('.bmp',)"],
-            "data/imagenet/train'}. Supported extensions are: .bmp. Move the images there",
-        ),
-        (
-            "classification",
-            ["train_dataloader.batch_size=9", "train_dataloader.drop_last=True"],
-            "gets 8 of the data set's 8 images, fewer than batch_size=9",
-        ),
-        (
-            "segmentation",
-            ["train_dataloader.batch_size=9", "train_dataloader.drop_last=True"],
-            "train_dataloader gives no batch",
-        ),
-        (
-            "classification",
-            ["train_dataloader.sampler.type=InfiniteSampler"],
-            "the InfiniteSampler of train_dataloader never ends one",
-        ),
-    ],
-)
+TOO_FEW = "train_dataloader.batch_size=9 train_dataloader.drop_last=True"
+NOTHING_LEFT = [
+    (
+        "detection",
+        "train_dataloader.dataset.filter_cfg.min_size=1000",
+        "train2017.json has no image left: filter_cfg={'filter_empty_gt': True, 'min_size': 1000}",
+    ),
+    (
+        "segmentation",
+        "val_dataloader.dataset.img_suffix=.bmp",
+        "BaseSegDataset data/ade/images/validation has no image left: img_suffix='.bmp'.",
+    ),
+    (
+        "classification",
+        "train_dataloader.dataset.extensions=('.bmp',)",
+        "data/imagenet/train'}. Supported extensions are: .bmp. Move the images there",
+    ),
+    ("classification", TOO_FEW, "gets 8 of the data set's 8 images, fewer than batch_size=9"),
+    ("segmentation", TOO_FEW, "train_dataloader gives no batch"),
+    ("classification", "train_dataloader.sampler.type=InfiniteSampler", "never ends one"),
+]
+
+
+@pytest.mark.parametrize("task, options, message", NOTHING_LEFT)
 def test_nothing_left_to_train(task, options, message, project, tool):
     """No checkpoint either: MMEngine writes one after an epoch without a batch."""
-    args = ["--work-dir", "run", "--cfg-options", *options]
+    args = ["--work-dir", "run", "--cfg-options", *options.split()]
     status, printed = tool("train", TASKS[task][0], *args)
     assert status == 2 and message in printed
     assert not list(Path("run").glob("*.pth"))

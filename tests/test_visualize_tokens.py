@@ -11,7 +11,7 @@ from helpers import NARROW, build, rand, randomise
 from mmengine.config import Config
 from mmpretrain import get_model
 from tasks import TASKS
-from test_predict import here, write_checkpoint, write_images  # noqa: F401
+from test_predict import write_checkpoint, write_images
 
 import mmdualtoken
 from mmdualtoken.errors import InputError
@@ -141,7 +141,7 @@ def test_key_tokens():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_image_goes_through_the_config(task, here):  # noqa: F811
+def test_image_goes_through_the_config(task, here):
     """A file, or its array, arrives as the tensor of the model's own forward."""
     model = load_model(Config.fromfile(TASKS[task][0]), write_checkpoint(task))
     folder = write_images("photos")
@@ -164,7 +164,7 @@ def test_image_goes_through_the_config(task, here):  # noqa: F811
         np.testing.assert_array_equal(maps_of_theirs.inputs, maps.inputs)
 
 
-def test_tool(here, tool):  # noqa: F811
+def test_tool(here, tool):
     """All figures, or one head's of a block; a full folder and wrong numbers are refused."""
     write_checkpoint("classification")
     write_images("photos")
