@@ -132,7 +132,7 @@ def test_nothing_is_said_of_heads_that_take_every_object():
         assert what(ConfigDict(model=model), [(4, 4)] * 10) is None
 
 
-def test_training_data_alone_is_checked(project):
+def test_training_data_alone_is_checked(data):
     cfg = detector(scales=[64])
     (found,) = check(cfg)
     assert found[0] == WARNING and KIND in found[2] and "anchors have 256 to 4096 px" in found[2]
@@ -141,7 +141,7 @@ def test_training_data_alone_is_checked(project):
 
 
 @pytest.mark.parametrize("key", ["iscrowd", "ignore"])
-def test_objects_that_mmdet_does_not_train_on_are_not_counted(key, project):
+def test_objects_that_mmdet_does_not_train_on_are_not_counted(key, data):
     cfg = detector(scales=[64])
     assert any(KIND in reason for *_, reason in check(cfg))
     file = Path("data/scenes/annotations/instances_train2017.json")
