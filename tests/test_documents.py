@@ -257,7 +257,10 @@ ARRIVED = {
     ),
     "docs/muon.md": lambda cfg: cfg.optim_wrapper.optimizer.type == "MuonAdamW",
     "docs/own-data.md": lambda cfg: (
-        cfg.train_dataloader.dataset.pipeline[2].scale == (256, 256)
+        [step.get("size") for step in cfg.test_dataloader.dataset.pipeline].count((640, 640)) == 1
+        and cfg.train_dataloader.dataset.pipeline[3].crop_size == (640, 640)
+        if cfg.model.type == "RTMDet"
+        else cfg.train_dataloader.dataset.pipeline[2].scale == (256, 256)
         and cfg.test_dataloader.dataset.pipeline[1].scale == (256, 256)
         and cfg.model.rpn_head.anchor_generator.scales == [2, 4]
         and cfg.model.backbone.type == "DualTokenViTStride4"

@@ -10,7 +10,7 @@ from documents import BLOCKS, commands_of, tool_of
 from narrow import narrow
 
 PAGE = "docs/own-data.md"
-CONFIGS = {b.name: b.text for b in BLOCKS if b.page == PAGE and "_base_" in b.text}
+CONFIGS = {b.name: b.text for b in BLOCKS if b.page == PAGE and b.name}
 COMMANDS = [
     w for b in BLOCKS if b.page == PAGE and b.language == "bash" for w in commands_of(b.text)
 ]

@@ -240,8 +240,9 @@ def main() -> None:
             calls = [lambda f=f: f(image) for f in (run, eager)]
         ratio = export.speed_ratio(*calls, args.rounds)
         print(
-            f"1x{eager.channels}x{size[0]}x{size[1]}, {threads} threads: {file_format.runtime} "
-            f"takes {ratio:.2f} of PyTorch's eager time (median of {args.rounds}, in turn)"
+            f"1x{eager.channels}x{size[0]}x{size[1]}, {threads} thread{'s' * (threads > 1)}: "
+            f"{file_format.runtime} takes {ratio:.2f} of PyTorch's eager time "
+            f"(median of {args.rounds}, in turn)"
         )
 
 

@@ -34,9 +34,8 @@ def load(file, runtime, threads):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    meta = session.get_modelmeta().custom_metadata_map
-    return lambda x: session.run(None, {"images": x}), names, meta
+    names, meta = [x.name for x in session.get_outputs()], session.get_modelmeta()
+    return lambda x: session.run(None, {"images": x}), names, meta.custom_metadata_map
 
 
 class Model:
@@ -192,6 +191,7 @@ def main():
                 with open(new / "results.jsonl", "a", encoding="utf-8") as lines:
                     lines.write(json.dumps(dict(image=name, **record)) + "\n")
             new.rename(args.out)
+            print(f"{args.out}: pictures and results.jsonl")
     except (ValueError, OSError, cv2.error) as error:
         parser.exit(2, f"runner: {error}.\n")
 

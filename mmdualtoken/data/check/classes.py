@@ -151,11 +151,10 @@ def head_rules(cfg: Config, names: Sequence[str], own: bool) -> Iterator[Breach]
     wrong = [(path, number) for path, number, labels in found if labels != count]
     if not count or not wrong:
         return
-    # A model with more outputs than classes learns to leave them out; mmdet's evaluation stops at
-    # the first of them that it predicts.
+    # A model with more outputs than classes learns to leave them out. Who names the classes means
+    # as many outputs.
     numbers = {labels for _, _, labels in found}
-    stops = len(numbers) > 1 or min(numbers) < count
-    severity = ERROR if stops or own and cfg.get("default_scope") == "mmdet" else WARNING
+    severity = ERROR if own or len(numbers) > 1 or min(numbers) < count else WARNING
     by = " by metainfo.classes" if own else ""
     kind = f"has {count} classes{by} ({name_list(names)}), but the model counts others"
     detail = name_list(f"{path} has num_classes={number}" for path, number in wrong)

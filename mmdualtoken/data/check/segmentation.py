@@ -102,9 +102,10 @@ class SegmentationCheck(DatasetCheck):
         images, maps = (dataset.data_prefix.get(k) for k in ("img_path", "seg_map_path"))
         if not self.samples and not self.has_errors():
             there = name_list(path.removeprefix(images).strip("/") for path in _files(images))
-            detail = f"no file ends in {dataset.img_suffix!r}; {there or 'nothing'} is there"
+            detail = f"no file ends in {dataset.img_suffix!r}; there are {there or 'no files'}"
             remedy = "set img_suffix of the data set, or move the images there"
             self.add(ERROR, "holds no image", detail, remedy)
+            return
         listed = Counter(sample["img_path"] for sample in self.samples)
         for path, number in listed.items():
             if number > 1:
