@@ -101,10 +101,12 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: dict, count: int) -> tuple[Tens
     most = (scores > 0).sum(1).max().clamp(min=1).item()
     torch._check(most >= 1)
     torch._check(most <= scores.shape[1])
-    index = index[:, :most]
+    index, scores = index[:, :most], scores[:, :most]
+    for cut in (index, scores):
+        torch._check(cut.shape[1] == most)  # for torch a new size, where it does not see the above
     # Tables, since torch.onnx writes no division by a size that is not known.
     group = torch.arange(groups)[:, None].expand(-1, number).flatten()[index]
-    return scores[:, :most], group, torch.arange(number).expand(groups, -1).flatten()[index]
+    return scores, group, torch.arange(number).expand(groups, -1).flatten()[index]
 
 
 def from_dense_head(
