@@ -434,6 +434,16 @@ def test_detector_in_one_file(runtime, onnx, project, tool):
 
 
 @pytest.mark.slow
+def test_more_proposals_than_torch_can_count():
+    """Of a thousand, torch.export cannot tell whether the levels have as many boxes."""
+    cfg = two_stage(masks=False)
+    cfg.model.test_cfg.rpn.update(nms_pre=1000, max_per_img=1000)
+    program = raw_outputs.record(Results(build_model(cfg), cfg).eval())
+    dets, labels = program.module()(torch.rand(1, 3, 320, 416))
+    assert dets.shape == (*labels.shape, 5) and len(dets) == 1
+
+
+@pytest.mark.slow
 def test_segmentor_in_one_file(onnx, project, tool):
     cfg = segmentor()
     cfg.test_dataloader.dataset.pipeline.pop(1)  # at its own size there is nothing to resize
