@@ -28,7 +28,9 @@ OTHER_CLASSES = {
     ),
     "segmentation": (
         "mmseg",
-        "model = dict(decode_head=dict(num_classes=7))\n",
+        "model = dict(decode_head=dict(num_classes=7))\n"
+        "data = dict(dataset=dict(metainfo=dict(classes=tuple('abcdefg'), palette=[])))\n"
+        "train_dataloader = test_dataloader = data\n",
         {"decode_head.conv_seg": (5, 7)},
     ),
     "classification": (

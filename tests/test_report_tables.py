@@ -12,7 +12,7 @@ from mmdualtoken.export.complexity import count_macs
 from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, forward_once, measure
 
 #: Models that the paper does not have: light heads, the demo, pretraining.
-NOT_OF_THE_PAPER = re.compile("rtmdet|segformer|deeplabv3plus|demo|photos393")
+NOT_OF_THE_PAPER = re.compile("rtmdet|segformer|deeplabv3plus|demo|photos393|finetune")
 
 
 def test_every_config_of_the_papers_models_is_in_a_table_and_there():
