@@ -31,6 +31,12 @@ finetune = dict(
         checkpoint=dict(by_epoch=False, interval=iters // 3, max_keep_ckpts=3),
         logger=dict(interval=20),
     ),
-    # Averages over some 100 iterations, which are evaluated and saved.
-    ema=dict(type="EMAHook", momentum=0.01, update_buffers=True),
+    # Averages, over more iterations as training goes on, are evaluated and saved.
+    ema=dict(
+        type="EMAHook",
+        ema_type="MomentumAnnealingEMA",
+        gamma=10,
+        momentum=0.01,
+        update_buffers=True,
+    ),
 )
