@@ -31,7 +31,7 @@ finetune = dict(
         checkpoint=dict(by_epoch=False, interval=iters // 3, max_keep_ckpts=3),
         logger=dict(interval=20),
     ),
-    # Averages, over more iterations as training goes on, are evaluated and saved.
+    # Averaged weights are evaluated and saved: over few iterations at first, some 60 at the end.
     ema=dict(
         type="EMAHook",
         ema_type="MomentumAnnealingEMA",
