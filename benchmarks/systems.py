@@ -2,12 +2,14 @@
 
     python benchmarks/systems.py
     python benchmarks/systems.py --system maskrcnn --rounds 11
+    python benchmarks/systems.py --system rtmdet segformer --variants eager openvino openvino-int8
     python benchmarks/systems.py --device cuda --dtype fp16
 
-One image per step through backbone, neck and heads of the real configs: 800 x 1333 pixels for
-detectors, with 1000 box and 100 mask RoIs, 512 x 512 for segmentors. NMS and the pasting of masks
-are left out: they do not depend on the backbone, and random weights find random numbers of objects.
-The models of a system are timed in turn, in one run; times are ratios to DualToken-ViT-S.
+One image per step through backbone, neck and heads of the real configs: 800 x 1333 pixels for the
+paper's detectors, with 1000 box and 100 mask RoIs, 640 x 640 for RTMDet, 512 x 512 for segmentors.
+NMS and the pasting of masks are left out: they do not depend on the backbone, and random weights
+find random numbers of objects. The models of a system are timed in turn, in one run. Times are
+ratios to the first of them, run eagerly: DualToken-ViT-S, and -T for RTMDet and SegFormer.
 """
 
 import argparse
@@ -20,11 +22,13 @@ from suite.machine import describe
 from suite.peers import randomise
 from suite.results import keep, new_folder, plot_ratios, show
 from suite.timing import alternate, ratio
-from suite.variants import DTYPES, autocast
+from suite.variants import DTYPES, VARIANTS, inference
 from torch import nn
 
 from mmdualtoken.cli import find_config, run_tool
+from mmdualtoken.errors import InputError
 from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, measure
+from mmdualtoken.export.raw_outputs import RawOutputs
 
 #: Configs by system and name of the backbone; the first is the one that others are compared with.
 SYSTEMS = {
@@ -56,8 +60,24 @@ SYSTEMS = {
         "resnet50": "mmseg/pspnet_r50_160k.py",
         "mobilenet_v2": "mmseg/pspnet_mobilenet_v2_160k.py",
     },
+    "rtmdet": {
+        "dualtoken_t": "mmdet/rtmdet_dualtoken_t.py",
+        "dualtoken_s": "mmdet/rtmdet_dualtoken_s.py",
+        "cspnext_t": "mmdet/rtmdet_cspnext_t.py",
+        "lightvit_t": "mmdet/rtmdet_lightvit_t.py",
+        "mobilenet_v2": "mmdet/rtmdet_mobilenet_v2.py",
+        "resnet18": "mmdet/rtmdet_r18.py",
+    },
+    "segformer": {
+        "dualtoken_t": "mmseg/segformer_dualtoken_t_160k.py",
+        "dualtoken_s": "mmseg/segformer_dualtoken_s_160k.py",
+        "dualtoken_t_stride4": "mmseg/segformer_dualtoken_t_stride4_160k.py",
+        "mit_b0": "mmseg/segformer_mit_b0_160k.py",
+        "lightvit_t": "mmseg/segformer_lightvit_t_160k.py",
+        "mobilenet_v2": "mmseg/segformer_mobilenet_v2_160k.py",
+        "resnet18": "mmseg/segformer_r18_160k.py",
+    },
 }
-SHAPES = {"mmdet": (800, 1333), "mmseg": (512, 512)}
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,6 +85,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--system", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["eager"])
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="bf16, fp16: autocast")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
@@ -73,48 +94,73 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def detect(model: nn.Module, maps: tuple[torch.Tensor, ...], shape: tuple[int, int]) -> object:
-    """Heads of a detector; with RoIs, the same 1000 boxes and 100 masks for every backbone."""
-    if not hasattr(model, "roi_head"):
-        return model.bbox_head(maps)
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.rand(BOX_ROIS, 2, 2, generator=generator).sort(dim=1).values
-    corners = corners * torch.tensor([shape[1], shape[0]])
-    rois = torch.cat([torch.zeros(BOX_ROIS, 1), corners.flatten(1)], dim=1).to(maps[0])
-    boxes = model.roi_head._bbox_forward(maps, rois)
-    return model.rpn_head(maps), boxes, model.roi_head._mask_forward(maps, rois[:MASK_ROIS])
+def shape_of(system: str, args: argparse.Namespace) -> tuple[int, int]:
+    """Height and width of the images."""
+    if args.shape:
+        return tuple(args.shape)
+    if system == "rtmdet":
+        return 640, 640
+    return (512, 512) if SYSTEMS[system]["dualtoken_s"].startswith("mmseg") else (800, 1333)
 
 
-def step_of(cfg: Config, args: argparse.Namespace):
-    """A function that takes one normalised image through the model."""
+class TwoStages(nn.Module):
+    """A detector of two stages up to the outputs of its heads.
+
+    The same 1000 boxes and 100 masks for every backbone.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple:
+        """(1, C, H, W) -> the outputs of the RPN, the box head and the mask head."""
+        maps, head = self.model.extract_feat(images), self.model.roi_head
+        generator = torch.Generator().manual_seed(0)
+        corners = torch.rand(BOX_ROIS, 2, 2, generator=generator).sort(dim=1).values
+        corners = corners * torch.tensor([images.shape[3], images.shape[2]])
+        rois = torch.cat([torch.zeros(BOX_ROIS, 1), corners.flatten(1)], dim=1).to(maps[0])
+        boxes = head._bbox_forward(maps, rois)
+        return self.model.rpn_head(maps), boxes, head._mask_forward(maps, rois[:MASK_ROIS])
+
+
+def step_of(cfg: Config, variant: str, shape: tuple[int, int], args: argparse.Namespace):
+    """A function that takes one normalised image through the model.
+
+    Raises:
+        InputError: the variant is not for this model.
+    """
     torch.manual_seed(0)
     model = randomise(build_model(cfg)).to(args.device)
-    shape = tuple(args.shape or SHAPES[cfg.default_scope])
     image = torch.randn(1, 3, *shape, device=args.device)
-
-    def run():
-        with torch.inference_mode(), autocast(image.device, args.dtype):
-            if cfg.default_scope == "mmseg":
-                return model(image, mode="tensor")
-            return detect(model, model.extract_feat(image), shape)
-
-    return run
+    if not hasattr(model, "roi_head"):
+        whole = RawOutputs(model, cfg.default_scope)
+    elif variant == "eager":
+        whole = TwoStages(model)
+    else:
+        raise InputError(f"--variants {variant}: not for two stages, whose files contain NMS")
+    return inference(whole, image, variant, args.dtype)
 
 
 def compare(system: str, args: argparse.Namespace) -> list[dict]:
-    """One row per backbone, fastest first."""
+    """One row per backbone and variant, fastest first."""
     configs = {n: Config.fromfile(find_config(path)) for n, path in SYSTEMS[system].items()}
-    functions = {name: step_of(cfg, args) for name, cfg in configs.items()}
-    device = torch.device(args.device)
+    shape, device = shape_of(system, args), torch.device(args.device)
+    reference = (next(iter(configs)), "eager")
+    functions = {
+        (name, variant): step_of(cfg, variant, shape, args)
+        for name, cfg in configs.items()
+        for variant in dict.fromkeys(["eager", *args.variants])
+    }
     seconds = alternate(functions, args.rounds, device, warmup=1)
-    reference, rows = next(iter(configs)), []
-    for name, cfg in configs.items():
-        cost = measure(cfg, tuple(args.shape or SHAPES[cfg.default_scope]))
-        row = {"system": system, "model": name, "params M": cost.params / 1e6}
-        row["GMACs"] = cost.macs / 1e9
-        row["time"], row["time low"], row["time high"] = ratio(seconds[name], seconds[reference])
+    costs, rows = {name: measure(cfg, shape) for name, cfg in configs.items()}, []
+    for name, variant in functions:
+        row = {"system": system, "model": name, "variant": variant}
+        row["params M"], row["GMACs"] = costs[name].params / 1e6, costs[name].macs / 1e9
+        taken = seconds[name, variant]
+        row["time"], row["time low"], row["time high"] = ratio(taken, seconds[reference])
         if device.type == "cuda":
-            row["images/s"] = 1 / median(seconds[name])
+            row["images/s"] = 1 / median(taken)
         rows.append(row)
     return sorted(rows, key=lambda row: row["time"])
 
@@ -127,9 +173,11 @@ def main() -> None:
     rows = []
     for system in args.system:
         table = compare(system, args)
-        title = f"{system}: time of one image / dualtoken_s, {args.dtype}"
+        first = next(iter(SYSTEMS[system]))
+        title = f"{system}: time of one image / {first} eager, {args.dtype}"
         show(f"{title} (fastest first)", table, [])
-        plot_ratios(folder / f"{system}.png", table, "time", title)
+        named = [{**row, "model": f"{row['model']} {row['variant']}"} for row in table]
+        plot_ratios(folder / f"{system}.png", named, "time", title)
         rows += table
         keep(folder, "systems", rows, machine)
     for key, value in machine.items():

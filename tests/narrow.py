@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OWN = sorted((ROOT / "configs").glob("mm*/*.py"))
 RIVALS = sorted((ROOT / "lab" / "configs").glob("mm*/*.py"))
 CONFIGS = [*OWN, *RIVALS]
-#: Detector x schedule, segmentor, classifier: what a rival must share with our small model.
+#: Recipes by what their configs' names end in or begin with: a rival shares them with ours.
 OURS = {
     "maskrcnn_1x": "mmdet/maskrcnn_dualtoken_s_1x",
     "maskrcnn_3x": "mmdet/maskrcnn_dualtoken_s_3x",
@@ -21,6 +21,8 @@ OURS = {
     "retinanet_3x": "mmdet/retinanet_dualtoken_s_3x",
     "deeplabv3_160k": "mmseg/deeplabv3_dualtoken_s_160k",
     "pspnet_160k": "mmseg/pspnet_dualtoken_s_160k",
+    "segformer_160k": "mmseg/segformer_dualtoken_s_160k",
+    "rtmdet": "mmdet/rtmdet_dualtoken_t",
     "in1k": "mmpretrain/dualtoken_s_mix_in1k",
 }
 

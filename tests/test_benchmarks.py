@@ -193,20 +193,28 @@ def test_growth(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "system", ["retinanet", "deeplabv3", pytest.param("maskrcnn", marks=pytest.mark.slow)]
+    "system, variants",
+    [
+        ("rtmdet", ["eager"]),
+        ("deeplabv3", ["eager"]),
+        pytest.param("maskrcnn", ["eager"], marks=pytest.mark.slow),
+        pytest.param("segformer", ["openvino", "openvino-int8"], marks=pytest.mark.slow),
+    ],
 )
-def test_systems(system, load, run, tmp_path, monkeypatch):
+def test_systems(system, variants, load, run, tmp_path, monkeypatch):
     """Of the smallest two; test_configs.py builds the others."""
     systems = load("systems").SYSTEMS
-    names = ["dualtoken_s", "dualtoken_t"]
-    assert {*names, "resnet18", "resnet50"} <= set(systems[system])
+    names = [name for name in systems[system] if name in ("dualtoken_s", "dualtoken_t")]
+    assert {*names, "resnet18", "mobilenet_v2"} <= set(systems[system])
     monkeypatch.setitem(systems, system, {name: systems[system][name] for name in names})
-    args = ["--system", system, "--shape", 64, 96, "--rounds", 1]
+    args = ["--system", system, "--shape", 64, 96, "--rounds", 1, "--variants", *variants]
     status, printed = run("systems", *args, "--out", tmp_path / "out")
     assert status == 0, printed
     rows = rows_of(tmp_path / "out" / "systems.csv")
-    assert {row["model"] for row in rows} == set(names)
-    assert [float(r["time"]) for r in rows if r["model"] == "dualtoken_s"] == [1]
+    found = {(row["model"], row["variant"]) for row in rows}
+    assert found == {(n, v) for n in names for v in {"eager", *variants}}
+    first = [r for r in rows if (r["model"], r["variant"]) == (names[0], "eager")]
+    assert [float(row["time"]) for row in first] == [1]
 
 
 @pytest.mark.parametrize(

@@ -207,10 +207,9 @@ def test_recipe_of_imagenet():
 
 
 def rivals():
-    for key, ours in OURS.items():
-        head, _, schedule = key.rpartition("_")
+    for ours in OURS.values():
         for path in RIVALS:
-            if path.match(f"{ours.split('/')[0]}/{head}*_{schedule}.py"):
+            if path.match(re.sub(r"dualtoken_[st](_mix)?", "*", ours) + ".py"):
                 yield pytest.param(path, ours, id=path.stem)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.formats import RUNTIMES, Onnx
+from mmdualtoken.export.quantization import Nncf
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,7 +96,7 @@ def _onnx(
     images: torch.Tensor,
     dtype: str,
     runtime: str = "onnxruntime",
-    int8: bool = False,
+    shrink: Callable[[Path, torch.Tensor], Path] = lambda file, images: file,
 ) -> Callable[[], object]:
     if dtype != "fp32" or images.device.type != "cpu":
         raise InputError("--variants onnx, openvino, int8: measured in fp32 on the CPU alone")
@@ -110,9 +111,7 @@ def _onnx(
             opset_version=Onnx.opset,
             verbose=False,
         ).save(file)
-        if int8:
-            Onnx.quantize(file)
-        run = RUNTIMES[runtime].load(file, torch.get_num_threads())
+        run = RUNTIMES[runtime].load(shrink(file, images), torch.get_num_threads())
     return lambda: run(images)
 
 
@@ -120,8 +119,21 @@ def _openvino(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[]
     return _onnx(model, images, dtype, "openvino")
 
 
+def _openvino_int8(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
+    def by_nncf(file: Path, images: torch.Tensor) -> Path:
+        target = file.with_suffix(".xml")
+        Nncf.quantize(file, target, [image[None].numpy() for image in images])
+        return target
+
+    return _onnx(model, images, dtype, "openvino", by_nncf)
+
+
 def _int8(model: nn.Module, images: torch.Tensor, dtype: str) -> Callable[[], object]:
-    return _onnx(model, images, dtype, int8=True)
+    def products(file: Path, images: torch.Tensor) -> Path:
+        Onnx.quantize(file)
+        return file
+
+    return _onnx(model, images, dtype, shrink=products)
 
 
 VARIANTS: dict[str, Callable] = {
@@ -133,6 +145,7 @@ VARIANTS: dict[str, Callable] = {
     "aoti": _aoti,
     "onnx": _onnx,
     "openvino": _openvino,
+    "openvino-int8": _openvino_int8,
     "int8": _int8,
 }
 
