@@ -112,9 +112,9 @@ class Growth:
         return new
 
 
-def grow_classifier(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def grow_classifier(state: dict[str, torch.Tensor], growth: Growth) -> dict[str, torch.Tensor]:
     """Return the state dict of a small classifier for that of a tiny one."""
-    growth, grown = Growth(), {}
+    grown = {}
     for name, tensor in state.items():
         inner = name.removeprefix("backbone.")
         if name == "neck.fc.weight":
@@ -142,7 +142,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     state = CheckpointLoader.load_checkpoint(args.checkpoint, "cpu")
-    torch.save(dict(state_dict=grow_classifier(state["state_dict"])), args.output)
+    torch.save(dict(state_dict=grow_classifier(state["state_dict"], Growth())), args.output)
 
 
 if __name__ == "__main__":
