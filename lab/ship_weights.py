@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("results", help="what tools/test.py --out wrote")
     parser.add_argument("--photos-seen", type=int, required=True)
+    parser.add_argument("--grown-from", help="weights that lab/grow_weights.py started from")
     args = parser.parse_args()
     cfg = Config.fromfile(args.config)
     content = load_file(args.checkpoint, "cpu")
@@ -88,6 +89,7 @@ def main() -> None:
         classes=class_names(folders),
         data=dict(Counter(p.name.split("_")[0] for p in photos)),
         photos_seen=args.photos_seen,
+        grown_from=args.grown_from,
         teacher=None,
         accuracy=accuracy(results),
         version=__version__,

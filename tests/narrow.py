@@ -59,6 +59,8 @@ def narrow(path):
     ours = model.backbone.type.startswith("DualTokenViT")
     if ours:
         model.backbone.arch = ARCH
+        if model.backbone.get("init_cfg", {}).get("type") == "Pretrained":
+            del model.backbone.init_cfg  # those weights are wider
     dict(mmdet=_narrow_detector, mmseg=_narrow_segmentor, mmpretrain=_narrow_classifier)[
         cfg.default_scope
     ](model, ours)

@@ -115,7 +115,7 @@ def test_channels_and_a_binary_head_are_described(onnx, project, tool):
     save(cfg, classes=("a", "b"))
     options = ("--raw-outputs", "--rounds", "1")
     status, printed = tool("export", "model.py", "trained.pth", "model.onnx", *options)
-    assert status == 0 and "1x4x64x64, 1 threads" in printed, printed
+    assert status == 0 and "1x4x64x64, 1 thread:" in printed, printed
     meta = read_onnx("model.onnx")[1]
     assert meta["input"].startswith("images (batch, 4, height, width)")
     assert "sigmoid and the threshold 0.4" in meta["outputs"] and "argmax" not in meta["outputs"]

@@ -10,7 +10,7 @@ import torch
 from helpers import log_lines
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
+from mmengine.runner import Runner, load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from tasks import ROOT
 
@@ -55,6 +55,21 @@ def test_metadata(name):
     assert {"mini", "places"} <= set(info["accuracy"])
     assert "research" in info["licence"]
     assert weights_path(name).stat().st_size < 25e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_accuracy(name, real_data, tmp_path):
+    """Top-1 of all classes is what the card says, on all 19,000 photos for validation."""
+    if not (real_data / "photos393" / "val").is_dir():
+        pytest.skip("MMDUALTOKEN_DATA has no photos393/val, the photos of docs/pretraining.md")
+    info = weights_info(name)
+    cfg = Config.fromfile(config_path(info["config"]))
+    cfg.work_dir, cfg.load_from = str(tmp_path), f"mmdualtoken://{name}"
+    cfg.test_dataloader.dataset.data_root = str(real_data / "photos393")
+    found = Runner.from_cfg(cfg).test()["accuracy/top1"]
+    stated = [info["accuracy"][source]["top1"] for source in ("mini", "places")]
+    assert found == pytest.approx(sum(stated) / 2, abs=0.1)  # as many photos of each
 
 
 def test_names(tmp_path, monkeypatch):

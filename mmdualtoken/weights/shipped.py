@@ -54,7 +54,7 @@ def weights_info(name: str) -> dict[str, Any]:
 
     Returns:
         `config` (as `mmdualtoken.config_path` takes it), `classes`, `data` (photos per source),
-        `photos_seen`, `teacher`, `accuracy` (percent per validation set: `top1` and `top5` of all
+        `photos_seen`, `grown_from` (weights it began as, `small` only), `teacher`, `accuracy` (percent per validation set: `top1` and `top5` of all
         classes, `top1_own_classes` of those in the set), `version` and `licence`.
 
     Raises:
