@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 
 from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path, suggest
 from mmdualtoken.config_variables import unused_changes
-from mmdualtoken.errors import InputError, explain, print_stderr
+from mmdualtoken.errors import InputError, MissingPackage, explain, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
     UNSAFE_FLAG,
@@ -164,8 +164,8 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        own = "pip install" in str(error)  # it names the package itself
-        print_error((None if own else explain(error.__cause__)) or str(error))
+        known = None if isinstance(error, MissingPackage) else explain(error.__cause__)
+        print_error(known or str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         print_stderr("\nStopped by Ctrl-C.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, MissingPackage
 from mmdualtoken.export.detection import onnx_nms
 from mmdualtoken.export.raw_outputs import reason_of
 
@@ -56,7 +56,7 @@ class Onnx:
 
     @classmethod
     def check(cls) -> None:
-        """Raise InputError if what ONNX or the runtime needs is missing."""
+        """Raise MissingPackage if what ONNX or the runtime needs is missing."""
         missing = []
         for name in cls.packages:
             try:
@@ -64,7 +64,7 @@ class Onnx:
             except ImportError:
                 missing.append(name)
         if missing:
-            raise InputError(
+            raise MissingPackage(
                 f"{cls.purpose} needs {', '.join(missing)}. "
                 f"Install: pip install {' '.join(missing)} "
                 f'(the tested versions: pip install ".[{cls.extra}]" in the project).'

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmdualtoken.config_files import type_name
 from mmdualtoken.data.layout import innermost_datasets
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, MissingPackage
 from mmdualtoken.weights.checkpoints import load_file
 from mmdualtoken.weights.fitting import dataset_meta, match_tensors
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
@@ -37,7 +37,7 @@ def registry(cfg: Config, name: str) -> Registry:
     try:
         return getattr(import_module(f"{scope}.registry"), name)
     except ImportError as error:
-        raise InputError(
+        raise MissingPackage(
             f"The config needs {scope}, which is not installed ({error}). "
             "`python -m mmdualtoken.doctor` lists the installed versions and the remedy."
         ) from error

@@ -17,7 +17,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, MissingPackage
 from mmdualtoken.files import check_file
 
 # Names for allowed objects, which the histories need, came with torch 2.6. Before it torch.load
@@ -74,7 +74,7 @@ def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file as load_tensors
     except ImportError as error:
-        raise InputError(
+        raise MissingPackage(
             f"Checkpoint {path}: reading it needs the package safetensors: pip install safetensors"
         ) from error
     device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
