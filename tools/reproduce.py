@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mmdualtoken.cli import run_tool
+from mmdualtoken.cli import number, run_tool
 from mmdualtoken.errors import InputError, print_stderr
 from mmdualtoken.files import check_file
 
@@ -62,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue unfinished runs")
     parser.add_argument(
         "--gpus",
-        type=int,
+        type=number(int, 1),
         metavar="N",
         help="train on N GPUs and scale the learning rate; 1 also means a CPU (by default as many "
         "as the config's batch size is meant for)",
@@ -80,13 +80,10 @@ def parse_args() -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Check what can be wrong before anything is counted or run."""
-    running = (args.run or args.data) and not args.dry_run
-    if args.resume and not (running or args.dry_run):
+    if args.resume and not (args.run or args.data or args.dry_run):
         raise InputError("--resume continues runs: give it with --run or --data mini.")
     if args.dry_run and (args.markdown or args.html):
         raise InputError("--dry-run prints commands only; leave out --markdown and --html.")
-    if args.gpus is not None and args.gpus < 1:
-        raise InputError(f"--gpus {args.gpus}: 1 or more; 1 also means a CPU.")
     for path in filter(None, (args.markdown, args.html)):
         check_own(path, args.overwrite)
 
