@@ -34,7 +34,6 @@ from mmdualtoken.weights.checkpoints import UNSAFE_FLAG, UNSAFE_TEXT
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file; 'none' for random weights, to try")

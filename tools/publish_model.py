@@ -28,7 +28,6 @@ FORMATS = (".safetensors", ".pth")
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="checkpoint that training wrote")
     parser.add_argument("out", metavar="FILE", help="file to write: NAME.safetensors or NAME.pth")

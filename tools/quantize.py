@@ -19,7 +19,6 @@ from mmdualtoken.files import check_file, check_new_file
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("file", help="exported model, .onnx, that ends in results")
