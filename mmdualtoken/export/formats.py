@@ -11,6 +11,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from mmdualtoken.errors import InputError, MissingPackage
+from mmdualtoken.export import runner
 from mmdualtoken.export.detection import onnx_nms
 from mmdualtoken.export.raw_outputs import reason_of
 
@@ -139,19 +140,8 @@ class Onnx:
     @staticmethod
     def load(path: Path, threads: int) -> Run:
         """The file as a function of images."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-
-        def run(images: torch.Tensor) -> list[torch.Tensor]:
-            return [torch.from_numpy(out) for out in session.run(None, {"images": images.numpy()})]
-
-        return run
+        run, *_ = runner.load(str(path), "onnxruntime", threads)
+        return lambda images: [torch.from_numpy(out) for out in run(images.numpy())]
 
 
 class OpenVino(Onnx):
