@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from mmdualtoken.errors import InputError
+from mmdualtoken.export.measure import stages_of
 
 INT64_MAX = 2**63 - 1
 
@@ -250,15 +251,6 @@ def from_roi_head(
         chosen = label.clamp(min=0).view(-1, 1, 1, 1).expand(-1, 1, *side)
         masks = masks.gather(1, chosen)
     return boxes, scores, label, masks.view(batch, -1, *side)
-
-
-def stages_of(roi_head: nn.Module) -> dict[str, tuple[list, list]]:
-    """Extractors and heads of boxes and masks, by stage."""
-    found = {}
-    for kind in ("bbox", "mask")[: 1 + roi_head.with_mask]:
-        parts = [getattr(roi_head, f"{kind}_{name}") for name in ("roi_extractor", "head")]
-        found[kind] = [list(p) if isinstance(p, nn.ModuleList) else [p] for p in parts]
-    return found
 
 
 def detect(detector: nn.Module, images: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:

@@ -68,6 +68,15 @@ def input_channels(model: nn.Module) -> int:
     return next((conv.in_channels for conv in convs), 3)
 
 
+def stages_of(roi_head: nn.Module) -> dict[str, tuple[list, list]]:
+    """Extractors and heads of boxes and masks, by stage; a cascade has several."""
+    found = {}
+    for kind in ("bbox", "mask")[: 1 + roi_head.with_mask]:
+        parts = [getattr(roi_head, f"{kind}_{name}") for name in ("roi_extractor", "head")]
+        found[kind] = [list(p) if isinstance(p, nn.ModuleList) else [p] for p in parts]
+    return found
+
+
 def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
     """One image through all layers that a prediction uses.
 
@@ -87,17 +96,12 @@ def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
         model.bbox_head(maps)
         return
     model.rpn_head(maps)
-    heads = [(model.roi_head, "bbox", BOX_ROIS)]
-    if model.roi_head.with_mask:
-        heads.append((model.roi_head, "mask", MASK_ROIS))
-    for parent, name, count in heads:
-        parts = [getattr(parent, f"{name}_{part}") for part in ("roi_extractor", "head")]
-        # A cascade has one of each for every stage.
-        stages = zip(*parts, strict=True) if isinstance(parts[0], nn.ModuleList) else [parts]
-        for extractor, head in stages:
+    rois = dict(bbox=BOX_ROIS, mask=MASK_ROIS)
+    for kind, stages in stages_of(model.roi_head).items():
+        for extractor, head in zip(*stages, strict=True):
             # RoIAlign itself has no multiply-accumulates that are counted; its output counts.
             side = extractor.roi_layers[0].output_size
-            head(parameter.new_zeros(count, extractor.out_channels, *side))
+            head(parameter.new_zeros(rois[kind], extractor.out_channels, *side))
 
 
 def measure(cfg: Config, size: tuple[int, int] | None = None) -> Complexity:
