@@ -13,9 +13,9 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
+from mmdualtoken.config_files import TASKS
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.runner import Model
-from mmdualtoken.inference.model import TASKS
 
 
 @MODELS.register_module()

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.config_files import scope_of
 from mmdualtoken.export.complexity import count_macs, count_parameters
 
 IMAGE_SIZES = {"mmpretrain": (224, 224), "mmdet": (800, 1280), "mmseg": (512, 512)}
@@ -36,21 +36,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def check_scope(cfg: Config) -> str:
-    """The config's toolbox.
-
-    Raises:
-        InputError: it is none of those whose models can be measured.
-    """
-    scope = cfg.get("default_scope")
-    if scope not in IMAGE_SIZES:
-        raise InputError(
-            f"{cfg.filename} has default_scope {scope!r}; one of {', '.join(IMAGE_SIZES)} can be "
-            "measured."
-        )
-    return scope
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -118,7 +103,7 @@ def measure(cfg: Config, size: tuple[int, int] | None = None) -> Complexity:
     Raises:
         InputError: the config is of another toolbox.
     """
-    scope = check_scope(cfg)
+    scope = scope_of(cfg)
     size = size or IMAGE_SIZES[scope]
     model = build_model(cfg)
     params = count_parameters(model)

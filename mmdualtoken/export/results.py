@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmdualtoken.config_files import type_name
+from mmdualtoken.config_files import TASKS, type_name
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.detection import check_detector, detect
 from mmdualtoken.export.measure import input_channels
-from mmdualtoken.inference.model import TASKS, test_dataset
+from mmdualtoken.inference.model import test_dataset
 
 #: Where the network's own outputs are the way out.
 RAW_REMEDY = "Write the network's own outputs with --raw-outputs, and finish outside the file."

@@ -12,14 +12,12 @@ from mmengine.registry import Registry, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmdualtoken.config_files import type_name
+from mmdualtoken.config_files import scope_of, type_name
 from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError, MissingPackage
 from mmdualtoken.weights.checkpoints import load_file
 from mmdualtoken.weights.fitting import dataset_meta, match_tensors
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
-
-TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
 
 
 def registry(cfg: Config, name: str) -> Registry:
@@ -28,11 +26,7 @@ def registry(cfg: Config, name: str) -> Registry:
     Raises:
         InputError: the config is of no toolbox that we know, or that is not installed.
     """
-    scope = cfg.get("default_scope")
-    if scope not in TASKS:
-        raise InputError(
-            f"The config's default_scope is {scope!r}; it must be one of {', '.join(TASKS)}."
-        )
+    scope = scope_of(cfg)
     init_default_scope(scope)
     try:
         return getattr(import_module(f"{scope}.registry"), name)
