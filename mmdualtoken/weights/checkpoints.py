@@ -205,6 +205,11 @@ def load_remote(
         ) from error
 
 
+def load_any(filename: str, map_location: Any = "cpu") -> Any:
+    """Load a checkpoint from a URL by `load_remote`, from any other file by `load_file`."""
+    return (load_remote if "://" in filename else load_file)(filename, map_location)
+
+
 def refuse_unsafe_checkpoints() -> None:
     """Make MMEngine read checkpoints by `load_file` and `load_remote` from now on (torch >= 2.6).
 
