@@ -21,11 +21,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmdualtoken.cli import find_config, run_tool
+from mmdualtoken.cli import find_config, read_config, run_tool
 from mmdualtoken.errors import InputError
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
 from mmdualtoken.weights.pretrained import load_backbone
@@ -112,7 +111,7 @@ def build(args: argparse.Namespace) -> tuple[DualTokenViT, nn.Module | None]:
         raise InputError("--config and --checkpoint are needed together, or neither.")
     head = None
     if args.config:
-        cfg = Config.fromfile(find_config(args.config)).model.backbone
+        cfg = read_config(find_config(args.config)).model.backbone
         model = MODELS.build(cfg)
         if not isinstance(model, DualTokenViT):
             raise InputError(f"{args.config} has a backbone of type {cfg.type}, not DualTokenViT.")

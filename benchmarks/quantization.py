@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from suite.machine import describe
 from suite.peers import choose, randomise
 from suite.results import keep, new_folder, show
@@ -28,7 +27,7 @@ from suite.timing import alternate, ratio
 from suite.variants import fuse
 from torch import nn
 
-from mmdualtoken.cli import find_config, run_tool
+from mmdualtoken.cli import find_config, read_config, run_tool
 from mmdualtoken.export import raw_outputs as export
 from mmdualtoken.export.formats import Onnx
 from mmdualtoken.export.measure import build_model
@@ -59,7 +58,7 @@ def write(name: str, whole: bool, shape: list[int], folder: Path) -> tuple[Path,
     file, images = folder / "model.onnx", torch.randn(1, 3, *shape)
     torch.manual_seed(0)
     if whole:
-        cfg = Config.fromfile(find_config(name))
+        cfg = read_config(find_config(name))
         outputs = Results(randomise(build_model(cfg)), cfg).eval()
     else:
         model = randomise(choose([name])[0].classifier()).eval()

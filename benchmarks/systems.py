@@ -25,7 +25,7 @@ from suite.timing import alternate, ratio
 from suite.variants import DTYPES, VARIANTS, inference
 from torch import nn
 
-from mmdualtoken.cli import find_config, run_tool
+from mmdualtoken.cli import find_config, read_config, run_tool
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, measure
 from mmdualtoken.export.raw_outputs import RawOutputs
@@ -144,7 +144,7 @@ def step_of(cfg: Config, variant: str, shape: tuple[int, int], args: argparse.Na
 
 def compare(system: str, args: argparse.Namespace) -> list[dict]:
     """One row per backbone and variant, fastest first."""
-    configs = {n: Config.fromfile(find_config(path)) for n, path in SYSTEMS[system].items()}
+    configs = {n: read_config(find_config(path)) for n, path in SYSTEMS[system].items()}
     shape, device = shape_of(system, args), torch.device(args.device)
     reference = (next(iter(configs)), "eager")
     functions = {

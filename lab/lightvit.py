@@ -24,13 +24,12 @@ class LightViTAttention(WindowAttention):
     Args:
         embed_dims: channels C.
         num_heads: number of heads; divides C.
-        window_size: side w of a window, in cells.
     """
 
     uses_tokens, grid = True, False  # the backbone's learned tokens form no grid
 
-    def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7):
-        super().__init__(embed_dims, num_heads, window_size)
+    def __init__(self, embed_dims: int, num_heads: int):
+        super().__init__(embed_dims, num_heads)
         self.kv_global = nn.Linear(embed_dims, 2 * embed_dims)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -219,6 +219,8 @@ def write_scenes(
 ) -> dict[str, Any]:
     """Write a train and a val set of scenes below the directory `out`.
 
+    coco: {train,val}2017/*.jpg and annotations/instances_*.json; ade20k: {images,annotations}/
+    {training,validation}/*, see `label_map`; imagenet: {train,val}/CLASS/*.jpg, of one object each.
     A set that is complete is left as it is; one that was interrupted is made again.
 
     Args:
@@ -255,18 +257,3 @@ def write_scenes(
     _write_json(out / DONE, {"arguments": arguments, "counts": tally})
     (out / PARTIAL).unlink(missing_ok=True)
     return {"written": True, "counts": dict(tally)}
-
-
-def write_coco(out: str | os.PathLike, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Write {train,val}2017/*.jpg and annotations/instances_*.json; see `write_scenes`."""
-    return write_scenes("coco", out, *args, **kwargs)
-
-
-def write_ade20k(out: str | os.PathLike, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Write {images,annotations}/{training,validation}/*; see `write_scenes` and `label_map`."""
-    return write_scenes("ade20k", out, *args, **kwargs)
-
-
-def write_imagenet(out: str | os.PathLike, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Write {train,val}/CLASS/*.jpg with one object an image; see `write_scenes`."""
-    return write_scenes("imagenet", out, *args, **kwargs)

@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 
 from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path, suggest
 from mmdualtoken.config_variables import unused_changes
-from mmdualtoken.errors import InputError, explain, print_stderr
+from mmdualtoken.errors import InputError, MissingPackage, explain, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
     UNSAFE_FLAG,
@@ -67,15 +67,12 @@ def find_config(name: str) -> Path:
     """Find a config file, as named or by its name in this project.
 
     A clone keeps the configs of other models in lab/: 'configs/mmdet/maskrcnn_r50_1x.py' and
-    'mmdet/maskrcnn_r50_1x.py' both name lab/configs/mmdet/maskrcnn_r50_1x.py. Their models that are
-    in lab/, too, can be imported from now on. Shipped weights, such as 'mmdualtoken://tiny', name
-    the config that they are of.
+    'mmdet/maskrcnn_r50_1x.py' both name lab/configs/mmdet/maskrcnn_r50_1x.py. Shipped weights, such
+    as 'mmdualtoken://tiny', name the config that they are of.
 
     Raises:
         InputError: there is none; the message names the nearest ones.
     """
-    if str(PROJECT_ROOT) not in sys.path:
-        sys.path.append(str(PROJECT_ROOT))  # for custom_imports of lab.lightvit
     if name.startswith(SCHEME):
         return Path(config_path(weights_info(name)["config"]))
     folders = (*FOLDERS, RIVALS)
@@ -90,6 +87,19 @@ def find_config(name: str) -> Path:
     )
 
 
+def read_config(file: Path) -> Config:
+    """Read a config file; its custom_imports may name a module of the clone, as lab.lightvit."""
+    root, path = str(PROJECT_ROOT), sys.path
+    added = root not in path
+    if added:
+        path.append(root)
+    try:
+        return Config.fromfile(file)
+    finally:
+        if added:
+            path.remove(root)
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and merge what every tool's arguments say into it.
 
@@ -100,7 +110,7 @@ def load_config(args: argparse.Namespace) -> Config:
         allow_unsafe_checkpoints()
     path = find_config(args.config)
     try:
-        cfg = Config.fromfile(path)
+        cfg = read_config(path)
         if args.cfg_options is not None:
             cfg.merge_from_dict(args.cfg_options)
     except Exception as error:  # a config is code: its errors are of any kind
@@ -164,8 +174,8 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        own = "pip install" in str(error)  # it names the package itself
-        print_error((None if own else explain(error.__cause__)) or str(error))
+        known = None if isinstance(error, MissingPackage) else explain(error.__cause__)
+        print_error(known or str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         print_stderr("\nStopped by Ctrl-C.")

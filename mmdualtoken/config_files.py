@@ -15,6 +15,8 @@ FOLDERS = (PACKAGE / ".mim" / "configs", PACKAGE.parent / "configs")
 RIVALS = PROJECT_ROOT / "lab" / "configs"
 #: The optimizer, for the `_base_` of any config.
 MUON = "_base_/muon.py"
+#: By toolbox: what its models do.
+TASKS = {"mmpretrain": "classification", "mmdet": "detection", "mmseg": "segmentation"}
 LIST_ALL = "python -c 'import mmdualtoken; print(*mmdualtoken.list_configs(), sep=\"\\n\")'"
 
 
@@ -22,6 +24,20 @@ def type_name(cfg: Mapping) -> str:
     """Return a config's type, a name or a class, as a name without its scope."""
     kind = cfg.get("type")
     return getattr(kind, "__name__", str(kind)).split(".")[-1]
+
+
+def scope_of(cfg: Mapping) -> str:
+    """Return the toolbox of a whole config, such as 'mmdet'.
+
+    Raises:
+        InputError: it is none of `TASKS`.
+    """
+    scope = cfg.get("default_scope")
+    if scope not in TASKS:
+        raise InputError(
+            f"The config's default_scope is {scope!r}; it must be one of {', '.join(TASKS)}."
+        )
+    return scope
 
 
 def _folder() -> Path:

@@ -32,6 +32,10 @@ class InputError(Exception):
     """
 
 
+class MissingPackage(InputError):
+    """A package is not installed; the message names it and how to install it."""
+
+
 class WrongValue(InputError, ValueError):
     """An argument of a model, or what it is given, has a value that is not allowed."""
 

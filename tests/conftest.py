@@ -68,13 +68,13 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """A folder with data/scenes, data/ade and data/imagenet, small."""
-    from lab.scene_writers import write_ade20k, write_coco, write_imagenet
+    from lab.scene_writers import write_scenes
 
     root = tmp_path_factory.mktemp("project")
     size = dict(num_train=8, num_val=6, size_range=(96, 128))
-    write_coco(root / "data/scenes", **size)
-    write_ade20k(root / "data/ade", **size)
-    write_imagenet(root / "data/imagenet", **size)
+    write_scenes("coco", root / "data/scenes", **size)
+    write_scenes("ade20k", root / "data/ade", **size)
+    write_scenes("imagenet", root / "data/imagenet", **size)
     return root
 
 

@@ -7,15 +7,15 @@ from mmengine.config import Config
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from lab.scene_writers import write_ade20k, write_coco, write_imagenet
+from lab.scene_writers import write_scenes
 from mmdualtoken.data.check import ERROR, check_config, check_data
 from mmdualtoken.errors import InputError
 
 CONFIGS = Path(__file__).parent / "configs"
 TASKS = {
-    "detection": ("maskrcnn_narrow", write_coco, "data/scenes"),
-    "segmentation": ("fcn_narrow", write_ade20k, "data/ade"),
-    "classification": ("classifier_narrow", write_imagenet, "data/imagenet"),
+    "detection": ("maskrcnn_narrow", "coco", "data/scenes"),
+    "segmentation": ("fcn_narrow", "ade20k", "data/ade"),
+    "classification": ("classifier_narrow", "imagenet", "data/imagenet"),
 }
 # The first training image of each.
 DETECTION_IMAGE = "data/scenes/train2017/000000000001.jpg"
@@ -32,8 +32,8 @@ FIRST_IMAGES = dict(
 def write_data(*tasks):
     """Write the data of tasks below the working directory: 4 + 4 images of 64 to 80 px."""
     for task in tasks:
-        _, write, folder = TASKS[task]
-        write(Path(folder), num_train=4, num_val=4, size_range=(64, 80))
+        _, layout, folder = TASKS[task]
+        write_scenes(layout, folder, num_train=4, num_val=4, size_range=(64, 80))
 
 
 def config_file(task):

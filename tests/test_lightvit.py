@@ -1,7 +1,6 @@
 """LightViT, the rival in lab/: its attention against plain loops, its size, its reach."""
 
 import sys
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from mmengine.config import Config
 from narrow import ROOT
 
 from lab.lightvit import LightViTAttention, LightViTBlock
-from mmdualtoken.cli import find_config
+from mmdualtoken.cli import find_config, read_config
 from mmdualtoken.export.measure import measure
 
 
@@ -71,9 +70,15 @@ def test_size(config, params, macs):
     assert counted.macs == pytest.approx(macs, rel=0.001)
 
 
-def test_tools_can_import_it(monkeypatch):
-    """Tools start with tools/ on the path instead of the clone."""
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if Path(p).resolve() != ROOT])
-    assert PathFinder.find_spec("lab", sys.path) is None
-    find_config("mmpretrain/lightvit_t_in1k.py")
-    assert PathFinder.find_spec("lab", sys.path)
+def test_tools_can_import_it(monkeypatch, tmp_path):
+    """Tools start with tools/ on the path instead of the clone, and copy configs to a work dir."""
+    before = [p for p in sys.path if Path(p).resolve() != ROOT]
+    monkeypatch.setattr(sys, "path", [*before])
+    for name in [name for name in sys.modules if name.split(".")[0] == "lab"]:
+        monkeypatch.delitem(sys.modules, name)
+    file = tmp_path / "copy.py"
+    file.write_text("custom_imports = dict(imports=['lab.scenes'], allow_failed_imports=False)")
+    with pytest.raises(ImportError):
+        Config.fromfile(file)
+    read_config(file)
+    assert sys.path == before

@@ -62,3 +62,14 @@ def test_nothing_is_replaced_and_bad_input_is_named(trained, tool):
         status, printed = tool("publish_model", checkpoint, out)
         assert status == 2 and said in printed and "Traceback" not in printed
     assert sorted(os.listdir()) == before and Path("there.pth").read_text() == "mine"
+
+
+def test_file_that_runs_code_if_allowed(trained, tool):
+    """The next run of the tool refuses it again."""
+    torch.save(dict(state_dict=trained, payload=Runs()), "unsafe.pth")
+    status, printed = tool("publish_model", "unsafe.pth", "a.pth", "--allow-unsafe-checkpoints")
+    assert status == 0 and "ANY CODE" in printed, printed
+    assert set(load_file("a.pth")["state_dict"]) == set(trained)
+    Path("pwned").rmdir()
+    status, printed = tool("publish_model", "unsafe.pth", "b.pth")
+    assert status == 2 and "could run code" in printed and not Path("pwned").exists()

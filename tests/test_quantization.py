@@ -131,7 +131,7 @@ def test_metric_of_some_images(onnx, project):
         ("model.onnx model.onnx", "model.onnx exists already"),
         ("model.onnx small.onnx --max-drop 1", "--max-drop is for .xml files"),
         ("model.onnx small.onnx --metric mIoU", "--metric is the metric of --max-drop"),
-        ("model.onnx small.onnx --images 0", "--images 0: at least one"),
+        ("model.onnx small.onnx --images 0", "--images: received 0; allowed is 1 or more"),
         (
             "model.onnx small.onnx --cfg-options val_dataloader.dataset.indices=0",
             "has no image left: indices=0",

@@ -1,6 +1,7 @@
 """What exact resume rests on: data from any batch on, random numbers that belong to a draw."""
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from mmdualtoken.training import exact_resume
 from mmdualtoken.training.resumable_data import (
     ResumableBatches,
     SampleRequest,
-    SeededItems,
+    load_items,
     seed_all,
 )
 
@@ -94,7 +95,7 @@ def test_order_is_that_of_the_sampler():
 def test_random_numbers_belong_to_the_draw(workers):
     """Whatever was drawn before, in this process or a worker."""
     dataset = Items()
-    dataset.__getitems__ = SeededItems(dataset)
+    dataset.__getitems__ = partial(load_items, dataset)
     batches = batches_of(DefaultSampler, dataset)
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
     first = list(loader)
@@ -109,8 +110,7 @@ def test_random_numbers_belong_to_the_draw(workers):
 
 
 def test_items_without_a_draw_are_left_alone():
-    dataset = Items()
-    load = SeededItems(dataset)
+    load = partial(load_items, Items())
     random.seed(0)
     expected = random.random()
     random.seed(0)

@@ -33,7 +33,7 @@ def many() -> list[scenes.Scene]:
 @pytest.fixture(scope="module")
 def coco_set(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("coco")
-    scene_writers.write_coco(out, num_train=60, num_val=2)
+    scene_writers.write_scenes("coco", out, num_train=60, num_val=2)
     return out
 
 
@@ -154,7 +154,7 @@ def test_polygons_keep_holes_and_pieces():
 
 
 def test_ade20k_label_maps_agree_with_the_scenes(tmp_path):
-    scene_writers.write_ade20k(tmp_path, 3, 2, 0, SIZES)
+    scene_writers.write_scenes("ade20k", tmp_path, 3, 2, 0, SIZES)
     for split, folder, count in (("train", "training", 3), ("val", "validation", 2)):
         maps = sorted((tmp_path / "annotations" / folder).glob("*.png"))
         images = sorted((tmp_path / "images" / folder).glob("*.jpg"))
@@ -170,7 +170,7 @@ def test_ade20k_label_maps_agree_with_the_scenes(tmp_path):
 
 
 def test_imagenet_layout_has_all_classes_and_one_object_an_image(tmp_path):
-    result = scene_writers.write_imagenet(tmp_path, 8, 4, 0, SIZES)
+    result = scene_writers.write_scenes("imagenet", tmp_path, 8, 4, 0, SIZES)
     for split, count in (("train", 2), ("val", 1)):
         folders = {p.name: len(list(p.glob("*.jpg"))) for p in (tmp_path / split).iterdir()}
         assert folders == dict.fromkeys(scenes.CLASSES, count)
@@ -180,10 +180,10 @@ def test_imagenet_layout_has_all_classes_and_one_object_an_image(tmp_path):
 
 
 def test_second_call_changes_nothing(tmp_path):
-    first = scene_writers.write_coco(tmp_path, 2, 1, 0, SIZES)
+    first = scene_writers.write_scenes("coco", tmp_path, 2, 1, 0, SIZES)
     image = tmp_path / "train2017" / "000000000001.jpg"
     image.write_bytes(b"changed")  # a rewrite would undo this
-    second = scene_writers.write_coco(tmp_path, 2, 1, 0, SIZES)
+    second = scene_writers.write_scenes("coco", tmp_path, 2, 1, 0, SIZES)
     assert first["written"] and not second["written"]
     assert first["counts"] == second["counts"] and first["counts"]["images"] == 3
     assert image.read_bytes() == b"changed"
@@ -199,25 +199,25 @@ def test_second_call_changes_nothing(tmp_path):
 def test_other_files_are_refused_and_kept(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match=f"{name}.*another directory"):
-        scene_writers.write_coco(tmp_path, 2, 1, 0, SIZES)
+        scene_writers.write_scenes("coco", tmp_path, 2, 1, 0, SIZES)
     assert contents(tmp_path) == {name: b"mine"}
     with pytest.raises(FileExistsError, match="is a file"):
-        scene_writers.write_coco(tmp_path / name, 2, 1, 0, SIZES)
+        scene_writers.write_scenes("coco", tmp_path / name, 2, 1, 0, SIZES)
 
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_sets_with_other_arguments_are_refused_and_kept(tmp_path, complete):
-    scene_writers.write_coco(tmp_path, 2, 1, 0, SIZES)
+    scene_writers.write_scenes("coco", tmp_path, 2, 1, 0, SIZES)
     if not complete:
         (tmp_path / scene_writers.DONE).rename(tmp_path / scene_writers.PARTIAL)
     before = contents(tmp_path)
     with pytest.raises(FileExistsError, match="'seed': 0.*'seed': 1"):
-        scene_writers.write_coco(tmp_path, 2, 1, 1, SIZES)
+        scene_writers.write_scenes("coco", tmp_path, 2, 1, 1, SIZES)
     assert contents(tmp_path) == before
 
 
 def test_interrupted_set_is_completed(tmp_path, monkeypatch):
-    scene_writers.write_coco(tmp_path / "whole", 3, 1, 0, SIZES)
+    scene_writers.write_scenes("coco", tmp_path / "whole", 3, 1, 0, SIZES)
     render = scenes.render_scene
 
     def fail_at_the_third(seed, split, index, *args):
@@ -227,14 +227,14 @@ def test_interrupted_set_is_completed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scene_writers, "render_scene", fail_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        scene_writers.write_coco(tmp_path / "part", 3, 1, 0, SIZES)
+        scene_writers.write_scenes("coco", tmp_path / "part", 3, 1, 0, SIZES)
     assert set(contents(tmp_path / "part")) == {
         scene_writers.PARTIAL,
         "train2017/000000000001.jpg",
         "train2017/000000000002.jpg",
     }
     monkeypatch.undo()
-    assert scene_writers.write_coco(tmp_path / "part", 3, 1, 0, SIZES)["written"]
+    assert scene_writers.write_scenes("coco", tmp_path / "part", 3, 1, 0, SIZES)["written"]
     assert contents(tmp_path / "part") == contents(tmp_path / "whole")
 
 

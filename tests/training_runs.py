@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from lab.scene_writers import write_ade20k, write_coco, write_imagenet
+from lab import scene_writers
 from mmdualtoken.weights.checkpoints import load_file
 
 torch.set_num_threads(1)
@@ -149,10 +149,11 @@ def train(folder: Path, cfg: Config, name: str | Path, *args, tool: str = "train
 def write_scenes(folder: Path, count: int) -> None:
     """Write `count` images of each task below `folder`/data."""
     size = dict(num_train=count, num_val=2, size_range=(96, 128))
-    write_coco(folder / "data/scenes", **size)
-    write_ade20k(folder / "data/ade", **size)
+    scene_writers.write_scenes("coco", folder / "data/scenes", **size)
+    scene_writers.write_scenes("ade20k", folder / "data/ade", **size)
     # One of each class: mmpretrain cannot draw a prediction whose class has no folder.
-    write_imagenet(folder / "data/imagenet", **{**size, "num_val": 4})
+    size["num_val"] = 4
+    scene_writers.write_scenes("imagenet", folder / "data/imagenet", **size)
 
 
 def write_config(cfg: Config, path: Path) -> Path:

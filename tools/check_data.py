@@ -26,7 +26,6 @@ MAX_WORKERS = 8
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -86,7 +85,6 @@ def show(reports: list[check.Report], max_warnings: int) -> None:
 
 
 def main() -> None:
-    """Check, print, and end with the status."""
     args = parse_args()
     if args.json is not None:
         check_new_file(args.json, "--json")

@@ -19,6 +19,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.config_files import scope_of
 from mmdualtoken.errors import InputError
 from mmdualtoken.export import raw_outputs as export
 from mmdualtoken.export import runner
@@ -26,7 +27,7 @@ from mmdualtoken.export.breakdown import shape_of_config
 from mmdualtoken.export.compare import MARGIN, compare, packed, photos
 from mmdualtoken.export.deployed import DeployedModel
 from mmdualtoken.export.formats import FORMATS, RUNTIMES
-from mmdualtoken.export.measure import build_model, check_scope
+from mmdualtoken.export.measure import build_model
 from mmdualtoken.export.results import Results, pipeline_steps
 from mmdualtoken.files import check_file
 from mmdualtoken.inference import load_model
@@ -34,7 +35,6 @@ from mmdualtoken.weights.checkpoints import UNSAFE_FLAG, UNSAFE_TEXT
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file; 'none' for random weights, to try")
@@ -188,7 +188,7 @@ def main() -> None:
     file_format = format_of(args)
     with contextlib.redirect_stdout(sys.stderr):  # what imported packages have to say
         cfg = load_config(args)
-        scope = check_scope(cfg)
+        scope = scope_of(cfg)
         model, classes = load(cfg, args.checkpoint)
         if ends_in_results(args):
             eager = Results(model, cfg, args.raw).eval()

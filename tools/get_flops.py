@@ -20,7 +20,6 @@ from mmdualtoken.files import check_new_file
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_config_arguments(parser)
     parser.add_argument(

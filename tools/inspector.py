@@ -14,7 +14,7 @@ from types import ModuleType
 from mmengine.config import DictAction
 
 from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import MissingPackage
 from mmdualtoken.inference.inspector.inspected_model import InspectedModel
 
 
@@ -61,14 +61,14 @@ def import_server() -> ModuleType:
     """Import the page's server.
 
     Raises:
-        InputError: Gradio is not installed; the message says how to install it.
+        MissingPackage: Gradio is not installed; the message says how to install it.
     """
     try:
         import gradio  # noqa: F401
 
         from mmdualtoken.inference.inspector import server
     except ImportError as error:
-        raise InputError(
+        raise MissingPackage(
             f"The inspector's page needs Gradio, which cannot be imported ({error}). In a clone: "
             "python -m pip install -r requirements/inspector.txt; elsewhere: "
             'python -m pip install "mmdualtoken[inspector]".'

@@ -163,8 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run_tool(main)
-    except KeyboardInterrupt:
-        print("\npredict: interrupted; results so far are kept.", file=sys.stderr)
-        sys.exit(130)
+    run_tool(main)

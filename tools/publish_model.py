@@ -16,14 +16,18 @@ from mmdualtoken.cli import run_tool
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_new_file, replace_file
 from mmdualtoken.version import __version__
-from mmdualtoken.weights.checkpoints import UNSAFE_FLAG, UNSAFE_TEXT, load_file
+from mmdualtoken.weights.checkpoints import (
+    UNSAFE_FLAG,
+    UNSAFE_TEXT,
+    allow_unsafe_checkpoints,
+    load_file,
+)
 from mmdualtoken.weights.pretrained import tensors_of
 
 FORMATS = (".safetensors", ".pth")
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="checkpoint that training wrote")
     parser.add_argument("out", metavar="FILE", help="file to write: NAME.safetensors or NAME.pth")
@@ -49,6 +53,8 @@ def main() -> None:
     out = Path(args.out)
     if out.suffix not in FORMATS:
         raise InputError(f"{out}: the ending says the format; allowed: {', '.join(FORMATS)}.")
+    if args.allow_unsafe_checkpoints:
+        allow_unsafe_checkpoints()
     checkpoint = load_file(args.checkpoint, "cpu")
     tensors = dict(tensors_of(checkpoint, args.checkpoint))
     found = checkpoint.get("meta") if isinstance(checkpoint, dict) else None

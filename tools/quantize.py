@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmdualtoken.cli import add_config_arguments, load_config, run_tool
+from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.deployed import load_deployed
 from mmdualtoken.export.quantization import QUANTIZERS, ValidationData, check_quantized
@@ -19,13 +19,15 @@ from mmdualtoken.files import check_file, check_new_file
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("file", help="exported model, .onnx, that ends in results")
     parser.add_argument("out", metavar="OUT", help="file to write: NAME.onnx or NAME.xml")
     parser.add_argument(
-        "--images", type=int, default=300, help="validation images for the scales (%(default)s)"
+        "--images",
+        type=number(int, 1),
+        default=300,
+        help="validation images for the scales (%(default)s)",
     )
     parser.add_argument(
         "--max-drop",
@@ -42,8 +44,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.suffix not in QUANTIZERS:
         raise InputError(f"{out}: the ending says the format; allowed: {', '.join(QUANTIZERS)}.")
-    if args.images < 1:
-        raise InputError(f"--images {args.images}: at least one is needed.")
     if args.max_drop is not None and out.suffix != ".xml":
         raise InputError(
             "--max-drop is for .xml files: NNCF, OpenVINO's quantiser, has the search."

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from mmengine.config import Config
 
-from mmdualtoken.cli import find_config
+from mmdualtoken.cli import find_config, read_config
 from mmdualtoken.errors import InputError
 
 from .records import MUON
@@ -206,12 +206,12 @@ def _real(task: Task, row: Row) -> Config:
     toolbox = task.real.split("/")[0]
     name = row.backbone[toolbox]
     if (toolbox, name) == ("mmpretrain", "pvt_v2_b0"):  # no real config: its maps come in a list
-        cfg = Config.fromfile(find_config(task.real.format("resnet18")))
-        pvt = Config.fromfile(find_config("mmdet/retinanet_pvt_v2_b0_1x.py"))
+        cfg = read_config(find_config(task.real.format("resnet18")))
+        pvt = read_config(find_config("mmdet/retinanet_pvt_v2_b0_1x.py"))
         cfg.model.backbone = dict(pvt.model.backbone, type="PVTv2ForClassification")
         cfg.model.head.in_channels = 256
         return cfg
-    return Config.fromfile(find_config(task.real.format(name)))
+    return read_config(find_config(task.real.format(name)))
 
 
 def swap_backbone(cfg: Config, task: Task, row: Row) -> None:

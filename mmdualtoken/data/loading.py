@@ -6,8 +6,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import mmcv
 import numpy as np
@@ -63,15 +62,6 @@ def _pillow_says(content: bytes) -> str | None:
     except Exception as error:  # of many kinds, by format
         return f"is cut off or damaged ({error})"
     return None
-
-
-@contextmanager
-def one_worker_at_a_time() -> Iterator[None]:
-    """Hold a lock that all processes know, and that ends with a process that is killed."""
-    with open(__file__) as file:
-        with suppress(OSError):  # a storage without locks: two may then log the same file
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def decode(path: str, content: bytes, flag: str = "color", backend: str = "cv2") -> np.ndarray:
@@ -160,7 +150,10 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
                     f"{error}. `python tools/check_data.py CONFIG` finds all broken files; "
                     "on_error='skip' of CheckedLoadImageFromFile trains without them."
                 ) from error
-            with one_worker_at_a_time():
+            # One worker at a time, by a lock that all know, and that ends with a killed process.
+            with open(__file__) as lock:
+                with suppress(OSError):  # a storage without locks: two may then log the same file
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 self._skip(str(error))
             return None
         results["img"] = image.astype(np.float32) if self.to_float32 else image

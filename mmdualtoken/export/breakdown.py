@@ -8,6 +8,8 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmdualtoken.config_files import scope_of
+from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.complexity import count_parameters, counter_of_macs
 from mmdualtoken.export.measure import (
@@ -15,7 +17,6 @@ from mmdualtoken.export.measure import (
     IMAGE_SIZES,
     MASK_ROIS,
     build_model,
-    check_scope,
     forward_once,
     quiet,
 )
@@ -67,11 +68,9 @@ def shape_of_config(cfg: Config) -> tuple[tuple[int, int], str]:
 
     Test pipelines that keep the ratio of sides have no single size: the field's usual one then.
     """
-    scope = check_scope(cfg)
+    scope = scope_of(cfg)
     dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    steps = dataset.get("pipeline") or []
+    steps = next(innermost_datasets(dataset)).get("pipeline") or []
     found = None
     for step in steps:
         size = step.get("crop_size") or step.get("scale")
@@ -185,7 +184,7 @@ def break_down(cfg: Config, size: tuple[int, int]) -> Breakdown:
     Raises:
         InputError: the config is of another toolbox, or the model cannot take images of that size.
     """
-    scope = check_scope(cfg)
+    scope = scope_of(cfg)
     model = build_model(cfg)
     with quiet():
         try:

@@ -13,9 +13,9 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
+from mmdualtoken.config_files import TASKS
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.runner import Model
-from mmdualtoken.inference.model import TASKS
 
 
 @MODELS.register_module()
@@ -61,20 +61,17 @@ class DeployedModel(BaseModel):
             from mmpretrain.structures import DataSample
 
             data_samples = [DataSample() for _ in inputs]
-        inputs = [self.without_padding(*pair) for pair in zip(inputs, data_samples, strict=True)]
-        images = [np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()) for image in inputs]
-        found: list = []
+        images, found = [], []
+        for image, sample in zip(inputs, data_samples, strict=True):
+            # Without the padding that its neighbours in the batch made necessary.
+            height, width = sample.metainfo.get("img_shape", image.shape[1:])[:2]
+            image = image[:, :height, :width].cpu().permute(1, 2, 0)
+            images.append(np.ascontiguousarray(image.numpy()))
         for _, group in groupby(images, key=lambda image: image.shape):
             found += self.file.infer(list(group))
         for sample, outputs in zip(data_samples, found, strict=True):
             getattr(self, f"_set_{self.file.task}")(sample, *outputs)
         return list(data_samples)
-
-    @staticmethod
-    def without_padding(image: Tensor, sample: BaseDataElement) -> Tensor:
-        """The image without what its neighbours in the batch made necessary."""
-        height, width = sample.metainfo.get("img_shape", image.shape[1:])[:2]
-        return image[:, :height, :width]
 
     def _set_detection(self, sample: BaseDataElement, dets: np.ndarray, *rest: np.ndarray) -> None:
         ratio = np.tile(np.asarray(sample.metainfo["scale_factor"], np.float32), 2)[:4]

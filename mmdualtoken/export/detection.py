@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from mmdualtoken.errors import InputError
+from mmdualtoken.export.measure import stages_of
 
 INT64_MAX = 2**63 - 1
 
@@ -252,15 +253,6 @@ def from_roi_head(
     return boxes, scores, label, masks.view(batch, -1, *side)
 
 
-def stages_of(roi_head: nn.Module) -> dict[str, tuple[list, list]]:
-    """Extractors and heads of boxes and masks, by stage."""
-    found = {}
-    for kind in ("bbox", "mask")[: 1 + roi_head.with_mask]:
-        parts = [getattr(roi_head, f"{kind}_{name}") for name in ("roi_extractor", "head")]
-        found[kind] = [list(p) if isinstance(p, nn.ModuleList) else [p] for p in parts]
-    return found
-
-
 def detect(detector: nn.Module, images: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
     """Normalised, padded images (B, C, H, W) to boxes, scores, labels and, of some, masks."""
     maps = detector.extract_feat(images)
@@ -272,6 +264,21 @@ def detect(detector: nn.Module, images: Tensor, size: Sequence[int]) -> tuple[Te
     return from_roi_head(detector.roi_head, maps, boxes, scores > 0, size)
 
 
+def refuse(name: str, part: object, why: str) -> None:
+    """Refuse a part of a model whose outputs a file could not finish as its toolbox does."""
+    raise InputError(
+        f"{name} ({type(part).__name__}) {why}, so that the file cannot end in results. "
+        "Write the network's own outputs with --raw-outputs, and finish outside the file."
+    )
+
+
+def check_methods(name: str, part: object, methods: dict[str, list[type]]) -> None:
+    """Refuse a part that has methods of its own, instead of those of one of the classes."""
+    for method, kinds in methods.items():
+        if getattr(type(part), method, None) not in [getattr(kind, method) for kind in kinds]:
+            refuse(name, part, f"has its own {method}()")
+
+
 def check_detector(detector: nn.Module) -> None:
     """Check that mmdet decodes this detector's outputs as this module does.
 
@@ -280,17 +287,6 @@ def check_detector(detector: nn.Module) -> None:
     """
     from mmdet.models import dense_heads as dense
     from mmdet.models import detectors, roi_heads
-
-    def refuse(name: str, part: object, why: str) -> None:
-        raise InputError(
-            f"{name} ({type(part).__name__}) {why}, so that the file cannot end in detections. "
-            "Write the network's own outputs with --raw-outputs, and decode them yourself."
-        )
-
-    def same(name: str, part: nn.Module, methods: dict) -> None:
-        for method, kinds in methods.items():
-            if getattr(type(part), method) not in [getattr(kind, method) for kind in kinds]:
-                refuse(name, part, f"has its own {method}()")
 
     def plain_nms(name: str, part: object, cfg: dict) -> None:
         nms_cfg = dict(cfg.get("nms") or {})
@@ -306,29 +302,29 @@ def check_detector(detector: nn.Module) -> None:
             refuse(name, part, f"turns scores into classes by its {type(loss).__name__}")
 
     base = [detectors.SingleStageDetector, detectors.TwoStageDetector]
-    same("model", detector, dict(predict=base))
+    check_methods("model", detector, dict(predict=base))
     kinds = [dense.base_dense_head.BaseDenseHead]
     standard = dict(predict=kinds, predict_by_feat=kinds)
     if not hasattr(detector, "roi_head"):
         head = detector.bbox_head
-        same("bbox_head", head, {**standard, "_bbox_post_process": kinds})
-        same("bbox_head", head, dict(_predict_by_feat_single=[*kinds, dense.GFLHead]))
+        single = [*kinds, dense.GFLHead]
+        own = dict(standard, _bbox_post_process=kinds, _predict_by_feat_single=single)
+        check_methods("bbox_head", head, own)
         plain_nms("bbox_head", head, head.test_cfg)
         own_classes("bbox_head", head)
         return
-    rpn = [dense.RPNHead]
-    same("rpn_head", detector.rpn_head, {**standard, "_predict_by_feat_single": rpn})
-    plain_nms("rpn_head", detector.rpn_head, detector.rpn_head.test_cfg)
-    roi_head = detector.roi_head
+    rpn_head, roi_head = detector.rpn_head, detector.roi_head
+    check_methods("rpn_head", rpn_head, dict(standard, _predict_by_feat_single=[dense.RPNHead]))
+    plain_nms("rpn_head", rpn_head, rpn_head.test_cfg)
     kinds = [roi_heads.StandardRoIHead, roi_heads.CascadeRoIHead]
-    for method in ("predict_bbox", "predict_mask", "_bbox_forward", "_mask_forward"):
-        same("roi_head", roi_head, {method: kinds})
+    methods = ("predict_bbox", "predict_mask", "_bbox_forward", "_mask_forward")
+    check_methods("roi_head", roi_head, dict.fromkeys(methods, kinds))
     plain_nms("roi_head", roi_head, roi_head.test_cfg)
     for kind, (extractors, parts) in stages_of(roi_head).items():
         single = roi_heads.SingleRoIExtractor
         for extractor in extractors:
-            same(f"roi_head.{kind}_roi_extractor", extractor, dict(forward=[single]))
+            check_methods(f"roi_head.{kind}_roi_extractor", extractor, dict(forward=[single]))
         own = roi_heads.BBoxHead if kind == "bbox" else roi_heads.FCNMaskHead
         for part in parts:
-            same(f"roi_head.{kind}_head", part, dict(_predict_by_feat_single=[own]))
+            check_methods(f"roi_head.{kind}_head", part, dict(_predict_by_feat_single=[own]))
             own_classes(f"roi_head.{kind}_head", part)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, MissingPackage
+from mmdualtoken.export import runner
 from mmdualtoken.export.detection import onnx_nms
 from mmdualtoken.export.raw_outputs import reason_of
 
@@ -56,7 +57,7 @@ class Onnx:
 
     @classmethod
     def check(cls) -> None:
-        """Raise InputError if what ONNX or the runtime needs is missing."""
+        """Raise MissingPackage if what ONNX or the runtime needs is missing."""
         missing = []
         for name in cls.packages:
             try:
@@ -64,7 +65,7 @@ class Onnx:
             except ImportError:
                 missing.append(name)
         if missing:
-            raise InputError(
+            raise MissingPackage(
                 f"{cls.purpose} needs {', '.join(missing)}. "
                 f"Install: pip install {' '.join(missing)} "
                 f'(the tested versions: pip install ".[{cls.extra}]" in the project).'
@@ -139,19 +140,8 @@ class Onnx:
     @staticmethod
     def load(path: Path, threads: int) -> Run:
         """The file as a function of images."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-
-        def run(images: torch.Tensor) -> list[torch.Tensor]:
-            return [torch.from_numpy(out) for out in session.run(None, {"images": images.numpy()})]
-
-        return run
+        run, *_ = runner.load(str(path), "onnxruntime", threads)
+        return lambda images: [torch.from_numpy(out) for out in run(images.numpy())]
 
 
 class OpenVino(Onnx):

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.config_files import scope_of
 from mmdualtoken.export.complexity import count_macs, count_parameters
 
 IMAGE_SIZES = {"mmpretrain": (224, 224), "mmdet": (800, 1280), "mmseg": (512, 512)}
@@ -38,21 +38,6 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def check_scope(cfg: Config) -> str:
-    """The config's toolbox.
-
-    Raises:
-        InputError: it is none of those whose models can be measured.
-    """
-    scope = cfg.get("default_scope")
-    if scope not in IMAGE_SIZES:
-        raise InputError(
-            f"{cfg.filename} has default_scope {scope!r}; one of {', '.join(IMAGE_SIZES)} can be "
-            "measured."
-        )
-    return scope
-
-
 def build_model(cfg: Config) -> nn.Module:
     """The config's model in eval mode, on the CPU; pretrained weights are not loaded."""
     model = deepcopy(cfg.model)  # models write into their configs
@@ -66,6 +51,15 @@ def input_channels(model: nn.Module) -> int:
     """Channels of the images that a model takes: those of its backbone's first convolution."""
     convs = (m for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
     return next((conv.in_channels for conv in convs), 3)
+
+
+def stages_of(roi_head: nn.Module) -> dict[str, tuple[list, list]]:
+    """Extractors and heads of boxes and masks, by stage; a cascade has several."""
+    found = {}
+    for kind in ("bbox", "mask")[: 1 + roi_head.with_mask]:
+        parts = [getattr(roi_head, f"{kind}_{name}") for name in ("roi_extractor", "head")]
+        found[kind] = [list(p) if isinstance(p, nn.ModuleList) else [p] for p in parts]
+    return found
 
 
 def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
@@ -87,17 +81,12 @@ def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
         model.bbox_head(maps)
         return
     model.rpn_head(maps)
-    heads = [(model.roi_head, "bbox", BOX_ROIS)]
-    if model.roi_head.with_mask:
-        heads.append((model.roi_head, "mask", MASK_ROIS))
-    for parent, name, count in heads:
-        parts = [getattr(parent, f"{name}_{part}") for part in ("roi_extractor", "head")]
-        # A cascade has one of each for every stage.
-        stages = zip(*parts, strict=True) if isinstance(parts[0], nn.ModuleList) else [parts]
-        for extractor, head in stages:
+    rois = dict(bbox=BOX_ROIS, mask=MASK_ROIS)
+    for kind, stages in stages_of(model.roi_head).items():
+        for extractor, head in zip(*stages, strict=True):
             # RoIAlign itself has no multiply-accumulates that are counted; its output counts.
             side = extractor.roi_layers[0].output_size
-            head(parameter.new_zeros(count, extractor.out_channels, *side))
+            head(parameter.new_zeros(rois[kind], extractor.out_channels, *side))
 
 
 def measure(cfg: Config, size: tuple[int, int] | None = None) -> Complexity:
@@ -114,7 +103,7 @@ def measure(cfg: Config, size: tuple[int, int] | None = None) -> Complexity:
     Raises:
         InputError: the config is of another toolbox.
     """
-    scope = check_scope(cfg)
+    scope = scope_of(cfg)
     size = size or IMAGE_SIZES[scope]
     model = build_model(cfg)
     params = count_parameters(model)

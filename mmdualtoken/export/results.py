@@ -9,14 +9,11 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmdualtoken.config_files import type_name
+from mmdualtoken.config_files import TASKS, type_name
 from mmdualtoken.errors import InputError
-from mmdualtoken.export.detection import check_detector, detect
+from mmdualtoken.export.detection import check_detector, check_methods, detect
 from mmdualtoken.export.measure import input_channels
-from mmdualtoken.inference.model import TASKS, test_dataset
-
-#: Where the network's own outputs are the way out.
-RAW_REMEDY = "Write the network's own outputs with --raw-outputs, and finish outside the file."
+from mmdualtoken.inference.model import test_dataset
 
 
 @dataclass(frozen=True)
@@ -180,8 +177,7 @@ class Results(nn.Module):
 
         head = getattr(self.model, "head", None)
         base = MultiLabelClsHead if isinstance(head, MultiLabelClsHead) else ClsHead
-        if getattr(type(head), "predict", None) is not base.predict:
-            raise InputError(f"head ({type(head).__name__}) has its own predict(). {RAW_REMEDY}")
+        check_methods("head", head, dict(predict=[base]))
         self.many = base is MultiLabelClsHead
         self.run, self._names = self._classify, ("scores",)
         self.note = "scores (batch, classes) after " + ("sigmoid" if self.many else "softmax")
@@ -196,16 +192,10 @@ class Results(nn.Module):
 
         head = self.model.decode_head
         head = head[-1] if isinstance(head, nn.ModuleList) else head
-        if type(self.model).predict is not EncoderDecoder.predict:
-            name = type(self.model).__name__
-            raise InputError(f"model ({name}) has its own predict(). {RAW_REMEDY}")
-        if (type(head).predict, type(head).predict_by_feat) != (
-            BaseDecodeHead.predict,
-            BaseDecodeHead.predict_by_feat,
-        ):
-            raise InputError(
-                f"decode_head ({type(head).__name__}) has its own predict(). {RAW_REMEDY}"
-            )
+        check_methods("model", self.model, dict(predict=[EncoderDecoder]))
+        check_methods(
+            "decode_head", head, dict.fromkeys(("predict", "predict_by_feat"), [BaseDecodeHead])
+        )
         if self.model.test_cfg.get("mode", "whole") != "whole":
             raise InputError(
                 "The config tests by sliding a window over the image, which no graph does for all "

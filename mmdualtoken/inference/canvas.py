@@ -7,7 +7,8 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 
-from mmdualtoken.inference.model import TASKS, registry
+from mmdualtoken.config_files import TASKS
+from mmdualtoken.inference.model import registry
 
 VISUALIZERS = {
     "mmdet": ("DetLocalVisualizer", {}),

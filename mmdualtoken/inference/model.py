@@ -9,17 +9,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import Registry, init_default_scope
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmdualtoken.config_files import type_name
+from mmdualtoken.config_files import scope_of, type_name
 from mmdualtoken.data.layout import innermost_datasets
-from mmdualtoken.errors import InputError
-from mmdualtoken.weights.checkpoints import load_file
+from mmdualtoken.errors import InputError, MissingPackage
+from mmdualtoken.weights.checkpoints import load_any
 from mmdualtoken.weights.fitting import dataset_meta, match_tensors
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
-
-TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
 
 
 def registry(cfg: Config, name: str) -> Registry:
@@ -28,16 +25,12 @@ def registry(cfg: Config, name: str) -> Registry:
     Raises:
         InputError: the config is of no toolbox that we know, or that is not installed.
     """
-    scope = cfg.get("default_scope")
-    if scope not in TASKS:
-        raise InputError(
-            f"The config's default_scope is {scope!r}; it must be one of {', '.join(TASKS)}."
-        )
+    scope = scope_of(cfg)
     init_default_scope(scope)
     try:
         return getattr(import_module(f"{scope}.registry"), name)
     except ImportError as error:
-        raise InputError(
+        raise MissingPackage(
             f"The config needs {scope}, which is not installed ({error}). "
             "`python -m mmdualtoken.doctor` lists the installed versions and the remedy."
         ) from error
@@ -112,7 +105,7 @@ def load_model(cfg: Config, checkpoint: str, device: str | torch.device = "cpu")
 
     Args:
         cfg: a complete config of mmdet, mmseg or mmpretrain.
-        checkpoint: a local file, read by `load_file` (nothing in it is run), or a URL.
+        checkpoint: a local file or a URL, read by `load_any`: nothing in it is run.
         device: where the model goes.
 
     Returns:
@@ -127,10 +120,7 @@ def load_model(cfg: Config, checkpoint: str, device: str | torch.device = "cpu")
     if cfg.get("data_preprocessor") and "data_preprocessor" not in model_cfg:
         model_cfg["data_preprocessor"] = cfg.data_preprocessor  # as MMEngine's runner does
     model = revert_sync_batchnorm(registry(cfg, "MODELS").build(model_cfg))
-    if "://" in checkpoint:
-        content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
-    else:
-        content = load_file(checkpoint, "cpu")
+    content = load_any(checkpoint)
     state, missing, unknown, other = match_tensors(model, tensors_of(content, checkpoint))
     if missing or unknown or other:
         misfit = describe_misfit(model.state_dict(), state, missing, unknown, other)

@@ -11,9 +11,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from mmdualtoken.config_files import TASKS
 from mmdualtoken.data.loading import decode, read_file
 from mmdualtoken.inference.canvas import Canvas, as_rgb
-from mmdualtoken.inference.model import TASKS, split_pipeline
+from mmdualtoken.inference.model import split_pipeline
 
 
 class Preparer:

@@ -139,18 +139,14 @@ class ExactResumeHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the seeds and the position to the checkpoint."""
         meta = checkpoint["meta"]
+        sampler = getattr(runner.train_dataloader.batch_sampler, "sampler", None)
         by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
         in_epoch = meta["epoch"] == self._epoch and not by_iteration
         checkpoint[KEY] = dict(
             self._layout(runner),
-            sampler_seed=self._sampler_seed(runner),
+            sampler_seed=getattr(sampler, "seed", None),
             batch_in_epoch=meta["iter"] - self._epoch_start if in_epoch else 0,
         )
-
-    @staticmethod
-    def _sampler_seed(runner: Runner) -> int | None:
-        sampler = getattr(runner.train_dataloader.batch_sampler, "sampler", None)
-        return getattr(sampler, "seed", None)
 
     @staticmethod
     def _layout(runner: Runner) -> dict[str, int]:

@@ -5,12 +5,12 @@ from typing import Any
 
 from mmengine.registry import OPTIMIZERS
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, MissingPackage
 
 try:
     from timm.optim import Muon
 except ImportError as error:
-    raise InputError(
+    raise MissingPackage(
         "The optimizer MuonAdamW is timm's Muon, and timm 1.0.22 or later is not installed "
         f"({error}): pip install timm"
     ) from error

@@ -3,14 +3,12 @@
 from mmengine.config import Config, ConfigDict
 
 from mmdualtoken.config_files import type_name
-from mmdualtoken.training.exact_resume import ExactResumeHook
-from mmdualtoken.training.interrupt import InterruptHook
-from mmdualtoken.training.nan_loss import NanLossHook
 
 LOOPS = {
     "EpochBasedTrainLoop": "ResumableEpochLoop",
     "IterBasedTrainLoop": "ResumableIterLoop",
 }
+ADDED = ("ExactResumeHook", "NanLossHook", "InterruptHook")
 
 
 def _make_loop_resumable(loop: dict) -> None:
@@ -45,8 +43,8 @@ def add_reliability(cfg: Config, on_nan_loss: str | None = None) -> None:
         if type_name(hook) == "CheckpointHook":
             hook["type"] = "AtomicCheckpointHook"
     known = {type_name(hook) for hook in configs}
-    names = [hook.__name__ for hook in (ExactResumeHook, NanLossHook, InterruptHook)]
-    cfg.custom_hooks = hooks + [ConfigDict(type=name) for name in names if name not in known]
+    added = [name for name in ADDED if name not in known]
+    cfg.custom_hooks = hooks + [ConfigDict(type=name) for name in added]
     for hook in cfg.custom_hooks:
         if on_nan_loss is not None and isinstance(hook, dict) and type_name(hook) == "NanLossHook":
             hook["action"] = on_nan_loss

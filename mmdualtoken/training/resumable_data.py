@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,24 +45,19 @@ class SampleRequest(NamedTuple):
     key: tuple[int, ...]
 
 
-class SeededItems:
-    """A dataset's `__getitems__`: seeds all generators for each `SampleRequest`, then loads it.
+def load_items(dataset: Dataset, indices: list) -> list:
+    """A dataset's `__getitems__`: seed all generators for each `SampleRequest`, then load it.
 
     What the transforms draw then depends neither on the worker process nor on what it loaded
     before. Plain indices are loaded without seeding.
     """
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __call__(self, indices: list) -> list:
-        return [self._load(index) for index in indices]
-
-    def _load(self, index: Any) -> Any:
+    items = []
+    for index in indices:
         if isinstance(index, SampleRequest):
             seed_all(*index.key)
             index = index.index
-        return self.dataset[index]
+        items.append(dataset[index])
+    return items
 
 
 class ResumableBatches(Sampler):
@@ -194,7 +190,7 @@ def build_resumable_loader(
     # DataLoader refuses the assignment, lest its batch_size and sampler no longer describe it;
     # here they still do.
     object.__setattr__(loader, "batch_sampler", batches)
-    loader.dataset.__getitems__ = SeededItems(loader.dataset)
+    loader.dataset.__getitems__ = partial(load_items, loader.dataset)
     return loader
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -23,34 +24,27 @@ def _end_with_the_parent(parent: int) -> None:
             os._exit(0)
 
 
-class ShieldedInit:
-    """A `worker_init_fn`: keeps signals of a terminal or scheduler from the worker.
+def _shielded_init(inner: Callable[[int], Any] | None, worker: int) -> None:
+    """Keep the signals of a terminal or scheduler from a worker, then call its `worker_init_fn`.
 
     Ctrl-C reaches every process of the terminal's foreground group, and some schedulers send
     SIGTERM to every process of a job. The training process needs its workers until it has finished
     the iteration; it ends them itself.
-
-    Args:
-        inner: the worker_init_fn to call then.
     """
-
-    def __init__(self, inner: Callable[[int], Any] | None):
-        self.inner = inner
-
-    def __call__(self, worker: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, "sigtimedwait"):  # not on macOS
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            parent = (os.getppid(),)
-            threading.Thread(target=_end_with_the_parent, args=parent, daemon=True).start()
-        if self.inner is not None:
-            self.inner(worker)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        parent = (os.getppid(),)
+        threading.Thread(target=_end_with_the_parent, args=parent, daemon=True).start()
+    if inner is not None:
+        inner(worker)
 
 
 def shield_workers(loader: DataLoader) -> None:
     """Shield the workers that `loader` will start; those that run already stay as they are."""
-    if not isinstance(loader.worker_init_fn, ShieldedInit):
-        loader.worker_init_fn = ShieldedInit(loader.worker_init_fn)
+    own = loader.worker_init_fn
+    if getattr(own, "func", None) is not _shielded_init:
+        loader.worker_init_fn = partial(_shielded_init, own)
 
 
 def end_workers(loader: DataLoader | None, iterator: Any = None) -> None:

@@ -17,7 +17,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, MissingPackage
 from mmdualtoken.files import check_file
 
 # Names for allowed objects, which the histories need, came with torch 2.6. Before it torch.load
@@ -74,7 +74,7 @@ def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file as load_tensors
     except ImportError as error:
-        raise InputError(
+        raise MissingPackage(
             f"Checkpoint {path}: reading it needs the package safetensors: pip install safetensors"
         ) from error
     device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
@@ -203,6 +203,11 @@ def load_remote(
             f"Checkpoint {filename} cannot be read ({_first_line(error)}): it is cut off or no "
             f"checkpoint. Delete the copy in {torch.hub.get_dir()}/checkpoints to get it again."
         ) from error
+
+
+def load_any(filename: str, map_location: Any = "cpu") -> Any:
+    """Load a checkpoint from a URL by `load_remote`, from any other file by `load_file`."""
+    return (load_remote if "://" in filename else load_file)(filename, map_location)
 
 
 def refuse_unsafe_checkpoints() -> None:

@@ -96,11 +96,6 @@ def _is_class_layer(model: nn.Module, name: str) -> bool:
     return any(hasattr(model.get_submodule(path), "num_classes") for path in paths)
 
 
-def _other_outputs(here, there) -> bool:
-    """Return whether two shapes differ in the first dimension, the outputs, at most."""
-    return here.dim() == there.dim() > 0 and here.shape[1:] == there.shape[1:]
-
-
 def without_wrapper(own: Mapping, state: Mapping) -> Mapping:
     """Return a checkpoint's tensors without the 'module.' of a wrapped or averaged model."""
     if any(k.startswith("module.") for k in own) or not any(k.startswith("module.") for k in state):
@@ -160,7 +155,9 @@ def fit_classes(
     dropped = {
         k: len(fitted[k])
         for k in other
-        if _is_class_layer(model, k) and _other_outputs(own[k], fitted[k])
+        # They differ in the first dimension, the outputs, alone.
+        if 0 < own[k].dim() == fitted[k].dim() and own[k].shape[1:] == fitted[k].shape[1:]
+        if _is_class_layer(model, k)
     }
     wrong = [k for k in other if k not in dropped]
     if missing or unknown or wrong:

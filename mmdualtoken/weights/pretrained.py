@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
 from mmdualtoken.files import check_file
-from mmdualtoken.weights.checkpoints import load_file, load_remote
+from mmdualtoken.weights.checkpoints import load_any
 from mmdualtoken.weights.fitting import (
     COUNTER,
     describe_misfit,
@@ -29,12 +29,8 @@ OUTPUTS = ("norm0", "norm1", "norm2", "fine")
 
 
 def read_tensors(filename: str, map_location: Any = "cpu") -> dict[str, Tensor]:
-    """Return the tensors of a local file (by `load_file`) or a URL (by `load_remote`)."""
-    if "://" in filename:
-        content = load_remote(filename, map_location)
-    else:
-        content = load_file(filename, map_location)
-    return tensors_of(content, filename)
+    """Return the tensors of a checkpoint that `load_any` reads."""
+    return tensors_of(load_any(filename, map_location), filename)
 
 
 def _without_prefix(

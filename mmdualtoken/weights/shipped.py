@@ -66,7 +66,8 @@ def weights_info(name: str) -> dict[str, Any]:
         return json.loads(file.metadata()["mmdualtoken"])
 
 
-def load_shipped(filename: str, map_location: Any = "cpu") -> dict[str, Any]:
+# MMEngine logs what follows load_from_: "by shipped backend".
+def load_from_shipped(filename: str, map_location: Any = "cpu") -> dict[str, Any]:
     """Load 'mmdualtoken://NAME' as a checkpoint: float32 `state_dict` and `meta`.
 
     Raises:
@@ -83,4 +84,4 @@ def load_shipped(filename: str, map_location: Any = "cpu") -> dict[str, Any]:
 
 def register_shipped_weights() -> None:
     """Let MMEngine load 'mmdualtoken://NAME' wherever it loads a checkpoint."""
-    CheckpointLoader.register_scheme(prefixes=SCHEME, loader=load_shipped, force=True)
+    CheckpointLoader.register_scheme(prefixes=SCHEME, loader=load_from_shipped, force=True)

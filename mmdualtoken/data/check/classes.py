@@ -64,10 +64,7 @@ def name_rules(names: Any, scope: str) -> Iterator[Breach]:
     elif twice := [name for name, count in Counter(names).items() if count > 1]:
         severity, remedy = WARNING, "give each its own name to tell their results apart"
         if scope == "mmdet":
-            severity, remedy = (
-                ERROR,
-                "list each once: mmdet numbers later classes differently",
-            )
+            severity, remedy = ERROR, "list each once: mmdet numbers later classes differently"
         yield severity, "has classes of the same name", name_list(twice), remedy
 
 

@@ -13,12 +13,7 @@ from mmdualtoken.errors import InputError
 from mmdualtoken.inference import Predictor, load_model
 from mmdualtoken.inference.inspector.photo import Photo
 from mmdualtoken.inference.token_figures import picture_of
-from mmdualtoken.inference.tokens import (
-    blocks_of,
-    find_backbone,
-    inspect_tokens,
-    network_input,
-)
+from mmdualtoken.inference.tokens import blocks_of, find_backbone, inspect_tokens, network_input
 
 PREDICTION_SIDE = 1024  # px of the longer side of a drawn prediction
 TOLERANCE = 3.0  # of 255 levels; a larger error means that a placement does not fit
