@@ -54,8 +54,9 @@ def weights_info(name: str) -> dict[str, Any]:
 
     Returns:
         `config` (as `mmdualtoken.config_path` takes it), `classes`, `data` (photos per source),
-        `photos_seen`, `grown_from` (weights it began as, `small` only), `teacher`, `accuracy` (percent per validation set: `top1` and `top5` of all
-        classes, `top1_own_classes` of those in the set), `version` and `licence`.
+        `photos_seen`, `grown_from` (the weights it began as, if any), `teacher`, `accuracy`
+        (percent per validation set: `top1` and `top5` of all classes, `top1_own_classes` of those
+        in the set), `version` and `licence`.
 
     Raises:
         InputError: there are no such weights.
