@@ -256,6 +256,16 @@ def test_other_suffix():
     expect(cfg, ERROR, IMAGES, words, True)
 
 
+def test_suffix_in_capitals():
+    """mmseg trains without that image; the log of the training says so."""
+    extra = Path(IMAGES, "ADE_train_00000009.JPG")
+    extra.write_bytes(Path(SEGMENTATION_IMAGE).read_bytes())
+    expect(config("segmentation"), WARNING, str(extra), "is left out", False)
+    with log_lines() as lines:
+        check_data(config("segmentation"), "train_dataloader")
+    assert any(str(extra) in line and "img_suffix='.jpg'" in line for line in lines), lines
+
+
 def test_folder_is_empty_or_missing():
     for path in Path(IMAGES).iterdir():
         path.unlink()

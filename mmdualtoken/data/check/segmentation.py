@@ -55,6 +55,7 @@ class SegmentationCheck(DatasetCheck):
             return
         self.samples = self.toolbox_samples()
         self._check_evaluated_size()
+        self._check_unused_images()
         self.check_first_image()
         samples = [s for s in self.samples if s.get("seg_map_path")]
         chosen = samples[:: math.ceil(len(samples) / QUICK_MAPS) or 1]
@@ -113,13 +114,21 @@ class SegmentationCheck(DatasetCheck):
                 self.add(WARNING, "image is listed more than once", f"{number} times", remedy, path)
         if dataset.ann_file:
             return
+        remedy = self._check_unused_images()
         expected = {sample.get("seg_map_path") for sample in self.samples}
-        strays = [("is left out", p) for p in _files(images) if p not in listed]
-        suffix = dataset.seg_map_suffix
-        strays += [("has no image", p) for p in _files(maps, suffix) if p not in expected]
+        for path in _files(maps, dataset.seg_map_suffix):
+            if path not in expected:
+                self.add(WARNING, "has no image", "", remedy, path)
+
+    def _check_unused_images(self) -> str:
+        """Check for files beside the images that mmseg does not list; return what to do."""
+        dataset = self.dataset
         remedy = f"images end in img_suffix={dataset.img_suffix!r}; rename, remove or ignore it"
-        for kind, path in strays:
-            self.add(WARNING, kind, "", remedy, path)
+        listed = {sample["img_path"] for sample in self.samples}
+        for path in () if dataset.ann_file else _files(dataset.data_prefix.get("img_path")):
+            if path not in listed:
+                self.add(WARNING, "is left out", "", remedy, path)
+        return remedy
 
     def inspect_files(self, sample: dict, image: np.ndarray, turned: str) -> None:
         path = sample.get("seg_map_path")
