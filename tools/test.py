@@ -4,15 +4,19 @@ Or a file of tools/export.py, with the same data and metric.
 """
 
 import argparse
+from collections.abc import Sequence
 from copy import deepcopy
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.data.check import check_data
@@ -107,13 +111,21 @@ def set_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
 
 
+class DumpPredictions(DumpResults):
+    """MMEngine's, with copies of the tensors: a view would be pickled with its whole batch."""
+
+    def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
+        """Keep the predictions of a batch."""
+        super().process(data_batch, tree_map_only(Tensor, Tensor.clone, predictions))
+
+
 def dump_metric(cfg: Config, filename: str) -> DumpResults:
     """The metric that writes predictions; mmdet's own encodes masks."""
     if cfg.get("default_scope") == "mmdet":
         from mmdet.evaluation import DumpDetResults
 
         return DumpDetResults(out_file_path=filename)
-    return DumpResults(out_file_path=filename)
+    return DumpPredictions(out_file_path=filename)
 
 
 def is_exported(args: argparse.Namespace) -> bool:
