@@ -42,6 +42,7 @@ FOREIGN = {
     "python runner.py": "beside an exported file; test_export_results.py runs it",
     "pip install": "of the environment that runs this test",
     "pip wheel": "compiles for minutes",
+    "python lab/grow_weights.py": "test_grow_weights.py grows weights",
     "python benchmarks/learn.py": "trains for minutes; test_learning_records.py parses it",
     ".venv/bin/python -m pytest": "this very suite; the files exist",
     "python -m pip install -r requirements/inspector.txt": "done where this runs; the file exists",

@@ -18,6 +18,7 @@ from tasks import DETECTOR, ROOT, TASKS
 from torch import nn
 
 from mmdualtoken.errors import InputError
+from mmdualtoken.export.measure import build_model
 from mmdualtoken.training.finetuning import (
     DropClassLayersHook,
     add_class_layer_hook,
@@ -275,7 +276,7 @@ def written(tmp_path, monkeypatch):
 
 
 def test_every_block_of_the_page_is_tested():
-    assert set(BLOCKS) == {"pretrained", "layer decay", "other classes"}
+    assert set(BLOCKS) == {"pretrained", "larger backbone", "layer decay", "other classes"}
     assert PAGE.count("```python") == len(BLOCKS)
 
 
@@ -336,7 +337,18 @@ def test_page_other_classes(written):
     assert len(cfg.custom_hooks) == 1
 
 
-def test_page_kept_line(four):
-    """The counts on the page are those of the narrow detector's model."""
-    fitted, dropped = fit_classes(detector(2), four, "FILE")
+def test_page_kept_line(written):
+    """The counts on the page are those of its config."""
+    model = build_model(written("other classes"))
+    before = build_model(Config.fromfile("configs/mmdet/maskrcnn_dualtoken_s_1x.py"))
+    fitted, dropped = fit_classes(model, before.state_dict(), "FILE")
     assert f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of FILE" in PAGE
+
+
+def test_page_larger_backbone(written):
+    """The recipe with small: it takes the weights of small."""
+    cfg = written("larger backbone")
+    assert cfg.model.neck.in_channels == [64, 128, 256]
+    with log_lines() as lines:
+        MODELS.build(cfg.model.backbone).init_weights()
+    assert any("backbone tensors from mmdualtoken://small" in line for line in lines), lines
