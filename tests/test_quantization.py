@@ -17,6 +17,9 @@ from mmdualtoken.export.quantization import QUANTIZERS, ValidationData
 CLASSES = ("disc", "square", "star", "triangle")
 RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}
 
+#: The first block's MLP reads the learned tokens alone: NNCF leaves its two layers, of constants.
+CONSTANT = 2
+
 
 @pytest.fixture
 def quantizers(onnx):
@@ -48,7 +51,7 @@ def test_classifier_in_8_bits(suffix, quantizers, project, tool):
     cfg = Config.fromfile(CLASSIFIER)
     write_onnx(cfg, CLASSES)
     file, quantized, layers = quantize(tool, suffix)
-    assert quantized == layers == {".onnx": 57, ".xml": 52}[suffix]
+    assert (quantized, layers) == {".onnx": (59, 59), ".xml": (54 - CONSTANT, 54)}[suffix]
     assert operators(file).count({".onnx": "DequantizeLinear", ".xml": "FakeQuantize"}[suffix]) > 30
     exact, small = (load_deployed(cfg, name, RUNTIMES[suffix]) for name in ("model.onnx", file))
     assert small.file.names == ["scores"] and small.file.meta == exact.file.meta
@@ -67,7 +70,7 @@ def test_detector_in_8_bits(quantizers, project, tool):
     cfg = two_stage(masks=False)
     write_onnx(cfg, CLASSES)
     data = ValidationData(cfg)
-    for suffix, in_float in ((".onnx", 10), (".xml", 0)):
+    for suffix, in_float in ((".onnx", 10), (".xml", CONSTANT)):
         file, quantized, layers = quantize(tool, suffix)
         assert layers - quantized == in_float and quantized > 30
         exact, small = (load_deployed(cfg, name, RUNTIMES[suffix]) for name in ("model.onnx", file))
