@@ -8,8 +8,9 @@
 One image per step through backbone, neck and heads of the real configs: 800 x 1333 pixels for the
 paper's detectors, with 1000 box and 100 mask RoIs, 640 x 640 for RTMDet, 512 x 512 for segmentors.
 NMS and the pasting of masks are left out: they do not depend on the backbone, and random weights
-find random numbers of objects. The models of a system are timed in turn, in one run. Times are
-ratios to the first of them, run eagerly: DualToken-ViT-S, and -T for RTMDet and SegFormer.
+find random numbers of objects. Segmentors resize their logits to the image. The models of a system
+are timed in turn, in one run. Times are ratios to the first of them, run eagerly: DualToken-ViT-S,
+and -T for RTMDet and SegFormer.
 """
 
 import argparse
