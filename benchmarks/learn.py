@@ -7,11 +7,12 @@
     python benchmarks/learn.py bccd --table                   # the table of what is there
     python benchmarks/learn.py all --table                    # all tables, and docs/learning.md
 
-Tasks: cifar10 (classifier), bccd and coco2k (RetinaNet), nuclei (Mask R-CNN), deeplabv3 and pspnet
-(CamVid), voc_deeplabv3 and voc_pspnet (Pascal VOC's animals), in the folder that MMDUALTOKEN_DATA
-names. Each row chooses its learning rate from the same grid on a part of the training data, then
-trains once per seed on all of it. What is finished is kept at once below
-benchmarks/learning/results/; the same command continues an interrupted run.
+Tasks: cifar10 (classifier), bccd and coco2k (RetinaNet), bccd_rtmdet and coco2k_rtmdet (RTMDet),
+nuclei (Mask R-CNN), deeplabv3, pspnet and segformer (CamVid), voc_deeplabv3, voc_pspnet and
+voc_segformer (Pascal VOC's animals), in the folder that MMDUALTOKEN_DATA names. Each row chooses
+its learning rate from the same grid on a part of the training data, then trains once per seed on
+all of it. What is finished is kept at once below benchmarks/learning/results/; the same command
+continues an interrupted run.
 """
 
 import argparse

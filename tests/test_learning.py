@@ -25,6 +25,7 @@ from learning.tasks import TASKS  # noqa: E402
 
 learn = importlib.import_module("learn")
 PREPARED = Path("/prepared")
+LAYER_NORMS_ALONE = ("pvt_v2_b0", "edgenext_s", "mit_b0")
 
 
 @pytest.fixture
@@ -60,6 +61,8 @@ FIRST = {
     ("cifar10", "pvt_v2_b0"),
     ("bccd", "dualtoken_t"),
     ("pspnet", "mobilenet_v2"),
+    ("bccd_rtmdet", "cspnext_t"),
+    ("segformer", "mit_b0"),
 }
 
 
@@ -83,7 +86,7 @@ def test_model_builds(task, row, budget):
     for head in ("decode_head", "auxiliary_head", "head"):
         for one in (cfg.model, ours.model):
             for key in HEAD_KEYS:
-                one.get(head, {}).pop(key, None)
+                (one.get(head) or {}).pop(key, None)
     assert cfg.model == ours.model
 
 
@@ -92,7 +95,9 @@ def test_rows_differ_in_their_backbone_alone(task, some_data):
     """Same data, augmentation, schedule and optimizer for every row."""
     ours = training.config_of(make(task, "dualtoken_s"), PREPARED)
     assert "drop_path_rate" not in ours.model.backbone or not ours.model.backbone.drop_path_rate
-    for row in DEFAULT:
+    for row in [*DEFAULT, "cspnext_t", "mit_b0"]:
+        if not ROWS[row].fits(TASKS[task]):
+            continue
         cfg = training.config_of(make(task, row), PREPARED)
         for key in ("train_dataloader", "val_dataloader", "val_evaluator", "train_cfg"):
             assert cfg[key] == ours[key]
@@ -100,8 +105,15 @@ def test_rows_differ_in_their_backbone_alone(task, some_data):
         assert cfg.param_scheduler == ours.param_scheduler
 
 
-@pytest.mark.parametrize("row", [name for name in ROWS if ROWS[name].group == "backbones"])
-@pytest.mark.parametrize("task", ["cifar10", "bccd", "pspnet"])  # one of each toolbox
+@pytest.mark.parametrize(
+    "task, row",
+    [
+        (task, name)
+        for task in ("cifar10", "bccd", "bccd_rtmdet", "pspnet", "segformer")
+        for name, row in ROWS.items()
+        if row.group == "backbones" and row.fits(TASKS[task])
+    ],
+)
 def test_nothing_of_a_backbone_is_frozen(task, row, some_data):
     """MMDetection's ResNet freezes its BatchNorms by default, which then normalise nothing."""
     cfg = training.config_of(make(task, row), PREPARED)
@@ -111,11 +123,11 @@ def test_nothing_of_a_backbone_is_frozen(task, row, some_data):
         backbone = MODELS.build(cfg.model.backbone)
     backbone.train()
     norms = [m for m in backbone.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    assert all(norm.training for norm in norms) and (norms or row in ("pvt_v2_b0", "edgenext_s"))
+    assert all(norm.training for norm in norms) and (norms or row in LAYER_NORMS_ALONE)
     assert all(parameter.requires_grad for parameter in backbone.parameters())
 
 
-@pytest.mark.parametrize("task", ["cifar10", "bccd", "pspnet"])
+@pytest.mark.parametrize("task", ["cifar10", "bccd", "bccd_rtmdet", "pspnet"])
 def test_muon_replaces_the_optimizer_alone(task, some_data):
     """Except for the ten-fold rate of the segmentors' heads, which is AdamW's."""
     theirs = training.config_of(make(task, "resnet18"), PREPARED)

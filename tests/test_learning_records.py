@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as its scripts find each other
 
 from learning import page, records, training  # noqa: E402
-from learning.rows import DEFAULT, ROWS, choose  # noqa: E402
+from learning.rows import ROWS, choose  # noqa: E402
 from learning.tasks import LRS, TASKS  # noqa: E402
 
 learn = importlib.import_module("learn")
@@ -354,19 +354,25 @@ def test_kept_records_follow_the_schema(name):
         assert last == content["iters"]
 
 
+def with_muon(*names):
+    return {name + end for name in names for end in ("", records.MUON)}
+
+
 def test_rows_that_say_nothing_about_a_task_are_left_out():
-    fits = {t: [r for r in ROWS if ROWS[r].fits(TASKS[t])] for t in TASKS}
-    assert set(DEFAULT) <= set.intersection(*map(set, fits.values()))
+    left_out = {t: {r for r in ROWS if not ROWS[r].fits(TASKS[t])} for t in TASKS}
     concat = {"small-concat", "small-concat_stride4"}
-    assert set(ROWS) - set(fits["nuclei"]) == concat
+    cspnext, mit = with_muon("cspnext_t"), with_muon("mit_b0")
+    assert left_out["nuclei"] == concat | cspnext | mit
     stride4 = {"small-stride4", "small-stride4_contrast", "small-stride4_deep"}
     stride4 |= {"tiny-stride4_deep", "tiny-stride4_deep_contrast", "mobilevit_s-stride8"}
-    assert set(ROWS) - set(fits["bccd"]) == concat | stride4
+    assert left_out["bccd"] == concat | stride4 | cspnext | mit
     for segmentor in ("deeplabv3", "pspnet"):
-        assert set(ROWS) - set(fits[segmentor]) == {"resnet18-pretrained"} | stride4
-    dense = {"small-grid14", "small-pretrained", "small-pretrained-out_ln"}
-    dense |= concat | {"resnet18-pretrained"} | stride4
-    assert set(ROWS) - set(fits["cifar10"]) == dense
+        assert left_out[segmentor] == {"resnet18-pretrained"} | stride4 | cspnext | mit
+    dense = {"small-grid14", "small-pretrained", "small-pretrained-out_ln", "resnet18-pretrained"}
+    assert left_out["cifar10"] == dense | concat | stride4 | cspnext | mit
+    no_config = concat | stride4 | with_muon("pvt_v2_b0", "mobilevit_s", "edgenext_s")
+    assert left_out["bccd_rtmdet"] == no_config | mit
+    assert left_out["segformer"] == no_config | cspnext | {"resnet18-pretrained"}
 
 
 def test_budget_that_a_task_lacks_is_refused_with_those_it_has(monkeypatch):

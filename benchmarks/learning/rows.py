@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from mmengine.config import Config
 
 from mmdualtoken.cli import find_config, read_config
+from mmdualtoken.config_files import FOLDERS, RIVALS
 from mmdualtoken.errors import InputError
 
 from .records import MUON
@@ -48,11 +49,14 @@ class Row:
     weights: str | None = None
 
     def fits(self, task: Task) -> bool:
-        """Whether the row says something about this task."""
+        """Whether the row says something about this task, and a real config has both."""
         toolbox = task.real.split("/")[0]
         if self.tasks is not None and task.name not in self.tasks:
             return False
-        return toolbox in self.backbone and self.dense in (None, toolbox != "mmpretrain")
+        if toolbox == "mmpretrain":
+            return toolbox in self.backbone and not self.dense
+        real = task.real.format(self.backbone.get(toolbox))
+        return self.dense is not False and any((f / real).is_file() for f in (*FOLDERS, RIVALS))
 
 
 def _names(classifier: str, dense: str) -> dict[str, str]:
@@ -114,9 +118,12 @@ BACKBONES = (
     Row("mobilevit_s", _names("mobilevit_s", "mobilevit_s")),
     Row("edgenext_s", _names("edgenext_s", "edgenext_s")),
     Row("lightvit_t", _names("lightvit_t", "lightvit_t")),
+    # The backbones that RTMDet-tiny and SegFormer come with.
+    Row("cspnext_t", dict(mmdet="cspnext_t")),
+    Row("mit_b0", dict(mmseg="mit_b0")),
 )
 #: Backbones that are not compared unless they are named.
-RARE = ("edgenext_s", "lightvit_t")
+RARE = ("edgenext_s", "lightvit_t", "cspnext_t", "mit_b0")
 
 ROWS = {
     row.name: row
@@ -224,7 +231,7 @@ def swap_backbone(cfg: Config, task: Task, row: Row) -> None:
         cfg.model[part] = real.model.get(part)
     for head in HEADS:
         for key in HEAD_KEYS:
-            if head in cfg.model and key in real.model.get(head, {}):
+            if cfg.model.get(head) and key in real.model[head]:
                 cfg.model[head][key] = real.model[head][key]
     backbone = cfg.model.backbone
     if "drop_path_rate" in backbone:

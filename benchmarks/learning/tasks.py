@@ -85,6 +85,8 @@ NARROW_MASK = dict(
         mask_head=dict(in_channels=64, conv_out_channels=64),
     ),
 )
+#: RTMDet-tiny's neck, which our config of small has not.
+TINY_NECK = dict(neck=dict(out_channels=96, num_csp_blocks=1))
 NARROW_SEGMENTOR = dict(decode_head=dict(channels=128), auxiliary_head=dict(channels=64))
 
 TASKS = {
@@ -144,6 +146,26 @@ TASKS = {
                 gpu=Budget(iters=4000, lr_iters=800, batch=16, workers=8),
             ),
         ),
+        # Eight images at once: RTMDet's head has BatchNorms.
+        *(
+            Task(
+                name=f"{data}_rtmdet",
+                config=f"{data}_rtmdet.py",
+                real="mmdet/rtmdet_{}.py",
+                data=data,
+                size=size,
+                metric=metric,
+                to_points=100,
+                budgets=dict(
+                    cpu=Budget(iters=iters, lr_iters=iters // 2, batch=8, model=TINY_NECK),
+                    gpu=Budget(iters=4000, lr_iters=800, batch=32, workers=8, model=TINY_NECK),
+                ),
+            )
+            for data, size, metric, iters in (
+                ("bccd", (192, 256), ("coco/bbox_mAP", "box AP"), 240),
+                ("coco2k", (256, 320), ("coco/bbox_mAP_50", "box AP50"), 600),
+            )
+        ),
         *(
             Task(
                 name=f"{prefix}{head}",
@@ -154,12 +176,18 @@ TASKS = {
                 metric=("mIoU", "mIoU"),
                 to_points=1,
                 budgets=dict(
-                    cpu=Budget(iters=iters, lr_iters=iters // 2, batch=4, model=NARROW_SEGMENTOR),
+                    cpu=Budget(
+                        iters=iters * times, lr_iters=iters * times // 2, batch=4, model=model
+                    ),
                     gpu=Budget(iters=3000, lr_iters=500, batch=16, workers=8),
                 ),
             )
             for data, prefix, iters in (("camvid", "", 150), ("voc_animals", "voc_", 600))
-            for head in ("deeplabv3", "pspnet")
+            for head, times, model in (
+                ("deeplabv3", 1, NARROW_SEGMENTOR),
+                ("pspnet", 1, NARROW_SEGMENTOR),
+                ("segformer", 2, {}),  # its step takes less than half
+            )
         ),
     )
 }
