@@ -213,7 +213,7 @@ def test_forms_of_checkpoints(key, four):
     """MMEngine loads what is under 'state_dict'."""
     given = {key: dict(four)} if key else dict(four)
     found, (line,) = load(detector(2), given, ("a", "b"))
-    assert "class layers that start anew: roi_head.bbox_head.fc_cls (5 outputs, now 3)" in line
+    assert "newly initialized class layers: roi_head.bbox_head.fc_cls (5 outputs, now 3)" in line
     name = "neck.lateral_convs.0.conv.bias"
     assert torch.equal(found["state_dict"][name], four[name])
 

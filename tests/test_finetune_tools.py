@@ -88,7 +88,7 @@ def check_start(checkpoint, layers, printed):
     assert "backbone" in parts
     named = ", ".join(f"{k} ({old} outputs, now {new})" for k, (old, new) in layers.items())
     kept = f"kept {len(begun) - len(dropped)} of {len(begun)} tensors of {checkpoint}; "
-    assert printed.count(f"{kept}class layers that start anew: {named}\n") == 1
+    assert printed.count(f"{kept}newly initialized class layers: {named}\n") == 1
     assert "do not match" not in printed
     return parts
 
@@ -135,7 +135,7 @@ def test_to_other_classes_by_the_stock_tools(project, tool, stock):
 
     # The config's hook must not make a tested model of the old classes look like one of the new.
     status, printed = tool("test", path, checkpoint, "--work-dir", "eval")
-    assert status == 2 and "class layers that start anew" not in printed
+    assert status == 2 and "newly initialized class layers" not in printed
     assert (
         f"{checkpoint} is of another model than the config's. Tensors of another shape" in printed
     )
@@ -153,8 +153,9 @@ def test_pretrained_by_the_stock_tools(project, stock):
     assert all(torch.equal(begun[name], source[name]) for name in taken)
     (line,) = re.findall(r"loaded \d+ of \d+ backbone tensors from .*", printed)
     assert line == (
-        f"loaded {len(taken)} of {len(backbone)} backbone tensors from {checkpoint}; started anew, "
-        "not in the file: norm0, norm1; started anew, of another type in the file: norm2"
+        f"loaded {len(taken)} of {len(backbone)} backbone tensors from {checkpoint}; newly "
+        "initialized, not in the file: norm0, norm1; newly initialized, of another type in the "
+        "file: norm2"
     )
 
 

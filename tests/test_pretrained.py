@@ -68,7 +68,7 @@ def averaged(state):
     return checkpoint, own
 
 
-NEW = "; started anew, not in the file: norm0, norm1"
+NEW = "; newly initialized, not in the file: norm0, norm1"
 FORMS = {
     "whole": (lambda s: dict(meta={}, state_dict=whole(s)), "backbone", ""),
     "bare": (lambda s: s, "backbone.", "; names without 'backbone.'"),
@@ -137,7 +137,7 @@ def test_output_norm_of_another_type_starts_anew(there, here, tmp_path):
     if here is None:
         assert line.endswith("; not used: norm2")
         return
-    assert line.endswith(f"{NEW}; started anew, of another type in the file: norm2")
+    assert line.endswith(f"{NEW}; newly initialized, of another type in the file: norm2")
     fresh = params(build(out_norm_cfg=dict(type=here)).norm2)
     assert "weight" in fresh
     for name, value in params(model.norm2).items():

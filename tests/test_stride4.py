@@ -129,7 +129,7 @@ def test_starts_from_a_classifier(tmp_path):
     file = str(tmp_path / "classifier.pth")
     torch.save(state, file)
     model, line = started(file)
-    assert line.endswith("; started anew, not in the file: norm0, norm1, fine")
+    assert line.endswith("; newly initialized, not in the file: norm0, norm1, fine")
     own = params(model)
     assert f"loaded {len(state)} of {len(own)} " in line
     assert all(torch.equal(own[name], value) for name, value in state.items())
@@ -145,7 +145,7 @@ def test_starts_from_its_own_kind_and_gives_to_the_other(tmp_path):
     assert f"loaded {len(state)} of {len(state)} " in line and "anew" not in line
     assert all(torch.equal(value, state[name]) for name, value in params(model).items())
     model, line = started(tmp_path / "fine.pth", stride4, fine_blocks=1)
-    assert line.endswith("; started anew, of another type in the file: fine")
+    assert line.endswith("; newly initialized, of another type in the file: fine")
     model, line = started(tmp_path / "fine.pth", build)
     assert line.endswith("; not used: fine")
     assert all(torch.equal(value, state[name]) for name, value in params(model).items())

@@ -1,4 +1,4 @@
-"""Timing candidates in turn, so that what else the machine does falls on all alike."""
+"""Timing candidates in turn, so that other load falls on all of them."""
 
 import random
 import time
@@ -40,7 +40,7 @@ def alternate(
     now: Callable[[], float] = time.perf_counter,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Time each candidate once per round, in an order drawn anew for each round.
+    """Time each candidate once per round, in a new order each round.
 
     Args:
         candidates: functions without arguments, by name.

@@ -128,7 +128,7 @@ class DropClassLayersHook(Hook):
         fitted, dropped = fit_classes(model, state, filename)
         text = f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of {filename}"
         if dropped:
-            text += f"; class layers that start anew: {_describe_layers(fitted, dropped)}"
+            text += f"; newly initialized class layers: {_describe_layers(fitted, dropped)}"
         print_log(text + _same_number_of_other_classes(runner, checkpoint), logger="current")
         checkpoint["state_dict"] = fitted
 

@@ -77,7 +77,7 @@ def _leave_out(own: Mapping, state: dict) -> list[str]:
         for key in [k for k in state if k.startswith(f"{part}.")]:
             del state[key]
         reason = "of another type in the file" if there else "not in the file"
-        notes.setdefault(f"started anew, {reason}" if here else "not used", []).append(part)
+        notes.setdefault(f"newly initialized, {reason}" if here else "not used", []).append(part)
     return [f"{what}: {', '.join(parts)}" for what, parts in notes.items()]
 
 
