@@ -28,27 +28,42 @@ def set_up(stack: str) -> bool:
     return subprocess.run(command, cwd=ROOT).returncode == 0
 
 
-def counts(report: Path) -> dict[str, int]:
-    """Passed, failed and skipped tests of a JUnit report, and the reasons of the skipped."""
-    suite = ET.parse(report).getroot().find("testsuite")
-    failed = int(suite.get("failures")) + int(suite.get("errors"))
-    skipped = int(suite.get("skipped"))
-    passed = int(suite.get("tests")) - failed - skipped
-    reasons = sorted({s.get("message", "") for s in suite.iter("skipped")})
-    return dict(passed=passed, failed=failed, skipped=skipped, reasons=reasons)
+def add_report(result: dict, report: Path) -> None:
+    """Add a file's JUnit report; without one, its process crashed, which counts as one failure."""
+    if not report.is_file():
+        result["failed"].append(f"{report.stem} (its process crashed)")
+        return
+    for case in ET.parse(report).iter("testcase"):
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            result["failed"].append(f"{report.stem}: {case.get('name')}")
+        elif skipped is not None:
+            result["skipped"].append(skipped.get("message", ""))
+        else:
+            result["passed"] += 1
 
 
 def test_stack(stack: str, folder: Path) -> dict:
-    """Run all tests on one stack, with one thread, so that the other has the other core."""
-    python = str(ROOT / VENVS[stack] / "bin" / "python")
-    report, log = folder / f"{stack}.xml", folder / f"{stack}.log"
-    command = [python, "-m", "pytest", "tests", "-m", "", "-q", f"--junitxml={report}"]
-    print("$", *command, ">", log, flush=True)
-    with log.open("w") as file:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, env=environment)
+    """Run all tests on one stack, with one thread, so that the other has the other core.
+
+    Each file has a process of its own: a crash costs one file, and memory is freed.
+    """
+    python, folder = str(ROOT / VENVS[stack] / "bin" / "python"), folder / stack
+    folder.mkdir()
+    result: dict = dict(stack=stack, passed=0, failed=[], skipped=[])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for file in sorted((ROOT / "tests").glob("test_*.py")):
+        report = folder / f"{file.stem}.xml"
+        command = [python, "-m", "pytest", file, "-m", "", "-q", f"--junitxml={report}"]
+        with report.with_suffix(".log").open("w") as log:
+            subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+        add_report(result, report)
+        print(
+            f"{stack}, {file.name}: {result['passed']} passed, failed: {result['failed']}",
+            flush=True,
+        )
     printed = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True).stdout
-    return dict(stack=stack, versions=json.loads(printed.splitlines()[-1]), **counts(report))
+    return {**result, "versions": json.loads(printed.splitlines()[-1])}
 
 
 def describe(results: list[dict]) -> str:
@@ -67,10 +82,12 @@ def describe(results: list[dict]) -> str:
     lines += [f"| stack | passed | failed | skipped | {' | '.join(names)} |"]
     lines += ["|---" * (4 + len(names)) + "|"]
     for r in results:
-        cells = [r["stack"], r["passed"], r["failed"], r["skipped"], *r["versions"].values()]
+        numbers = [r["passed"], len(r["failed"]), len(r["skipped"])]
+        cells = [r["stack"], *numbers, *r["versions"].values()]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     for r in results:
-        lines += [f"- {r['stack']}, skipped: {reason}" for reason in r["reasons"]]
+        lines += [f"- {r['stack']}, failed: {test}" for test in r["failed"]]
+        lines += [f"- {r['stack']}, skipped: {reason}" for reason in sorted(set(r["skipped"]))]
     return "\n".join(lines) + "\n"
 
 
@@ -79,6 +96,7 @@ def main() -> int:
         if not set_up(stack):
             return 1
     folder = Path(tempfile.mkdtemp(prefix="mmdualtoken-test-all-"))  # kept: it holds the logs
+    print("logs and reports:", folder, flush=True)
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(lambda stack: test_stack(stack, folder), VENVS))
     text = describe(results)
