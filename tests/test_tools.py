@@ -83,6 +83,29 @@ def test_tta(task, trained, tool):
     assert 0 <= metrics_of("eval")[metric] <= 100
 
 
+def test_tta_of_two_data_sets(trained, tool):
+    """Twice the same images have the mIoU of once."""
+    config, metric = TASKS["segmentation"]
+    trained("segmentation")
+    Path("twice.py").write_text(
+        f"_base_ = {config!r}\n"
+        "one = _base_.test_dataloader.dataset\n"
+        "two = dict(_delete_=True, type='ConcatDataset', datasets=[one, one])\n"
+        "test_dataloader = dict(dataset=two)\n"
+    )
+    found = []
+    for file in (config, "twice.py"):
+        arguments = [
+            file,
+            Path("run/last_checkpoint").read_text(),
+            "--work-dir",
+            f"eval{len(found)}",
+        ]
+        assert tool("test", *arguments, "--tta")[0] == 0
+        found.append(metrics_of(f"eval{len(found)}"))
+    assert found[0][metric] == found[1][metric] > 0
+
+
 class Attribute:
     """Pickles as getattr, which HistoryBuffer's methods need; nothing else may come that way."""
 

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.data.check import check_data
+from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.runner import RUNTIMES
 from mmdualtoken.files import check_file, check_new_file
@@ -95,10 +96,10 @@ def set_tta(cfg: Config) -> None:
     tta_model = cfg.get("tta_model") or TTA_MODELS.get(scope)
     if tta_model is None:
         raise InputError(f"--tta: the config has no tta_model, and default_scope is {scope!r}.")
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    if "tta_pipeline" not in cfg:
+    for dataset in innermost_datasets(cfg.test_dataloader.dataset):
+        if "tta_pipeline" in cfg:
+            dataset.pipeline = cfg.tta_pipeline
+            continue
         pipeline = deepcopy(dataset.pipeline)
         pack = pipeline[-1]
         if scope == "mmdet":
@@ -106,8 +107,7 @@ def set_tta(cfg: Config) -> None:
             pack["meta_keys"] = (*pack.get("meta_keys", keys), "flip", "flip_direction")
         flips = [dict(type="RandomFlip", prob=p) for p in (1.0, 0.0)]
         pipeline[-1] = dict(type="TestTimeAug", transforms=[flips, [pack]])
-        cfg.tta_pipeline = pipeline
-    dataset.pipeline = cfg.tta_pipeline
+        dataset.pipeline = pipeline
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
 
 
