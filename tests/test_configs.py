@@ -104,9 +104,9 @@ def test_builds_and_agrees(path):
     checks[cfg.default_scope](cfg, build(cfg))
     assert cfg.val_dataloader.dataset.data_root == cfg.train_dataloader.dataset.data_root
     assert cfg.test_evaluator == cfg.val_evaluator
-    kind = re.search("photos393|finetune|$", path.stem)[0] or cfg.model.type
+    kind = re.search("photos393|finetune|t_demo|$", path.stem)[0] or cfg.model.type
     few = dict(mmdet=8, mmseg=8, mmpretrain=32)
-    recipes = dict(RTMDet=256, photos393=128, finetune=few[cfg.default_scope])
+    recipes = dict(RTMDet=256, photos393=128, finetune=few[cfg.default_scope], t_demo=8)
     batch = recipes.get(kind, dict(mmdet=16, mmseg=16, mmpretrain=1024)[cfg.default_scope])
     assert cfg.auto_scale_lr.base_batch_size == batch
 

@@ -21,7 +21,6 @@ METRIC = {
     "streets.py": "mIoU",
     "things.py": "accuracy/top1",
 }
-LAST = {name: "epoch_1.pth" if name == "nuclei.py" else "iter_2.pth" for name in METRIC}
 
 
 def make_narrow(config):
@@ -35,11 +34,8 @@ def make_narrow(config):
                 step[key] = 64 if isinstance(step[key], int) else (64, 64)
     cfg.train_dataloader.batch_size, cfg.param_scheduler = 2, []
     cfg.load_from = cfg.model.backbone.init_cfg = None  # the weights are no narrow ones
-    if "max_iters" in cfg.train_cfg:
-        cfg.train_cfg.update(max_iters=2, val_interval=2)
-        cfg.default_hooks.checkpoint.interval = 2
-    else:
-        cfg.train_cfg.max_epochs = 1
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    cfg.default_hooks.checkpoint.interval = 2
     cfg.dump(config)
 
 
@@ -78,8 +74,7 @@ def test_example(config, real_data, tmp_path, monkeypatch, tool):
         if config not in words:
             continue
         name, arguments = tool_of(words)
-        given = re.compile(rf"(work_dirs/{Path(config).stem}/).*\.pth")
-        arguments = [given.sub(rf"\g<1>{LAST[config]}", word) for word in arguments]
+        arguments = [word.replace("iter_600.pth", "iter_2.pth") for word in arguments]
         if name == "browse_dataset":
             make_narrow(config)
         if name == "predict":
