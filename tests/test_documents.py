@@ -187,7 +187,7 @@ def narrow_words(arguments):
     for word in arguments:
         if word.startswith("configs/") or word == "CONFIG" or word in OWN_CONFIGS["README.md"]:
             word = TASKS[task][0]
-        elif word in ("FILE", "CHECKPOINT") or re.fullmatch(r"work_dirs/.*\.pth", word):
+        elif word in ("FILE", "CHECKPOINT") or re.fullmatch(r"(work_dirs/.*|grown)\.pth", word):
             word = f"{'classification' if before == '--pretrained' else task}.pth"
         if word != "--amp":  # needs a GPU
             words.append(word)
