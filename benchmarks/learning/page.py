@@ -87,10 +87,10 @@ def _best_option(kept: records.Kept, task: str, budget: str) -> tuple[str, str] 
 
 
 def overview(kept: records.Kept, budget: str) -> str:
-    """A line per finished task in Markdown: tiny, small, the best of our options, and rivals."""
+    """A line per task with tiny or small: these, the best of our options, and rivals."""
     found = []
     for name, task in TASKS.items():
-        if not kept.rows(name, budget):
+        if not set(PLAIN.values()) & set(kept.rows(name, budget)):
             continue
         lines = {line["row"]: line for line in records.table(kept, name, budget)}
         metric = task.metric[1]
