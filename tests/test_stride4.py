@@ -142,7 +142,7 @@ def test_starts_from_its_own_kind_and_gives_to_the_other(tmp_path):
     state = params(randomise(stride4()))
     torch.save(state, tmp_path / "fine.pth")
     model, line = started(tmp_path / "fine.pth")
-    assert f"loaded {len(state)} of {len(state)} " in line and "anew" not in line
+    assert f"loaded {len(state)} of {len(state)} " in line and "newly initialized" not in line
     assert all(torch.equal(value, state[name]) for name, value in params(model).items())
     model, line = started(tmp_path / "fine.pth", stride4, fine_blocks=1)
     assert line.endswith("; newly initialized, of another type in the file: fine")
