@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from mmengine.registry import DefaultScope
-from mmpretrain.models import ImageClassifier, LinearClsHead
+from mmengine.registry import MODELS
 from torch import nn
 
+from mmdualtoken.cli import find_config, read_config
 from mmdualtoken.errors import InputError
-from mmdualtoken.models import DualTokenClsNeck, DualTokenViT
-
-NUM_CLASSES = 1000
+from mmdualtoken.export.measure import build_model
 
 
 @dataclass(frozen=True)
@@ -36,15 +34,12 @@ class Peer:
     dense: Callable[[], nn.Module]
 
 
-def _ours(arch: str, token_mlp: str) -> nn.Module:
-    backbone = dict(arch=arch, token_mlp=token_mlp, out_indices=(2,))
-    width = DualTokenViT.arch_settings[arch]["embed_dims"][-1]
-    with DefaultScope.overwrite_default_scope("mmpretrain"):  # the classifier builds by name
-        return ImageClassifier(
-            backbone=dict(type=DualTokenViT, **backbone),
-            neck=dict(type=DualTokenClsNeck, in_channels=width),
-            head=dict(type=LinearClsHead, num_classes=NUM_CLASSES, in_channels=1280),
-        )
+def _model(config: str, dense: bool = False) -> nn.Module:
+    """The classifier of a config of this project, or its backbone with all maps."""
+    cfg = read_config(find_config(config))
+    backbone = cfg.model.backbone
+    backbone.drop_path_rate = 0.0  # as timm's have it
+    return MODELS.build(dict(backbone, out_indices=(0, 1, 2))) if dense else build_model(cfg)
 
 
 def _timm(name: str, **options) -> nn.Module:
@@ -55,14 +50,14 @@ def _timm(name: str, **options) -> nn.Module:
     return timm.create_model(name, **options)
 
 
-def _our_peer(name: str, arch: str, token_mlp: str, accuracy: float) -> Peer:
+def _config_peer(name: str, accuracy: float, source: str, config: str) -> Peer:
     return Peer(
         name=name,
         accuracy=accuracy,
         image_size=224,
-        source="arXiv 2309.12424",
-        classifier=partial(_ours, arch, token_mlp),
-        dense=partial(DualTokenViT, arch, token_mlp=token_mlp),
+        source=source,
+        classifier=partial(_model, config),
+        dense=partial(_model, config, dense=True),
     )
 
 
@@ -78,11 +73,13 @@ def _timm_peer(name: str, accuracy: float, image_size: int, source: str) -> Peer
 
 
 _TIMM = "timm results-imagenet.csv"
+_PAPER = "arXiv 2309.12424"
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        _our_peer("dualtoken_s", "small", "mix", 79.4),
-        _our_peer("dualtoken_t", "tiny", "mix", 75.4),
+        _config_peer("dualtoken_s", 79.4, _PAPER, "mmpretrain/dualtoken_s_mix_in1k.py"),
+        _config_peer("dualtoken_t", 75.4, _PAPER, "mmpretrain/dualtoken_t_mix_in1k.py"),
+        _config_peer("lightvit_t", 78.7, "arXiv 2207.05557", "mmpretrain/lightvit_t_in1k.py"),
         _timm_peer("mobilevit_s", 78.3, 256, _TIMM),
         _timm_peer("mobilevitv2_100", 78.1, 256, _TIMM),
         _timm_peer("edgenext_small", 79.4, 256, "arXiv 2206.10589"),
