@@ -479,6 +479,13 @@ def test_stock_classes():
     assert "bbox_head has num_classes=3. Set metainfo.classes" in quick_error(cfg)
 
 
+def test_stock_classes_under_other_names():
+    """YOLO's lists have 'tvmonitor' for COCO's 'tv': mmdet's evaluation would stop with an index."""
+    cfg = stock_names(0)
+    edit(lambda content: content["categories"][3].update(name="tvmonitor"))
+    expect(cfg, ERROR, ANNOTATIONS, "has no category 'motorcycle' nor 'airplane' nor", False)
+
+
 BOXES_ONLY = {
     # By their areas, and by the image: its corners and centres lie inside.
     "areas": (

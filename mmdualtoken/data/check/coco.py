@@ -133,7 +133,7 @@ class CocoCheck(DatasetCheck):
                 "name, numbers both, and objects become background"
             )
             self.add(ERROR, "has categories of the same name", detail, remedy)
-        elif missing and own:
+        elif missing and (own or len(present) < len(names)):  # the file names them otherwise
             kind = f"has no category {' nor '.join(map(repr, missing[:3]))}, a class of the config"
             remedy = (
                 "name the classes as the file does, or add the category to the file's 'categories' "
