@@ -1,5 +1,6 @@
-"""The tables of docs/learning.md and docs/learning-tables.md, made of the kept records."""
+"""The tables of the pages about learning, made of the kept records."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -8,10 +9,19 @@ from .rows import GROUPS, ROWS
 from .tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "docs" / "learning.md", ROOT / "docs" / "learning-tables.md")
+PAGES = tuple(
+    ROOT / "docs" / name for name in ("learning.md", "learning-tables.md", "light-systems.md")
+)
 IMAGES = ROOT / "docs" / "images"
 SECTION = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 OVERVIEW = re.compile(r"(<!-- overview: (\w+) -->\n).*?(<!-- end -->)", re.S)
+LIGHT = re.compile(r"(<!-- light: (\w+) -->\n).*?(<!-- end -->)", re.S)
+#: Costs of whole light systems, by benchmarks/systems.py, and the tasks that have the same heads.
+COSTS = ROOT / "benchmarks" / "results" / "cpu_systems_light" / "systems.csv"
+LIGHT_TASKS = dict(
+    rtmdet=("bccd_rtmdet", "coco2k_rtmdet"), segformer=("segformer", "voc_segformer")
+)
+LATENCIES = {"eager": "eager", "openvino": "OpenVINO", "openvino-int8": "OpenVINO, 8 bits"}
 TITLES = dict(
     backbones="Backbones",
     ablations="Ablations of the paper's tables, `small`",
@@ -109,6 +119,36 @@ def overview(kept: records.Kept, budget: str) -> str:
     return "\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n\n"
 
 
+def light(kept: records.Kept, system: str) -> str:
+    """Accuracy, size and latency of a light system: a line per backbone and start."""
+    with COSTS.open(encoding="utf-8") as file:
+        costs = {
+            (c["model"], c["variant"]): c for c in csv.DictReader(file) if c["system"] == system
+        }
+    tasks = [task for task in LIGHT_TASKS[system] if kept.rows(task, "cpu")]
+    found = {
+        task: {line["row"]: line for line in records.table(kept, task, "cpu")} for task in tasks
+    }
+    rows = list(dict.fromkeys(row for task in tasks for row in found[task]))
+    lines = []
+    for name in rows:
+        short = name.split("-")[0]
+        backbone = PLAIN.get(short, short)
+        start = "shipped weights" if ROWS[name].weights else "scratch"
+        cells = {"row": backbone, "start": f"{start}, {'Muon' if ROWS[name].muon else 'AdamW'}"}
+        for task in tasks:
+            line, metric = found[task].get(name), TASKS[task].metric[1]
+            value = f"{line[metric]} {line['says']}".strip() if line else "–"
+            cells[f"{TASKS[task].data}, {metric}"] = value
+        eager = costs[backbone, "eager"]
+        cells["parameters (M)"] = f"{float(eager['params M']):.1f}"
+        cells["GMACs"] = f"{float(eager['GMACs']):.1f}"
+        for variant, head in LATENCIES.items():
+            cells[head] = f"{float(costs[backbone, variant]['time']):.2f}"
+        lines.append(cells)
+    return "\n" + records.markdown(lines) + "\n"
+
+
 def render(text: str, kept: records.Kept) -> str:
     """A page's text with all its tables written again."""
 
@@ -116,6 +156,7 @@ def render(text: str, kept: records.Kept) -> str:
         return found[1] + section(kept, found[2], found[3]) + found[4]
 
     text = OVERVIEW.sub(lambda found: found[1] + overview(kept, found[2]) + found[3], text)
+    text = LIGHT.sub(lambda found: found[1] + light(kept, found[2]) + found[3], text)
     return SECTION.sub(written, text)
 
 

@@ -14,6 +14,8 @@ RIVAL_FLOPS = 1.5  # a rival may cost so many times as much
 OURS = ("dualtoken", "small-", "tiny-")
 #: What the names of rows trained by Muon end with.
 MUON = "-muon"
+#: Columns of a table that are set flush left.
+WORDS = ("row", "start", "says", "among rivals")
 
 #: Keys of a record and their types.
 SCHEMA = {
@@ -242,7 +244,7 @@ def table(kept: Kept, task: str, budget: str, rows: Iterable[str] | None = None)
 def markdown(lines: list[dict]) -> str:
     """A table in Markdown."""
     heads = list(lines[0])
-    rule = ["---" if head in ("row", "says", "among rivals") else "---:" for head in heads]
+    rule = ["---" if head in WORDS else "---:" for head in heads]
     rows = [heads, rule, *([str(line[head]) for head in heads] for line in lines)]
     return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in rows) + "\n"
 
