@@ -7,6 +7,7 @@ from mmengine.registry import (
     FUNCTIONS,
     HOOKS,
     LOOPS,
+    MODELS,
     OPTIM_WRAPPER_CONSTRUCTORS,
     OPTIMIZERS,
     STRATEGIES,
@@ -23,11 +24,13 @@ COMPONENTS = (
     (HOOKS, "training.nan_loss", ("NanLossHook",)),
     (HOOKS, "training.strict_load", ("StrictLoadHook",)),
     (LOOPS, "training.resumable_data", ("ResumableEpochLoop", "ResumableIterLoop")),
+    (MODELS, "training.source_head", ("SourceClsHead",)),
     (OPTIM_WRAPPER_CONSTRUCTORS, "training.layer_decay", ("LayerDecayOptimWrapperConstructor",)),
     (OPTIMIZERS, "training.muon", ("MuonAdamW",)),
     (STRATEGIES, "training.fsdp", ("ResumingFSDPStrategy",)),
     (FUNCTIONS, "training.fsdp", ("dualtoken_wrap_policy",)),
     (TRANSFORMS, "data.loading", ("CheckedLoadImageFromFile",)),
+    (TRANSFORMS, "data.jpeg", ("RandomJPEG",)),
 )
 
 

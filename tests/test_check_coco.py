@@ -480,7 +480,7 @@ def test_stock_classes():
 
 
 def test_stock_classes_under_other_names():
-    """YOLO's lists have 'tvmonitor' for COCO's 'tv': mmdet's evaluation would stop with an index."""
+    """YOLO has 'tvmonitor' for COCO's 'tv': mmdet's evaluation would stop with an index."""
     cfg = stock_names(0)
     edit(lambda content: content["categories"][3].update(name="tvmonitor"))
     expect(cfg, ERROR, ANNOTATIONS, "has no category 'motorcycle' nor 'airplane' nor", False)

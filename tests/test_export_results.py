@@ -309,6 +309,7 @@ PIPELINES = dict(
     fixed=[dict(type="Resize", scale=(70, 50), keep_ratio=False)],
     edge=[
         dict(type="ResizeEdge", scale=73, edge="short", interpolation="bicubic"),
+        dict(type="RandomJPEG", quality=(75, 75)),
         dict(type="CenterCrop", crop_size=64),
     ],
     square=[

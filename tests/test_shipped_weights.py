@@ -72,6 +72,28 @@ def test_accuracy(name, real_data, tmp_path):
     assert found == pytest.approx(sum(stated) / 2, abs=0.1)  # as many photos of each
 
 
+def test_cats_at_full_size(real_data, tmp_path, tool):
+    """Weights that had learnt the sources of their photos named a dog for each of these cats."""
+    photos = real_data / "voc_animals" / "images" / "validation"
+    if not photos.is_dir():
+        pytest.skip("MMDUALTOKEN_DATA has no voc_animals, photos of Pascal VOC with label maps")
+    (tmp_path / "cats").mkdir()
+    for file in (real_data / "voc_animals" / "annotations" / "validation").glob("*.png"):
+        labels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        pixels = np.bincount(labels[labels < 9], minlength=9)[1:]  # without the background
+        if pixels[1] == pixels.sum() > 0.15 * labels.size:  # a cat, and nothing else
+            photo = (photos / file.name).with_suffix(".jpg")
+            (tmp_path / "cats" / photo.name).symlink_to(photo)
+    status, printed = tool(
+        "predict", "mmdualtoken://tiny", tmp_path / "cats", "--out", tmp_path / "o"
+    )
+    assert status == 0, printed
+    records = [json.loads(file.read_text()) for file in (tmp_path / "o" / "preds").glob("*.json")]
+    cats = {"tabby", "Persian cat", "Egyptian cat"}
+    found = [any(top["name"] in cats for top in record["top"]) for record in records]
+    assert len(found) == 42 and sum(found) >= 42 / 3
+
+
 def test_names(tmp_path, monkeypatch):
     """A file of that name comes first."""
     assert "tiny" in NAMES

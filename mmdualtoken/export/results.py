@@ -72,6 +72,8 @@ def pipeline_steps(cfg: Config) -> list[dict]:
             found.append(dict(type="Resize", size=size if common["edge"] else pair, **common))
         elif kind == "CenterCrop" and not step.get("auto_pad"):
             found.append(dict(type=kind, size=pair))
+        elif kind == "RandomJPEG" and len(set(step["quality"])) == 1:
+            found.append(dict(type="JPEG", size=None, quality=step["quality"][0]))
         elif kind == "Pad" and step.get("padding_mode", "constant") == "constant":
             value = list(value) if isinstance(value, (list, tuple)) else [value] * 4
             square, divisor = bool(step.get("pad_to_square")), step.get("size_divisor") or 1
@@ -79,7 +81,8 @@ def pipeline_steps(cfg: Config) -> list[dict]:
         else:
             raise InputError(
                 f"The runner cannot do the step {dict(step)} of the test pipeline; it resizes by "
-                "OpenCV, crops the centre and pads with a constant. Export without --with-runner."
+                "OpenCV, crops the centre, pads with a constant and compresses by one quality. "
+                "Export without --with-runner."
             )
     return found
 

@@ -76,6 +76,9 @@ class Model:
             elif step["type"] == "CenterCrop":
                 x, y = max(0, round((w - size[0]) / 2)), max(0, round((h - size[1]) / 2))
                 image = image[y : y + size[1], x : x + size[0]]
+            elif step["type"] == "JPEG":
+                flags = [cv2.IMWRITE_JPEG_QUALITY, step["quality"]]
+                image = cv2.imdecode(cv2.imencode(".jpg", image, flags)[1], cv2.IMREAD_UNCHANGED)
             else:
                 size = size or ((max(h, w),) * 2 if step["square"] else (w, h))
                 right, below = (-(-v // step["divisor"]) * step["divisor"] for v in size)

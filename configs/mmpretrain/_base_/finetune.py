@@ -6,6 +6,13 @@ A config names the data, and the number of classes of the head and of data_prepr
 
 _base_ = ["./pretrain.py", "./photos393.py", "../../_base_/finetune.py"]
 
+model = dict(
+    head=dict(
+        type="LinearClsHead",
+        loss=dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="original"),
+        cal_acc=False,
+    )
+)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="RandomResizedCrop", scale=128, crop_ratio_range=(0.25, 1.0)),

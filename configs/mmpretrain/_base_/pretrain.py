@@ -11,12 +11,10 @@ custom_imports = dict(imports=["mmdualtoken"], allow_failed_imports=False)
 model = dict(
     type="ImageClassifier",
     head=dict(
-        type="LinearClsHead",
+        type="SourceClsHead",  # one softmax per source of photos
         num_classes=393,
         in_channels=1280,  # of our neck
         init_cfg=dict(type="TruncNormal", layer="Linear", std=0.02),
-        loss=dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="original"),
-        cal_acc=False,
     ),
 )
 optim_wrapper = dict(
