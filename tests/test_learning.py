@@ -193,6 +193,16 @@ def test_coco_is_divided_with_its_boxes(tmp_path):
     assert {a["image_id"] for a in parts[1]["annotations"]} == {6, 7}
 
 
+@pytest.mark.parametrize("task", ["coco2k", "coco2k_rtmdet"])
+def test_classes_of_coco2k_are_those_of_the_set(task, real_data):
+    """MMDetection looks classes up by name, and leaves out those that it does not find."""
+    cfg = training.config_of(make(task), PREPARED)
+    file = real_data / "coco2k" / "annotations" / "train.json"
+    names = [category["name"] for category in json.loads(file.read_text())["categories"]]
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.metainfo.classes == names
+
+
 def test_narrow_retinanet_starts_as_the_wide_one_does(some_data):
     """Scores and boxes of a map of noise are about as large, from 64 channels as from 256."""
     cfg = training.config_of(make("bccd"), PREPARED).model.bbox_head

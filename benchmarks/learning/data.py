@@ -129,12 +129,8 @@ def use(cfg: Config, name: str, target: Path, train: str, val: str) -> None:
     """Let the config train on the part `train` and evaluate on the part `val`."""
     source = folder() / name
     for loader, part in (("train", train), ("val", val), ("test", val)):
-        dataset = cfg[f"{loader}_dataloader"].dataset
-        dataset.update(_loader_of(name, part, source, target))
-        if PREPARE[name] is _prepare_coco and "metainfo" not in dataset:
-            # coco2k has COCO's classes, four of them under other names.
-            categories = json.loads(Path(dataset.ann_file).read_text())["categories"]
-            dataset.metainfo = dict(classes=[category["name"] for category in categories])
+        changes = _loader_of(name, part, source, target)
+        cfg[f"{loader}_dataloader"].dataset.update(changes)
     if "ann_file" in cfg.val_evaluator:
         for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
             evaluator.ann_file = cfg.val_dataloader.dataset.ann_file

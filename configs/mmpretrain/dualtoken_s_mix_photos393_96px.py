@@ -8,5 +8,4 @@ _base_ = ["./_base_/pretrain.py", "./_base_/photos393_96px.py", "./_base_/dualto
 
 model = dict(backbone=dict(_base_.backbone, token_size=3, drop_path_rate=0.0), neck=_base_.neck)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
-steps = _base_.test_pipeline[:1] + _base_.test_pipeline[3:]  # not shrunk, not compressed
-test_dataloader = val_dataloader = dict(dataset=dict(pipeline=steps))
+test_dataloader = val_dataloader = dict(dataset=dict(pipeline=_base_.plain_pipeline))
