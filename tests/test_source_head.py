@@ -1,4 +1,4 @@
-"""Pretraining on several collections: one softmax per source, and photos that look alike."""
+"""Pretraining on several collections: one softmax per source, and photos of one size."""
 
 import cv2
 import numpy as np

@@ -5,18 +5,18 @@ empty, so that the classes have the same numbers as in train/. At 64 pixels, for
 
 Each source has its own size and compression, and classes of its own. A model then knows the source
 by the traces of JPEG, and fails on other photos. So every photo, also one for evaluation, is shrunk
-to 64 pixels or fewer and compressed there.
+to 64 pixels and compressed there.
 """
 
 shrink = dict(type="ResizeEdge", scale=64, edge="short")
 how = ("area", "bilinear", "bicubic")
-alike = [
+train_loading = [
     dict(type="LoadImageFromFile"),
     dict(type="RandomChoice", transforms=[[dict(shrink, interpolation=i)] for i in how]),
     dict(type="Sharpness", magnitude_range=(0, 0.8), magnitude_std="inf", total_level=10, prob=1.0),
     dict(type="RandomJPEG", quality=(60, 90)),
 ]
-small = [
+test_loading = [
     dict(type="LoadImageFromFile"),
     dict(shrink, interpolation="area"),
     dict(type="RandomJPEG", quality=(75, 75)),
@@ -39,7 +39,7 @@ train_dataloader = dict(
         data_root="data/photos393/",
         data_prefix="train",
         pipeline=[
-            *alike,
+            *train_loading,
             dict(type="RandomResizedCrop", scale=64, crop_ratio_range=(0.3, 1.0)),
             dict(type="RandomFlip", prob=0.5, direction="horizontal"),
             dict(type="PackInputs"),
@@ -57,7 +57,7 @@ val_dataloader = dict(
         data_root="data/photos393/",
         data_prefix="val",
         pipeline=[
-            *small,
+            *test_loading,
             dict(type="ResizeEdge", scale=72, edge="short"),
             dict(type="CenterCrop", crop_size=64),
             dict(type="PackInputs"),

@@ -3,13 +3,13 @@
 _base_ = "./photos393.py"
 
 train_pipeline = [
-    *_base_.alike,
+    *_base_.train_loading,
     dict(type="RandomResizedCrop", scale=96, crop_ratio_range=(0.3, 1.0)),
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
     dict(type="PackInputs"),
 ]
 test_pipeline = [
-    *_base_.small,
+    *_base_.test_loading,
     dict(type="ResizeEdge", scale=108, edge="short"),
     dict(type="CenterCrop", crop_size=96),
     dict(type="PackInputs"),
