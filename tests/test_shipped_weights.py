@@ -73,7 +73,7 @@ def test_accuracy(name, real_data, tmp_path):
 
 
 def test_cats_at_full_size(real_data, tmp_path, tool):
-    """Weights that had learnt the sources of their photos named a dog for each of these cats."""
+    """Weights that had learnt the sources of their photos named a cat for none of these."""
     photos = real_data / "voc_animals" / "images" / "validation"
     if not photos.is_dir():
         pytest.skip("MMDUALTOKEN_DATA has no voc_animals, photos of Pascal VOC with label maps")

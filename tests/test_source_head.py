@@ -65,7 +65,7 @@ def test_wrong_quality(quality):
 
 
 @pytest.mark.parametrize("size", ["64px", "96px"])
-def test_size_and_compression_of_a_photo_do_not_matter(size, tmp_path):
+def test_size_of_a_photo_does_not_matter(size, tmp_path):
     """The shipped classifiers see a large photo as they would see its copy of 64 pixels."""
     name = "mmpretrain/dualtoken_t_mix_photos393{}.py".format("" if size == "64px" else "_96px")
     cfg = Config.fromfile(config_path(name))
