@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import resource, sys, torch
+import resource, statistics, sys, torch
 from mmdualtoken.training.allocator import keep_freed_pages
 if sys.argv[1] == "keep":
     assert keep_freed_pages()
 def work():
     return (torch.ones(16, 2**20) * 2).sum().item()
-for _ in range(10):
-    work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-total = sum(work() for _ in range(5))
-print(total, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+totals, faults = [], []
+for _ in range(15):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    totals.append(work())
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sum(totals), statistics.median(faults))
 """
 
 
@@ -26,14 +27,17 @@ def run(mode):
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, mode]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     total, faults = done.stdout.split()[-2:]
-    return float(total), int(faults)
+    return float(total), float(faults)
 
 
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_pages_are_kept():
-    """Five rounds of two blocks of 64 MiB, once the heap has its size: few pages are new."""
+    """Of 15 rounds of two blocks of 64 MiB, the median one asks for few new pages.
+
+    The median, since the heap may still grow by a block in a single round.
+    """
     total, faults = run("no")
     kept_total, kept_faults = run("keep")
-    assert total == kept_total == 5 * 2 * 16 * 2**20
-    assert kept_faults < 500 < faults / 10
+    assert total == kept_total == 15 * 2 * 16 * 2**20
+    assert kept_faults < 100 < faults / 10
