@@ -11,6 +11,7 @@ from mmpretrain.datasets import CustomDataset  # noqa: F401 registers the transf
 from mmpretrain.structures import DataSample
 
 from mmdualtoken.config_files import config_path
+from mmdualtoken.errors import WrongValue
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 #: Files by class; both collections have photos of 'cat'.
@@ -40,6 +41,17 @@ def test_loss_over_the_classes_of_the_source(tmp_path):
     head.loss((vectors[:1],), samples[:1])["loss"].backward()
     assert head.fc.weight.grad[:2].abs().min() > 0 == head.fc.weight.grad[2].abs().max()
     assert set(head.state_dict()) == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize(("name", "classes"), [("photo.jpg", 1), ("pets_1.jpg", 2)])
+def test_photos_without_a_source(tmp_path, name, classes):
+    """A name that is no SOURCE_NUMBER, or folders that are not the classes."""
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / name).touch()
+    head = MODELS.build(dict(type="SourceClsHead", num_classes=classes, in_channels=2))
+    sample = DataSample(metainfo=dict(img_path=f"{tmp_path}/cat/{name}")).set_gt_label(0)
+    with pytest.raises(WrongValue, match="1 folders, . of them .* one per class"):
+        head.loss((torch.zeros(1, 2),), [sample])
 
 
 def compressed(quality):

@@ -9,6 +9,8 @@ from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mmdualtoken.errors import WrongValue
+
 
 @MODELS.register_module(force=True)
 class SourceClsHead(LinearClsHead):
@@ -22,6 +24,10 @@ class SourceClsHead(LinearClsHead):
     Args:
         label_smooth: share of the target that all classes of the source have in common.
         kwargs: LinearClsHead's.
+
+    Raises:
+        WrongValue: a photo's name does not begin with a source, or the folders beside the photo's
+            are not as many as the classes.
     """
 
     def __init__(self, *args, label_smooth: float = 0.1, **kwargs):
@@ -32,8 +38,16 @@ class SourceClsHead(LinearClsHead):
     def _classes_of(self, photo: str) -> Tensor:
         source = Path(photo).name.split("_")[0]
         if source not in self._classes:
-            folders = sorted(f for f in Path(photo).parents[1].iterdir() if f.is_dir())
+            root = Path(photo).parents[1]
+            folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
             has = [any(folder.glob(f"{source}_*")) for folder in folders]
+            if not any(has) or len(has) != self.num_classes:
+                raise WrongValue(
+                    f"{photo}: {root} has {len(has)} folders, {sum(has)} of them with files named "
+                    f"{source}_NUMBER. SourceClsHead wants {self.num_classes} folders, one per "
+                    "class, with files named SOURCE_NUMBER. Rename them, or for photos of one "
+                    "source set model.head.type='LinearClsHead'."
+                )
             self._classes[source] = torch.tensor(has)
         return self._classes[source]
 
