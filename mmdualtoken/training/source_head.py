@@ -26,8 +26,8 @@ class SourceClsHead(LinearClsHead):
         kwargs: LinearClsHead's.
 
     Raises:
-        WrongValue: a photo's name does not begin with a source, or the folders beside the photo's
-            are not as many as the classes.
+        WrongValue: a photo's name does not begin with a source, its source has one class only, or
+            the folders are not as many as the classes.
     """
 
     def __init__(self, *args, label_smooth: float = 0.1, **kwargs):
@@ -47,6 +47,12 @@ class SourceClsHead(LinearClsHead):
                     f"{source}_NUMBER. SourceClsHead wants {self.num_classes} folders, one per "
                     "class, with files named SOURCE_NUMBER. Rename them, or for photos of one "
                     "source set model.head.type='LinearClsHead'."
+                )
+            if sum(has) == 1:
+                raise WrongValue(
+                    f"{photo}: only one class folder has files named {source}_NUMBER, so that "
+                    "there is nothing to tell apart. Begin names with the source, not the class, "
+                    "or for photos of one source set model.head.type='LinearClsHead'."
                 )
             self._classes[source] = torch.tensor(has)
         return self._classes[source]
