@@ -140,6 +140,16 @@ def test_training_data_alone_is_checked(data):
     assert check(detector()) == []
 
 
+def test_of_random_sizes_those_of_the_evaluation_count(data):
+    cfg = detector(scales=[64])
+    resize = dict(type="RandomResize", scale=(64, 64), ratio_range=(0.5, 2.0), keep_ratio=True)
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    (step,) = [i for i, step in enumerate(pipeline) if "Resize" in str(step["type"])]
+    pipeline[step] = resize
+    (found,) = check(cfg)
+    assert KIND in found[2] and "anchors have 256 to 4096 px" in found[2]
+
+
 @pytest.mark.parametrize("key", ["iscrowd", "ignore"])
 def test_objects_that_mmdet_does_not_train_on_are_not_counted(key, data):
     cfg = detector(scales=[64])

@@ -81,6 +81,7 @@ def test_folders(name):
     [
         ("abcde", "another number of folders than of classes: 4 folders, 5 classes", True),
         (("disc", "square", "triangle", "star"), "another order than their folders", False),
+        (("Square", "Disc", "s3", "s4"), "another order than their folders", False),
     ],
 )
 def test_folders_and_names(classes, words, stops):

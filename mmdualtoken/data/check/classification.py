@@ -10,6 +10,7 @@ from mmdualtoken.data.check.classes import names_in
 from mmdualtoken.data.check.dataset import DatasetCheck
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 from mmdualtoken.data.layout import evaluators_of
+from mmdualtoken.weights.fitting import moved_class
 
 FLAT = (
     "sort the images into one folder per class, or list them as lines 'FILE LABEL' in an ann_file "
@@ -78,8 +79,8 @@ class ClassificationCheck(DatasetCheck):
             detail = f"{len(folders)} folders, {len(names)} classes"
             remedy = "complete the folders, or set metainfo.classes: mmpretrain refuses them"
             self.add(ERROR, "has another number of folders than of classes", detail, remedy)
-        elif names and sorted(names) == folders != list(names):
-            remedy = "sort metainfo.classes, too: labels follow the sorted folders"
+        elif names and moved_class(*([n.casefold() for n in given] for given in (folders, names))):
+            remedy = "write metainfo.classes in the order of the sorted folders: labels follow them"
             detail = f"classes {name_list(names)}, folders {name_list(folders)}"
             self.add(ERROR, "has classes in another order than their folders", detail, remedy)
 

@@ -297,6 +297,9 @@ class CocoCheck(DatasetCheck):
         pairs = [(size, annotation["bbox"][2:]) for annotation, size in self.learnt]
         image_sizes, boxes = np.array(pairs, dtype=float).reshape(-1, 2, 2).swapaxes(0, 1)
         pipeline = self.config.get("pipeline") or []
+        if not anchors.scales_of(pipeline):  # random sizes: take those of the evaluation
+            val = (self.cfg.get("val_dataloader") or {}).get("dataset") or {}
+            pipeline = val.get("pipeline") or []
         if found := anchors.unmatched(self.cfg, pipeline, image_sizes, boxes):
             self.add(WARNING, "no anchor can match many objects", *found)
 
