@@ -28,6 +28,7 @@ ITER_LOOP = dict(type="IterBasedTrainLoop", max_iters=9)
         (ITERATIONS[0], dict(max_iters=100), r"\[0\] \(PolyLR\) has begin=1500.*max_iters=100"),
         (EPOCHS, ITER_LOOP, r"\[0\] .LinearLR. counts epochs, but"),
         (EPOCHS, dict(by_epoch=False, max_iters=9), "but train_cfg counts iterations"),
+        ([], dict(ITER_LOOP, max_epochs=5), "max_epochs=5 and max_iters=9, one of them from the"),
     ],
 )
 def test_too_late(parts, train_cfg, words):
@@ -124,7 +125,8 @@ RATES = {
     "a step that comes": (dict(type="MultiStepLR", milestones=[19, 30]), 20, "", 0.1),
     "annealed too early": (COSINE, 20, "stays at its lowest from then on", 0.04),
     "annealed at the end": (COSINE, 8, "", 0.04),
-    "cut off": (dict(type="PolyLR", power=1, end=41), 20, "", 0.52),
+    "cut off": (dict(type="PolyLR", power=1, end=41), 20, "does not fall to its lowest", 0.52),
+    "without an end": (dict(type="CosineAnnealingLR", T_max=20), 20, "", 0.0),
 }
 
 

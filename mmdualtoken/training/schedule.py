@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.registry import METRICS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch.optim import Optimizer
@@ -27,13 +28,20 @@ def check_schedule(cfg: Config) -> None:
     """Check that every part of the schedule comes about: of the learning rate, and of the data.
 
     Raises:
-        InputError: a part of param_scheduler begins after the end of training, for instance after
-            a warm-up that is longer than the run; it counts epochs, and the training iterations;
-            a hook's change of the pipeline has no effect; or a result of the evaluation by which a
-            hook goes has another name.
+        InputError: train_cfg has max_epochs and max_iters; a part of param_scheduler begins after
+            the end of training, for instance after a warm-up that is longer than the run; it counts
+            epochs, and the training iterations; a hook's change of the pipeline has no effect; or
+            a result of the evaluation by which a hook goes has another name.
     """
     schedulers = cfg.get("param_scheduler") or []
     loop = cfg.get("train_cfg") or {}
+    if loop.get("max_epochs") and loop.get("max_iters"):
+        raise InputError(
+            f"train_cfg has max_epochs={loop['max_epochs']} and max_iters={loop['max_iters']}, one "
+            "of them from the base config, which trains by epochs or by iterations. Set the one "
+            "that it has (iterations are epochs x images / batch_size), and the ends of "
+            "param_scheduler to match."
+        )
     for i, part in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
         key = "max_epochs" if part.get("by_epoch", True) else "max_iters"
         begin, last = part.get("begin", 0), loop.get(key)
@@ -96,6 +104,9 @@ def odd_rates(schedulers: Sequence, loop: BaseLoop) -> Iterator[str]:
             if min(scheduler.milestones) >= last:
                 steps = f"has milestones {sorted(scheduler.milestones)}"
                 yield f"{text % (steps, 'never falls')}Set earlier ones."
+        elif hasattr(scheduler, "eta_min") and last + 1 < end < INF:
+            rest = text % (f"ends at {end}", "does not fall to its lowest")
+            yield f"{rest}Set end and T_max to the length of the training."
         elif hasattr(scheduler, "eta_min") and max(s.end for s in schedulers) == end < last:
             rest = text % (f"ends at {end}", "stays at its lowest from then on")
             yield f"{rest}Set end and T_max to the whole."
