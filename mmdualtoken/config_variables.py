@@ -1,4 +1,4 @@
-"""Variables of a config whose change has no effect."""
+"""Settings of a config that have no effect, or take away others."""
 
 import ast
 import difflib
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
+
+from mmdualtoken.config_files import type_name
 
 #: What runners and tools read of a config; all else is there to be put into these.
 KEYS = {
@@ -49,19 +51,24 @@ class _Variables:
     Attributes:
         changed: variable -> the statements that set or change it, as one text.
         readers: variable -> the variables that it is put into.
+        twice: keys of the config that are set a second time, without a look at the first value.
     """
 
     def __init__(self, file: Path):
         self.file = file
         self.changed: dict[str, str] = defaultdict(str)
         self.readers: dict[str, set[str]] = defaultdict(set)
+        self.twice: list[str] = []
         for statement in ast.parse(file.read_text(encoding="utf-8")).body:
             targets = getattr(statement, "targets", [getattr(statement, "target", None)])
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
                 targets = [statement.value.func]
             names = {_root(t) for target in targets for t in getattr(target, "elts", [target])}
             names -= {None, "_base_"}
+            read = {_root(node) for node in ast.walk(getattr(statement, "value", statement))}
             for name in names:
+                if type(statement) is ast.Assign and self.changed.get(name) and name in KEYS - read:
+                    self.twice.append(name)
                 self.changed[name] += ast.dump(statement)
             for node in ast.walk(statement):
                 if (name := _root(node)) not in names:
@@ -78,8 +85,22 @@ def _keys_with(name: str, files: list[_Variables]) -> list[str]:
     return [key for key in found if key in KEYS and key != name]
 
 
+def _lost_hooks(cfg: Config, files: list[_Variables]) -> list[str]:
+    """Types of the hooks of its bases that the last file's own `custom_hooks` are without."""
+    *bases, last = files
+    setters = [file for file in bases if "custom_hooks" in file.changed]
+    own = {type_name(hook) for hook in cfg.get("custom_hooks") or ()}
+    if not setters or not own or "custom_hooks" not in last.changed:  # an empty list is meant
+        return []
+    hooks = Config.fromfile(setters[-1].file).get("custom_hooks") or ()
+    return [name for hook in hooks if (name := type_name(hook)) not in own]
+
+
 def unused_changes(cfg: Config, options: Iterable[str] = ()) -> Iterator[str]:
-    """Yield a warning for each variable that is changed after it was put to use.
+    """Yield a warning for each setting that has no effect, or takes away another.
+
+    These are variables that are changed after they were put to use, keys that a file sets twice,
+    and hooks that a list replaces.
 
     MMEngine reads a base config as a whole: its train_dataloader holds a copy of its
     train_pipeline, its test_dataloader one of its val_dataloader. A file that inherits it, or
@@ -96,6 +117,8 @@ def unused_changes(cfg: Config, options: Iterable[str] = ()) -> Iterator[str]:
     except (OSError, SyntaxError):  # a line that is no path; a placeholder of MMEngine
         return
     for i, file in enumerate(files):
+        for name in file.twice:
+            yield f"{name} stands twice in {file.file}: the second replaces the first"
         later = {name for f in files[i + 1 :] for name in (*f.changed, *f.readers)}
         for name in sorted(file.changed.keys() - file.readers.keys() - later - (KEYS - COPIED)):
             keys = _keys_with(name, files[:i])
@@ -110,6 +133,11 @@ def unused_changes(cfg: Config, options: Iterable[str] = ()) -> Iterator[str]:
                 elif name.endswith("pipeline") and keys[0].endswith("_dataloader"):
                     remedy += f": {keys[0]} = dict(dataset=dict(pipeline={name}))"
                 yield f"{name} of {file.file} has no effect on {', '.join(keys)}: {OLD}. {remedy}"
+    if files and (hooks := _lost_hooks(cfg, files)):
+        yield (
+            f"custom_hooks of {files[-1].file} replaces its base config's, and is without "
+            f"{', '.join(hooks)}. To keep them: custom_hooks = [*_base_.custom_hooks, ...]"
+        )
     for option in options:
         name, _, rest = option.partition(".")
         known = name in KEYS or any(name in file.changed for file in files)

@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 from tasks import CONFIGS, DETECTOR
 
+from mmdualtoken.config_files import config_path
 from mmdualtoken.config_variables import unused_changes
 
 PIPELINE = "[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]"
@@ -64,6 +65,30 @@ def test_changed_alone(text, places, end, tmp_path):
 )
 def test_changed_and_used(text, tmp_path):
     assert warnings_of(tmp_path, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("custom_hooks = [dict(type='NanLossHook')]", "EMAHook"),
+        ("custom_hooks = [*_base_.custom_hooks, dict(type='NanLossHook')]", ""),
+        ("custom_hooks = [dict(type='EMAHook', momentum=0.1)]", ""),
+        ("custom_hooks = []", ""),
+    ],
+)
+def test_hooks_of_the_base(text, lost, tmp_path):
+    """MMEngine replaces lists."""
+    base = config_path("mmdet/rtmdet_dualtoken_t_finetune.py")
+    found = warnings_of(tmp_path, text, base=base)
+    assert [f"is without {lost}. " in warning for warning in found] == [True] * bool(lost)
+
+
+def test_a_key_that_stands_twice(tmp_path):
+    """As where a second example is pasted below the first."""
+    text = "train_dataloader = dict(dataset=dict(data_root='a/'))\ntrain_dataloader = "
+    (found,) = warnings_of(tmp_path, f"{text}dict(batch_size=4)")
+    assert found.startswith(f"train_dataloader stands twice in {tmp_path / 'mine.py'}")
+    assert warnings_of(tmp_path, f"{text}dict(train_dataloader, batch_size=4)") == []
 
 
 def test_base_of_a_base(tmp_path):
