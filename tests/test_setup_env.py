@@ -42,6 +42,10 @@ def test_the_environment_is_read():
         f"requirements/{n}.txt" for n in (*setup_env.COMPLETED, "onedl", *setup_env.ALONE)
     }
     assert facts["missing"]["requirements/runtime.txt"] == []
+    assert facts["link"].startswith("file://")
+    # Of the two stacks, one is the other.
+    others = [setup_env.inspect(Path(sys.executable), stack)["others"] for stack in setup_env.VENVS]
+    assert sorted(map(bool, others)) == [False, True]
     assert setup_env.inspect(Path("/nowhere/python"), "onedl") == {}
 
 
@@ -65,6 +69,7 @@ class Machine:
 
     def __init__(self, root, monkeypatch):
         self.commands, self.fail_on, self.installed, self.link = [], None, None, None
+        self.others = []
         self.root = root
         monkeypatch.setattr(setup_env, "ROOT", root)
         monkeypatch.setattr(setup_env, "run", self.run)
@@ -76,7 +81,8 @@ class Machine:
         names = (*setup_env.COMPLETED, stack_name, *setup_env.ALONE)
         files = [f"requirements/{name}.txt" for name in names]
         missing = {f: [] if f in self.installed else ["a==1 (found None)"] for f in files}
-        return {"python": sys.version_info[:2], "missing": missing, "link": self.link}
+        facts = {"python": sys.version_info[:2], "missing": missing, "others": self.others}
+        return {**facts, "link": self.link}
 
     def run(self, *command):
         text = " ".join(map(str, command[1:]))
@@ -124,6 +130,14 @@ def test_a_changed_version_is_put_right(machine):
     assert machine.complete() == ["pip", "doctor"]
     machine.installed.remove("requirements/onedl.txt")
     assert machine.complete() == ["alone", "doctor"]
+
+
+def test_the_other_stack_is_not_overwritten(machine):
+    machine.complete()
+    machine.others, machine.link = ["mmdet"], None
+    with pytest.raises(setup_env.SetupError, match=r"\.venv has mmdet of the other stack"):
+        machine.complete()
+    assert machine.commands == []
 
 
 def test_nothing_is_compiled(monkeypatch, capfd):

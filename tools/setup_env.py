@@ -24,24 +24,29 @@ COMPLETED = ("runtime", "test", "export", "inspector")
 ALONE = ("openvino", "quantization")
 
 #: Prints the version of the environment's Python, the pins of the files that are not installed as
-#: such, and where the package is installed from, if it is of the version asked for.
+#: such, the clone that the package is read from, if it is of the version asked for, and the other
+#: stack's packages that are there.
 PROBE = """
 import importlib.metadata as m, json, sys
 from pip._vendor.packaging.requirements import Requirement
 def have(name):
     try: return m.version(name)
     except m.PackageNotFoundError: return None
-def missing(file):
+def pins(file):
     lines = (line.split("#")[0].strip() for line in open(file, encoding="utf-8"))
-    pins = [Requirement(line) for line in lines if line]
-    return [f"{p} (found {have(p.name)})" for p in pins if (not p.marker or p.marker.evaluate())
+    return [Requirement(line) for line in lines if line]
+def missing(file):
+    return [f"{p} (found {have(p.name)})" for p in pins(file)
+            if (not p.marker or p.marker.evaluate())
             and not p.specifier.contains(have(p.name) or "0")]
-version, files = sys.argv[1], sys.argv[2:]
+version, other, files = sys.argv[1], sys.argv[2], sys.argv[3:]
 link = None
 if have("mmdualtoken") == version:
-    link = json.loads(m.distribution("mmdualtoken").read_text("direct_url.json") or "{}").get("url")
+    direct = json.loads(m.distribution("mmdualtoken").read_text("direct_url.json") or "{}")
+    link = direct.get("url") if direct.get("dir_info", {}).get("editable") else None
 print(json.dumps({"python": sys.version_info[:2], "missing": {f: missing(f) for f in files},
-                  "link": link}))
+                  "link": link,
+                  "others": [p.name for p in pins(other) if "mm" in p.name and have(p.name)]}))
 """
 
 
@@ -64,7 +69,8 @@ def inspect(python: Path, stack: str) -> dict:
     text = (ROOT / "mmdualtoken" / "version.py").read_text(encoding="utf-8")
     version = re.search('__version__ = "(.+)"', text)[1]
     files = [f"requirements/{name}.txt" for name in (*COMPLETED, stack, *ALONE)]
-    command = [str(python), "-c", PROBE, version, *files]
+    (other,) = VENVS.keys() - {stack}
+    command = [str(python), "-c", PROBE, version, f"requirements/{other}.txt", *files]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
@@ -99,7 +105,7 @@ def complete(stack: str, match_python: bool = False) -> bool:
     """Complete the environment of a stack; returns whether anything was installed or checked.
 
     Raises:
-        SetupError: the step that failed, and why.
+        SetupError: the step that failed, and why; or the other stack is in the environment.
     """
     venv = ROOT / VENVS[stack]
     python, healthy = venv / "bin" / "python", venv / ".healthy"
@@ -109,6 +115,12 @@ def complete(stack: str, match_python: bool = False) -> bool:
     if not facts:
         text = f"{python} does not run after it was made; try another Python: "
         raise SetupError(text + "make PYTHON=python3.11 setup")
+    if facts["others"]:
+        raise SetupError(
+            f"{venv.name} has {', '.join(facts['others'])} of the other stack, whose files this "
+            f"one would overwrite. Name a stack (make STACK=openmmlab has .venv-openmmlab), or "
+            f"move {venv.name} away."
+        )
     steps = []
     for names, options in ((COMPLETED, ()), ((stack, *ALONE), ("--no-deps",))):
         files = [f"requirements/{name}.txt" for name in names]
