@@ -290,13 +290,18 @@ def test_page_pretrained(written):
     assert cfg.model.backbone.init_cfg.type == "Pretrained"
 
 
-def test_shipped_weights_read_rgb(capsys):
+def test_shipped_weights_read_rgb(capsys, tmp_path):
     """RTMDet's recipe reads BGR, the weights were trained on RGB; a config that reads it stays."""
     names = ("rtmdet_dualtoken_t", "retinanet_dualtoken_t_1x")
     bgr, rgb = (Config.fromfile(ROOT / f"configs/mmdet/{name}.py") for name in names)
     for cfg in (bgr, rgb):
         start_from_checkpoint(cfg, "mmdualtoken://tiny")
     assert "reads RGB" in capsys.readouterr().out
+    own = Config.fromfile(ROOT / "configs/mmdet/rtmdet_dualtoken_t.py")
+    Path(tmp_path / "own.pth").touch()
+    start_from_checkpoint(own, tmp_path / "own.pth")
+    assert "This config reads BGR. If" in capsys.readouterr().out
+    assert own.model.data_preprocessor.bgr_to_rgb is False
     for key in ("mean", "std", "bgr_to_rgb"):
         assert bgr.model.data_preprocessor[key] == rgb.model.data_preprocessor[key]
 

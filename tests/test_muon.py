@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers import build
+from helpers import build, log_lines
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, OPTIMIZERS, init_default_scope
@@ -129,9 +129,12 @@ def test_flag(monkeypatch):
     cfg = Config.fromfile(TASKS["segmentation"][0])
     cfg.optim_wrapper.clip_grad = dict(max_norm=1.0)
     base = Config.fromfile(config_path(MUON_FILE)).muon
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(head=dict(lr_mult=10.0)))
     for given, rate in ((["--muon"], base.lr), (["--muon", "2e-3"], 2e-3)):
         monkeypatch.setattr(sys, "argv", ["train.py", TASKS["segmentation"][0], *given])
-        merge_args(cfg, parse_args())
+        with log_lines() as lines:
+            merge_args(cfg, parse_args())
+        assert any("--muon: head learns at 10 times the rate" in line for line in lines)
         assert cfg.optim_wrapper.optimizer == dict(base, lr=rate)
         assert cfg.optim_wrapper.clip_grad == dict(max_norm=1.0)
 

@@ -138,6 +138,16 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         if isinstance(args.muon, float):
             optimizer.lr = args.muon
         cfg.optim_wrapper.optimizer = optimizer
+        options = (cfg.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
+        for name, option in options.items():
+            if (times := option.get("lr_mult", 1.0)) > 1:
+                print_log(
+                    f"--muon: {name} learns at {times:g} times the rate, which was meant for "
+                    "another optimizer. To change it: --cfg-options "
+                    f"optim_wrapper.paramwise_cfg.custom_keys.{name}.lr_mult=1",
+                    logger="current",
+                    level=logging.WARNING,
+                )
     if args.amp:
         if not torch.cuda.is_available():
             raise InputError("--amp: mixed precision needs a GPU; none was found.")

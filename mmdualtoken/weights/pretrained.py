@@ -1,5 +1,6 @@
 """Starting the backbone from a classification checkpoint."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -194,6 +195,14 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
         norm_eval=True,
     )
     reader = cfg.model.get("data_preprocessor") or {}
-    if str(filename).startswith(SCHEME) and reader.get("bgr_to_rgb") is False:
+    if reader.get("bgr_to_rgb") is not False:
+        return
+    if str(filename).startswith(SCHEME):
         reader.update(bgr_to_rgb=True, mean=reader.mean[::-1], std=reader.std[::-1])
         print_log(f"{filename} reads RGB: data_preprocessor turns BGR into it now.")
+    else:
+        print_log(
+            f"This config reads BGR. If {filename} was trained on RGB, as our classifiers are, set "
+            "model.data_preprocessor: bgr_to_rgb=True, mean and std reversed.",
+            level=logging.WARNING,
+        )
