@@ -38,7 +38,7 @@ class Block:
     @property
     def name(self) -> str | None:
         """The file that a block of Python is meant to be, by a comment in its first line."""
-        found = re.match(r"# (?:my_project/)?(\w+\.py)\n", self.text)
+        found = re.match(r"# (\w+\.py)\n", self.text)
         return found and found[1]
 
 

@@ -64,6 +64,7 @@ RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 #: Blocks of Python that are compiled here and run elsewhere.
 PYTHON_ELSEWHERE = {
     ("docs/installation.md", "DetInferencer("): "test_pip_install.py",
+    ("docs/own-data.md", "all.json"): "test_own_data.py",
     ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export_files.py",
     ("docs/deployment.md", "openvino.Core()"): "test_export_files.py",
     ("docs/deployment.md", "export.runner"): "test_export_results.py",
@@ -274,6 +275,9 @@ def test_config_block(block, tmp_path, monkeypatch):
     """It loads, lines alone on top of a detector's config, and what it says arrives."""
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(ROOT / "configs")
+    for other in CONFIGS:  # of this page, which the block may have as its base
+        if other.page == block.page and other.name:
+            Path(other.name).write_text(other.text)
     text = block.text if "_base_ = " in block.text else f"_base_ = {DETECTOR!r}\n{block.text}"
     Path("mine.py").write_text(text)
     cfg = Config.fromfile("mine.py")

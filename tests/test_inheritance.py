@@ -15,11 +15,11 @@ from mmdualtoken.errors import InputError
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [README, *(p.read_text() for p in sorted((ROOT / "configs").glob("*/README.md")))]
-#: What the documents call my_project/NAME.py, word for word.
+#: What the documents call NAME.py, word for word.
 RECIPES = {
     name: text
     for document in DOCUMENTS
-    for text, name in re.findall(r"```python\n(# my_project/(\w+)\.py\n.*?)```", document, re.S)
+    for text, name in re.findall(r"```python\n(# (\w+)\.py\n.*?)```", document, re.S)
 }
 SCOPES = dict(vehicles="mmdet", parcels="mmdet", roads="mmseg", cracks="mmseg", pets="mmpretrain")
 

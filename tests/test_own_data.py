@@ -63,6 +63,25 @@ def test_every_block_is_run():
     ]
 
 
+def test_one_file_is_divided(tmp_path, monkeypatch):
+    """Each image with its objects in one of the two files; everything else in both."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = (b for b in BLOCKS if b.page == PAGE and "all.json" in b.text)
+    images = [dict(id=i) for i in range(10)]
+    boxes = [dict(id=i, image_id=i % 10) for i in range(30)]
+    kinds = [dict(id=1, name="cell")]
+    content = dict(images=images, annotations=boxes, categories=kinds)
+    Path("all.json").write_text(json.dumps(content))
+    exec(compile(block.text, block.id, "exec"), {})  # noqa: S102
+    train, val = (json.loads(Path(f"{name}.json").read_text()) for name in ("train", "val"))
+    assert (len(train["images"]), len(val["images"])) == (8, 2)
+    for key, expected in content.items():
+        both = kinds + kinds if key == "categories" else expected
+        assert sorted(train[key] + val[key], key=lambda x: x["id"]) == both
+    for part in (train, val):
+        assert {b["image_id"] for b in part["annotations"]} == {i["id"] for i in part["images"]}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", METRIC)
 def test_example(config, real_data, tmp_path, monkeypatch, tool):
