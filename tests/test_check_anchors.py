@@ -1,15 +1,17 @@
 """Objects that no anchor fits: what the check says, and what mmdet's assigner does with them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from data_faults import check, config, write_data
-from mmengine.config import ConfigDict
-from mmengine.registry import init_default_scope
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
+from tasks import ROOT
 
 from mmdualtoken.data.check import WARNING, anchors
 
@@ -138,6 +140,34 @@ def test_training_data_alone_is_checked(data):
     assert found[0] == WARNING and KIND in found[2] and "anchors have 256 to 4096 px" in found[2]
     assert check(cfg, "val") == []
     assert check(detector()) == []
+
+
+def test_strides_of_levels_and_head(tmp_path):
+    """The page's detector, and what a user would write instead: FPN as mmdet's configs have it."""
+    page = (ROOT / "configs" / "mmdet" / "README.md").read_text()
+    (text,) = re.findall(r"```python\n(# Cascade R-CNN\n.*?)```", page, re.S)
+    (tmp_path / "mine.py").write_text(text)
+    cfg = Config.fromfile(tmp_path / "mine.py")
+    assert not list(anchors.stride_rules(cfg.model))
+    model = MODELS.build(cfg.model)
+    with torch.no_grad():
+        maps = model.extract_feat(torch.zeros(1, 3, 128, 128))
+    strides = cfg.model.rpn_head.anchor_generator.strides
+    assert [128 // level.shape[-1] for level in maps] == strides == [4, 8, 16, 32, 64]
+    cfg.model.neck.type = "FPN"
+    (breach,) = anchors.stride_rules(cfg.model)
+    assert "the neck begin at stride 8, those of the head at 4" in breach[1]
+    retina = Config.fromfile(ROOT / "configs" / "mmdet" / "retinanet_dualtoken_t_1x.py")
+    assert not list(anchors.stride_rules(retina.model))
+    retina.model.neck.start_level = 1
+    (breach,) = anchors.stride_rules(retina.model)
+    assert "begin at stride 16, those of the head at 8" in breach[1]
+
+
+def test_wrong_strides_are_an_error_of_the_check(data):
+    cfg = detector()
+    cfg.model.neck.type = "FPN"
+    assert any("the neck begin at stride 8" in reason for *_, reason in check(cfg))
 
 
 def test_of_random_sizes_those_of_the_evaluation_count(data):

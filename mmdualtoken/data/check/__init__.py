@@ -8,13 +8,14 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterable
-from itertools import product
+from itertools import chain, product
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdualtoken.data.check import official, pool
+from mmdualtoken.data.check.anchors import stride_rules
 from mmdualtoken.data.check.classes import loss_rules, name_rules, names_in
 from mmdualtoken.data.check.classification import ClassificationCheck, compare_folders
 from mmdualtoken.data.check.coco import CocoCheck
@@ -96,7 +97,9 @@ def _look(cfg: Config, splits: Iterable[str], quick: bool) -> tuple[list[Dataset
     if checks and (problem := preprocessor_problem(cfg)):
         remedy = "give 1 or 3 values, or mean=None and std=None for other numbers of channels"
         checks[0].add(ERROR, "cannot build the data_preprocessor", problem, remedy, cfg.filename)
-    for breach in loss_rules(cfg.get("model") or {}, cfg.get("default_scope")) if checks else ():
+    model = cfg.get("model") or {}
+    breaches = chain(loss_rules(model, cfg.get("default_scope")), stride_rules(model))
+    for breach in breaches if checks else ():
         checks[0].add(*breach, file=cfg.filename)
     return checks, reports
 

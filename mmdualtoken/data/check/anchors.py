@@ -1,11 +1,14 @@
-"""Comparison of a detector's anchors with its objects, at the size that the model sees."""
+"""Comparison of a detector's anchors with its objects, and of their strides with the neck's."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
+
+from mmdualtoken.config_files import type_name
+from mmdualtoken.data.check.findings import ERROR
 
 #: In the names of transforms that change how large objects are.
 GEOMETRY = ("Resize", "Crop", "Affine", "Mosaic", "Expand")
@@ -28,6 +31,32 @@ def scales_of(pipeline: Iterable[dict]) -> list[tuple[int, int]] | None:
         return None
     pairs = all(isinstance(scale, (list, tuple)) and len(scale) == 2 for scale in scales or [None])
     return [(max(scale), min(scale)) for scale in scales] if pairs else None
+
+
+def stride_rules(model: ConfigDict) -> Iterator[tuple[str, str, str, str]]:
+    """Compare the stride of the first level of an FPN on our backbone with that of the head.
+
+    mmdet does not: with other strides than the anchors', a training runs, and learns little.
+    """
+    backbone, neck = model.get("backbone") or {}, model.get("neck") or {}
+    head = model.get("rpn_head") or model.get("bbox_head") or {}
+    strides = (head.get("anchor_generator") or head).get("strides")
+    first = dict(DualTokenViT=8, DualTokenViTStride4=4).get(type_name(backbone))
+    name = type_name(neck)
+    if not (first and strides and name in ("FPN", "DualTokenFPN")):
+        return
+    if name == "DualTokenFPN":
+        first = 4
+    elif first == 8:
+        indices = backbone.get("out_indices", (0, 1, 2))
+        first <<= min([indices] if isinstance(indices, int) else indices)
+    if name == "FPN":
+        first <<= neck.get("start_level", 0)
+    wanted = strides[0][0] if isinstance(strides[0], (list, tuple)) else strides[0]
+    if first != wanted:
+        kind = f"the levels of the neck begin at stride {first}, those of the head at {wanted}"
+        remedy = "for levels from stride 8 on take type='FPN' with start_level=0, for levels from "
+        yield ERROR, kind, "", remedy + "stride 4 on type='DualTokenFPN' (configs/mmdet/README.md)"
 
 
 def anchors_of(model: ConfigDict) -> tuple[np.ndarray, float] | None:
