@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 from pycocotools import mask as coco_mask
-from tasks import RTMDET, TASKS
+from tasks import ROOT, RTMDET, TASKS
 from torchvision.ops import batched_nms
 
 from mmdualtoken.errors import InputError
@@ -344,6 +344,53 @@ def test_runner_refuses_other_steps():
         pipeline_steps(cfg)
 
 
+def test_runner_keeps_what_it_can(tmp_path, monkeypatch, capsys):
+    """A broken photo is left out, files of one name are kept apart, labels may have 16 bits."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/photo.jpg", "b/photo.jpg", "c/photo.pgm"):
+        Path(name).parent.mkdir()
+        cv2.imwrite(name, random_image(20, 30)[..., : 1 if "pgm" in name else 3])
+    Path("broken.jpg").touch()
+    model = runner_of(segmentor(), imread_flag=1, read_as="", channel_order="bgr")
+    model.task, model.classes = "segmentation", [str(i) for i in range(301)]
+    model.infer = lambda images: [(np.full(images[0].shape[:2], 300, np.int64),)]
+    monkeypatch.setattr(runner, "Model", lambda *_: model)
+    inputs = ["a/photo.jpg", "broken.jpg", "b/photo.jpg", "c"]
+    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", *inputs, "--out", "found"])
+    with pytest.raises(SystemExit) as end:
+        runner.main()
+    assert end.value.code == 1 and "left out: broken.jpg is no image" in capsys.readouterr().err
+    names = [line["image"] for line in lines_of("found")]
+    assert names == ["photo.jpg", "photo_2.jpg", "c/photo.pgm.png"]
+    for name in names:
+        assert cv2.imread(f"found/{name}").shape == (20, 30, 3)
+        assert (cv2.imread(f"found/{name}.png", cv2.IMREAD_UNCHANGED) == 300).all()
+
+
+def test_runner_stopped_by_the_user(tmp_path, monkeypatch, capsys):
+    """A camera has no end."""
+    monkeypatch.chdir(tmp_path)
+
+    def frames(*_):
+        yield "0_000000.jpg", random_image(20, 30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "read_all", frames)
+    image = random_image(20, 30)
+    monkeypatch.setattr(runner, "Model", lambda *_: lambda *_: (dict(height=20), image, None))
+    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", "0", "--out", "found"])
+    with pytest.raises(SystemExit) as end:
+        runner.main()
+    assert end.value.code == 0 and lines_of("found") == [dict(image="0_000000.jpg", height=20)]
+
+
+def test_runner_without_a_pipeline():
+    model = runner_of(Config.fromfile(CLASSIFIER))
+    del model.meta["pipeline"]
+    with pytest.raises(ValueError, match="export it with --with-runner"):
+        model.prepare(random_image(8, 8))
+
+
 def test_runner_pastes_masks_as_mmdet():
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
@@ -461,6 +508,22 @@ def test_segmentor_in_one_file(onnx, project, tool):
         assert sum(entry["share"] for entry in line["classes"]) == pytest.approx(1)
 
 
+def test_an_exported_file_takes_one_process(project, tool):
+    Path("model.onnx").touch()
+    status, printed = tool("test", CLASSIFIER, "model.onnx", "--launcher", "pytorch")
+    assert status == 2 and "an exported file is tested by one process" in printed
+
+
+def test_names_of_classes_without_data(monkeypatch):
+    """Random weights, to try: the runner needs a name for each class."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from export import load
+
+    cfg = Config.fromfile(CLASSIFIER)
+    cfg.test_dataloader.dataset.pop("metainfo", None)
+    assert load(cfg, "none")[1] == [f"class {i}" for i in range(cfg.model.head.num_classes)]
+
+
 @pytest.mark.slow
 def test_bad_input_of_the_runner_and_of_test(onnx, project, tool):
     classes = ("disc", "square", "star", "triangle")
@@ -471,8 +534,8 @@ def test_bad_input_of_the_runner_and_of_test(onnx, project, tool):
     before = sorted(Path().iterdir())
     for args, said in (
         (("text.onnx", "data"), "text.onnx, no file with results that onnxruntime runs"),
-        (("model.onnx", "empty.jpg"), "empty.jpg is no image that OpenCV reads"),
-        (("model.onnx", "broken.mp4"), "it ends after 0 frames"),
+        (("model.onnx", "empty.jpg"), "left out: empty.jpg is no image that OpenCV reads"),
+        (("model.onnx", "broken.mp4"), "broken.mp4: no photo, folder or video"),
         (("model.onnx", "data", "--out", "data"), "--out data exists already"),
     ):
         out = () if "--out" in args else ("--out", "found")

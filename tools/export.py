@@ -31,6 +31,7 @@ from mmdualtoken.export.measure import build_model
 from mmdualtoken.export.results import Results, pipeline_steps
 from mmdualtoken.files import check_file
 from mmdualtoken.inference import load_model
+from mmdualtoken.inference.model import complete_meta
 from mmdualtoken.weights.checkpoints import UNSAFE_FLAG, UNSAFE_TEXT
 
 
@@ -122,11 +123,12 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def load(cfg: Config, checkpoint: str) -> tuple[nn.Module, list[str]]:
-    """The model on the CPU, and the names of its classes as far as they are known."""
+    """The model on the CPU, and the names of its classes, numbers where they are not known."""
     if checkpoint == "none":
         dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
         model = revert_sync_batchnorm(build_model(cfg))
-        return model, list((dataset.get("metainfo") or {}).get("classes") or ())
+        count = max(getattr(module, "num_classes", None) or 0 for module in model.modules())
+        return model, list(complete_meta(dataset.get("metainfo") or {}, count)["classes"])
     model = load_model(cfg, checkpoint)
     return model, list(model.dataset_meta["classes"])
 

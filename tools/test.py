@@ -176,6 +176,11 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError(
             f"{args.checkpoint}: --runtime and --compare-with are for .onnx and .xml files."
         )
+    if is_exported(args) and args.launcher != "none":
+        raise InputError(
+            f"{args.checkpoint}: an exported file is tested by one process: python tools/test.py, "
+            "without --launcher."
+        )
     if is_exported(args) and args.tta:
         raise InputError(f"{args.checkpoint}: --tta is for checkpoints alone.")
     if args.compare_with:

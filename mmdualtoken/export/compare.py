@@ -79,7 +79,8 @@ def photos(cfg: Config, given: list[str], channels: int) -> list[np.ndarray]:
     """
     read = Preparer(cfg).read
     files = list(given)
-    for dataset in () if given else innermost_datasets(cfg.test_dataloader.dataset):
+    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
+    for dataset in () if given or not loader else innermost_datasets(loader["dataset"]):
         prefix = dataset.get("data_prefix") or {}
         prefix = prefix if isinstance(prefix, str) else next(iter(prefix.values()), "")
         folder = Path(dataset.get("data_root") or "", prefix or "")

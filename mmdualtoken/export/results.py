@@ -82,7 +82,8 @@ def pipeline_steps(cfg: Config) -> list[dict]:
             raise InputError(
                 f"The runner cannot do the step {dict(step)} of the test pipeline; it resizes by "
                 "OpenCV, crops the centre, pads with a constant and compresses by one quality. "
-                "Export without --with-runner."
+                "Export without --with-runner; or for backend='pillow', set that step's "
+                "backend='cv2', here and for a test of what it changes."
             )
     return found
 

@@ -6,6 +6,7 @@ Needs numpy, opencv-python-headless and onnxruntime or openvino. 0 below is the 
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory as Temporary
 
@@ -61,6 +62,8 @@ class Model:
 
     def prepare(self, image):
         """Resize, crop and pad as in testing; also the scales of x, y, x, y."""
+        if "pipeline" not in self.meta:
+            raise ValueError("the file does not say how to resize; export it with --with-runner")
         scales = np.ones(4, "f4")
         for step in self.meta["pipeline"]:
             (h, w), size = image.shape[:2], step["size"]
@@ -121,7 +124,8 @@ class Model:
             record["top"] = [dict(zip(("label", "name", "score"), entry)) for entry in best]
             captions.append((f"{best[0][1]} {best[0][2]:.2f}", (2, 14), (0, 0, 255)))
         elif self.task == "segmentation":
-            label_map = cv2.resize(outputs[0], size[::-1], interpolation=cv2.INTER_NEAREST)
+            narrow = outputs[0].astype("u1" if outputs[0].dtype == np.uint8 else "u2")
+            label_map = cv2.resize(narrow, size[::-1], interpolation=cv2.INTER_NEAREST)
             labels, counts = np.unique(label_map, return_counts=True)
             found = sorted(zip((counts / label_map.size).tolist(), labels.tolist()), reverse=True)
             record["classes"] = [dict(label=i, name=self.classes[i], share=s) for s, i in found]
@@ -156,18 +160,38 @@ def paste(mask, box, size):
 
 
 def read_all(model, names):
-    """Yield a name and an image for each photo and frame."""
+    """Yield a name and an image, or the error of reading it, for each photo and frame."""
     for name in names:
         path, number = Path(name), 0
         files = [f for f in (path, *sorted(path.rglob("*"))) if f.suffix.lower() in IMAGES]
         for file in files:
-            yield file.relative_to(path.parent).as_posix(), model.read(file)
+            try:
+                image = model.read(file)
+            except (ValueError, OSError) as error:
+                image = error
+            yield file.relative_to(path.parent).as_posix(), image
         video = cv2.VideoCapture(int(name) if name.isdigit() else name)
         while not files and (frame := video.read()[1]) is not None:
             yield f"{path.name}_{number:06d}.jpg", frame
             number += 1
         if not files and number < max(1, video.get(cv2.CAP_PROP_FRAME_COUNT)):
-            raise ValueError(f"{name}: no photo, folder or video, or it ends after {number} frames")
+            why = f"it ends after {number} frames" if number else "no photo, folder or video"
+            yield path.name, ValueError(f"{name}: {why}")
+
+
+def save(folder, name, record, picture, label_map):
+    """Add an image's results to a folder, beside others of its name."""
+    name += ".png" * name.lower().endswith(".pgm")  # which has no colours
+    plain, number = Path(name), 1
+    while (folder / name).exists():
+        number += 1
+        name = plain.with_name(f"{plain.stem}_{number}{plain.suffix}").as_posix()
+    Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(f"{folder / name}", picture)
+    if label_map is not None:
+        cv2.imwrite(f"{folder / name}.png", label_map)
+    with open(folder / "results.jsonl", "a", encoding="utf-8") as lines:
+        lines.write(json.dumps(dict(image=name, **record)) + "\n")
 
 
 def main():
@@ -181,22 +205,27 @@ def main():
     args = parser.parse_args()
     if args.out.exists():
         parser.exit(2, f"runner: --out {args.out} exists already; name a new folder.\n")
+    problems = 0
     try:
         model = Model(args.model, args.runtime)
         with Temporary(prefix=".run-", dir=args.out.absolute().parent) as folder:
-            new = Path(folder, "results")  # moved as a whole when all is done
-            for name, image in read_all(model, args.inputs):
-                record, picture, label_map = model(image, args.score_thr)
-                Path(new, name).parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(f"{new / name}", picture)
-                if label_map is not None:
-                    cv2.imwrite(f"{new / name}.png", label_map)
-                with open(new / "results.jsonl", "a", encoding="utf-8") as lines:
-                    lines.write(json.dumps(dict(image=name, **record)) + "\n")
+            new = Path(folder, "results")  # moved as a whole in the end
+            try:
+                for name, image in read_all(model, args.inputs):
+                    if isinstance(image, Exception):
+                        print(f"runner: left out: {image}.", file=sys.stderr)
+                        problems += 1
+                    else:
+                        save(new, name, *model(image, args.score_thr))
+            except KeyboardInterrupt:
+                print("runner: stopped; what was done is kept.", file=sys.stderr)
+            if not new.exists():
+                parser.exit(2, "runner: there was nothing to run the model on.\n")
             new.rename(args.out)
             print(f"{args.out}: pictures and results.jsonl")
     except (ValueError, OSError, cv2.error) as error:
         parser.exit(2, f"runner: {error}.\n")
+    sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":
