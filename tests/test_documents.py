@@ -37,6 +37,7 @@ FOREIGN = {
     "python $MIM/tools/misc/download_dataset.py": "downloads COCO",
     "python -c from torchvision.datasets import ImageNet": "needs ImageNet's archives",
     "python $(python -c 'import mmdet": "test_pip_install.py runs the toolboxes' own tools",
+    "srun": "needs Slurm",
     "python3 -m venv": "makes the environment of the next line",
     "export MALLOC_MMAP_MAX_=0": "of glibc; sets variables for what is run next",
     "python runner.py": "beside an exported file; test_export_results.py runs it",

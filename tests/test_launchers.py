@@ -109,6 +109,16 @@ def test_more_processes_than_gpus(alone, monkeypatch):
     assert not torch.distributed.is_initialized() and "model_wrapper_cfg" not in cfg
 
 
+def test_without_srun(alone, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with pytest.raises(InputError, match=r"slurm: SLURM_NTASKS, SLURM_NODELIST not set"):
+        start_processes(Config(dict(launcher="slurm")))
+    for name in ("SLURM_NTASKS", "SLURM_NODELIST"):
+        monkeypatch.setenv(name, "1")
+    start_processes(Config(dict(launcher="slurm")))  # MMEngine does the rest
+
+
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_launchers_that_need_gpus(launcher, alone):
     with pytest.raises(InputError, match=f"--launcher {launcher}: no GPU.*torchrun"):

@@ -48,6 +48,8 @@ def start_processes(cfg: Config) -> None:
     if cfg.launcher == "pytorch":
         _check_torchrun()
     if torch.cuda.is_available():
+        if cfg.launcher == "slurm":
+            _check_srun()
         return
     if cfg.launcher != "pytorch":
         raise InputError(
@@ -84,6 +86,16 @@ def _check_torchrun() -> None:
         raise InputError(
             f"--launcher pytorch: this is process {local_rank + 1} of this machine, which has "
             f"{gpus} GPU(s); start at most {gpus}, or none on GPUs: CUDA_VISIBLE_DEVICES=-1."
+        )
+
+
+def _check_srun() -> None:
+    missing = [n for n in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if n not in os.environ]
+    if missing:
+        raise InputError(
+            f"--launcher slurm: {', '.join(missing)} not set in the environment; start the "
+            "processes with tools/slurm_train.sh PARTITION JOB_NAME CONFIG, or by srun. For a "
+            "single process leave --launcher out."
         )
 
 
