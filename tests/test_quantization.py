@@ -111,6 +111,9 @@ def test_metric_that_cannot_fall(quantizers, project, tool, monkeypatch):
     monkeypatch.setattr(ValidationData, "evaluate", lambda *_: 0.0)
     status, printed = tool("quantize", "model.py", "model.onnx", "small.xml", "--max-drop", "1")
     assert status == 2 and "accuracy/top1 of model.onnx on the validation set is 0" in printed
+    monkeypatch.setattr(ValidationData, "evaluate", lambda *_: 0.538)
+    status, printed = tool("quantize", "model.py", "model.onnx", "small.xml", "--max-drop", "0.5")
+    assert status == 2 and "--max-drop 0.5 is more than a quarter" in printed
     assert not Path("small.xml").exists()
 
 

@@ -77,10 +77,17 @@ def main() -> None:
                 return data.evaluate(model, indices, metric)
 
             search["validate"] = validate
-            if not data.evaluate(model, everything, metric):
+            exact = data.evaluate(model, everything, metric)
+            if not exact:
                 raise InputError(
                     f"--max-drop: {metric} of {args.file} on the validation set is 0, which "
                     "cannot fall. Train longer, name another --metric, or leave the option out."
+                )
+            if args.max_drop > exact / 4:
+                raise InputError(
+                    f"--max-drop {args.max_drop:g} is more than a quarter of the exact file's "
+                    f"{metric}, {exact:.4g}. It is in the metric's unit: AP counts from 0 to 1, "
+                    "where half a point is 0.005."
                 )
         # Elsewhere until it is checked; beside the file, so that moving it is one step.
         with tempfile.TemporaryDirectory(prefix=".quantize-", dir=out.absolute().parent) as folder:
