@@ -250,6 +250,20 @@ def test_commands(name, monkeypatch):
         assert " ".join(words) == start + expected.format(**names)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "end"),
+    [
+        (4, "4"),
+        (2, "--cfg-options train_dataloader.batch_size=8"),
+        (1, "--cfg-options train_dataloader.batch_size=16"),
+        (3, "3 --auto-scale-lr"),
+    ],
+)
+def test_a_recipe_of_iterations_keeps_its_batch(gpus, end):
+    """With a smaller batch, it would see fewer images."""
+    assert " ".join(make_job(TABLES[5].rows[0], Options(gpus=gpus)).train()).endswith(end)
+
+
 def test_pending_commands(tmp_path):
     job = make_job(Row("narrow", NARROW["mmpretrain"]), Options(tmp_path, gpus=1))
     work_dir = tmp_path / "classifier_narrow"

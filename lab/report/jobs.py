@@ -101,11 +101,20 @@ class Job:
         return [] if own else ["--work-dir", shown_path(folder)]
 
     def train(self, resume: bool = False) -> list[str]:
-        """Return the command that trains; it scales the learning rate to another batch size."""
-        words = self._command("train")
+        """Return the command that trains, on any number of GPUs with the recipe's epochs.
+
+        By epochs, the learning rate is scaled to another batch size. By iterations, each GPU gets
+        a larger share of the same batch: with a smaller one the model would see fewer images.
+        """
+        words, share, rest = self._command("train"), 0, 0
         if self.gpus != recipe_gpus(self.cfg):
-            words.append("--auto-scale-lr")
+            if Schedule.of(self.cfg).unit == "iter":
+                share, rest = divmod(self.cfg.auto_scale_lr.base_batch_size, self.gpus)
+            if not share or rest:
+                words.append("--auto-scale-lr")
         words += self._work_dir(self.work_dir)
+        if share and not rest:
+            words += ["--cfg-options", f"train_dataloader.batch_size={share}"]
         if self.pretrained:
             words += ["--pretrained", shown_path(self.pretrained)]
         return words + ["--resume"] * resume
