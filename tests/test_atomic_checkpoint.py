@@ -91,6 +91,23 @@ def test_cut_off_while_a_checkpoint_is_written(cut, kept, here, monkeypatch):
     assert_same(state_of(last("cut")), state_of(last("whole")))
 
 
+def test_best_checkpoint_of_another_run_is_kept(here):
+    """A run resumed into another folder knows the best of the first, which is not its own."""
+
+    def config(length):
+        cfg = toy_config(length=length)
+        cfg.default_hooks.checkpoint.update(save_best="error", rule="less")
+        return cfg
+
+    run(config(3), "first")
+    before = names("first")
+    cfg = config(5)
+    cfg.load_from = last("first")
+    run(cfg, "second", resume=True)
+    bests = [name for name in names("second") if name.startswith("best_")]
+    assert names("first") == before and len(bests) == 1
+
+
 def test_outdated_checkpoint_that_a_kill_left_is_removed(here, monkeypatch):
     def config(length):
         cfg = toy_config(length=length)

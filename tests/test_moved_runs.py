@@ -33,7 +33,15 @@ def test_moved(run):
     (run / "last_checkpoint").write_text("/gone/run/iter_2.pth")
     with log_lines() as lines:
         assert moved_checkpoint(run) == f"{run}/iter_2.pth"
-    assert lines == [f"--resume: /gone/run/iter_2.pth is gone, {run}/iter_2.pth has its name."]
+    assert lines == [f"--resume: {run}/iter_2.pth is taken, not /gone/run/iter_2.pth of its name."]
+
+
+def test_copied(run):
+    """The original is still there, and may have gone on."""
+    (run / "copy").mkdir()
+    (run / "copy" / "iter_2.pth").touch()
+    (run / "copy" / "last_checkpoint").write_text(f"{run}/iter_2.pth")
+    assert moved_checkpoint(run / "copy") == f"{run}/copy/iter_2.pth"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +72,7 @@ def test_by_the_tool(trained, tool):
     Path("run").rename("moved")
     more = ["--work-dir", "moved", "--resume", "--cfg-options", "train_cfg.max_iters=5"]
     status, printed = tool("train", CONFIG, *more)
-    assert status == 0 and "is gone, moved/iter_4.pth has its name" in printed
+    assert status == 0 and "--resume: moved/iter_4.pth is taken, not " in printed
     assert load_file("moved/iter_5.pth")["meta"]["iter"] == 5
     Path("moved/last_checkpoint").write_text("")
     status, printed = tool("train", CONFIG, *more)

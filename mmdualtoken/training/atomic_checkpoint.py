@@ -127,8 +127,12 @@ class AtomicCheckpointHook(CheckpointHook):
         after = {None: self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)
         self._set_best({key: after[key] or before[key] for key in before})
         for key, old in before.items():
-            if old and after[key] and old != after[key]:
+            if old and after[key] and old != after[key] and self._is_mine(old):
                 self._remove(old)
+
+    def _is_mine(self, path: str) -> bool:
+        """Whether a checkpoint is in this run's folder: one resumed elsewhere knows another's."""
+        return "://" in str(path) or Path(path).resolve().parent == Path(self.out_dir).resolve()
 
     def _set_best(self, paths: dict) -> None:
         if None in paths:

@@ -10,7 +10,7 @@ from mmdualtoken.errors import InputError
 def moved_checkpoint(work_dir: str | Path) -> str | None:
     """Return the last checkpoint of a run whose folder was moved or copied.
 
-    `last_checkpoint` then names a file that does not exist; one of the same name is in the folder.
+    `last_checkpoint` then names a file of another folder; one of the same name is in this.
 
     Returns:
         its path; None where MMEngine itself finds the checkpoint, or that there is none.
@@ -32,11 +32,11 @@ def moved_checkpoint(work_dir: str | Path) -> str | None:
     if "://" in name:  # of a remote storage
         return None
     moved = folder / Path(name).name
+    if _is_checkpoint(moved) and moved.resolve() != Path(name).resolve():
+        print_log(f"--resume: {moved} is taken, not {name} of its name.", logger="current")
+        return str(moved)
     if _is_checkpoint(Path(name)):
         return None
-    if _is_checkpoint(moved):
-        print_log(f"--resume: {name} is gone, {moved} has its name.", logger="current")
-        return str(moved)
     raise _unusable(folder, f"it names {name}, which does not exist")
 
 
