@@ -17,6 +17,8 @@ KNOWN = {
     r"(Expected more than 1 value per channel.*)": "A BatchNorm got a batch of one image and a map "
     "of one pixel, of which there is no variance. Set train_dataloader.batch_size to 2 or more, "
     "and drop_last=True for a last batch of one image.",
+    r"(TTA of instance segmentation does not support now)": "--tta: mmdet has no rule for merging "
+    "masks of augmented images. Test without --tta.",
     r"(only one of size and size_divisor should be valid)": "Set size of the model's "
     "data_preprocessor, to the size of the crops, to make batches of images of several sizes.",
     r"(The image size in a batch should be the same)": "mmseg evaluates images of several sizes "

@@ -105,7 +105,8 @@ def set_tta(cfg: Config) -> None:
         if scope == "mmdet":
             keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
             pack["meta_keys"] = (*pack.get("meta_keys", keys), "flip", "flip_direction")
-        flips = [dict(type="RandomFlip", prob=p) for p in (1.0, 0.0)]
+        # The plain view first: the toolboxes take the annotations from that of the first.
+        flips = [dict(type="RandomFlip", prob=p) for p in (0.0, 1.0)]
         pipeline[-1] = dict(type="TestTimeAug", transforms=[flips, [pack]])
         dataset.pipeline = pipeline
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
