@@ -4,6 +4,7 @@ import argparse
 import json
 import pickle
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from tasks import DETECTOR, ROOT, RTMDET, TASKS
 
 from mmdualtoken.cli import number
+from mmdualtoken.errors import InputError
 from mmdualtoken.weights.checkpoints import load_file
 
 CLASSIFIER = TASKS["classification"][0]
@@ -81,6 +83,15 @@ def test_tta(task, trained, tool):
         arguments += ["--cfg-options", *boxes]
     assert tool("test", *arguments)[0] == 0
     assert 0 <= metrics_of("eval")[metric] <= 100
+
+
+def test_labels_of_tta_are_those_of_the_plain_view():
+    """mmseg compares with the labels of the first view: mirrored ones would be wrong."""
+    cfg = Config.fromfile(TASKS["segmentation"][0])
+    cfg.pop("tta_pipeline", None)
+    runpy.run_path(str(ROOT / "tools" / "test.py"), run_name="not_main")["set_tta"](cfg)
+    views = cfg.test_dataloader.dataset.pipeline[-1]["transforms"][0]
+    assert [view["prob"] for view in views] == [0.0, 1.0]
 
 
 def test_tta_of_two_data_sets(trained, tool):
@@ -245,3 +256,61 @@ def test_flags_of_a_new_run(project, tool):
     assert status == 0
     assert "--resume: elsewhere has no checkpoint" in printed
     assert float(re.search(r" lr: (\S+)", printed)[1]) == pytest.approx(4e-4 * 2 / 16)
+
+
+@pytest.fixture
+def merged(monkeypatch):
+    """The config that tools/train.py makes of arguments, and its other functions."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import train
+
+    def merge(cfg, *given):
+        monkeypatch.setattr(sys, "argv", ["train.py", "config.py", *map(str, given)])
+        args = train.parse_args()
+        train.merge_args(cfg, args)
+        train.protect_work_dir(cfg, args)
+        return cfg
+
+    return merge
+
+
+def test_resume_in_a_config(merged, here):
+    """A resumed run leaves it in its work dir: who takes that config has to say what is meant."""
+    cfg = Config.fromfile(CLASSIFIER)
+    cfg.update(resume=True, load_from="old.pth", work_dir="new")
+    with pytest.raises(InputError, match="resume=True.*resume=False load_from=None"):
+        merged(cfg)
+    assert merged(cfg, "--cfg-options", "resume=True").load_from == "old.pth"
+    Path("mine.pth").touch()
+    assert merged(cfg, "--resume", "mine.pth").load_from == "mine.pth"
+
+
+def test_pretrained_replaces_load_from(merged, here):
+    """As the recipe for class folders has it: it would be loaded over the given weights."""
+    Path("mine.pth").touch()
+    cfg = Config.fromfile(CLASSIFIER)
+    cfg.update(load_from="mmdualtoken://tiny", work_dir="new")
+    merged(cfg, "--pretrained", "mine.pth")
+    assert cfg.load_from is None and cfg.model.backbone.init_cfg.checkpoint == "mine.pth"
+
+
+def test_checkpoints_in_out_dir_are_protected(merged, here):
+    cfg = Config.fromfile(CLASSIFIER)
+    cfg.work_dir, cfg.default_hooks.checkpoint.out_dir = "runs/mine", "big"
+    Path("big/mine").mkdir(parents=True)
+    Path("big/mine/iter_1.pth").touch()
+    with pytest.raises(InputError, match=r"earlier run \(iter_1\.pth\)"):
+        merged(cfg)
+    merged(cfg, "--overwrite")
+    merged(cfg, "--resume", "big/mine/iter_1.pth")
+
+
+def test_overwritten_run_is_not_resumed(trained, tool):
+    """A run that ends before its first checkpoint leaves none of the earlier run's to --resume."""
+    trained("classification")
+    Path("run/last_checkpoint").write_text(str(Path("run/iter_1.pth").resolve()))
+    loss = dict(type="CrossEntropyLoss", loss_weight=1e99)
+    more = ["--cfg-options", *(f"model.head.loss.{k}={v}" for k, v in loss.items())]
+    status, printed = tool("train", CLASSIFIER, "--work-dir", "run", "--overwrite", *more)
+    assert status == 2 and "iter_1.pth" not in printed, printed
+    assert not Path("run/last_checkpoint").exists()

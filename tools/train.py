@@ -86,11 +86,16 @@ def parse_args() -> argparse.Namespace:
 def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     """Refuse to write over the checkpoints of an earlier run unless asked to."""
     work_dir = Path(cfg.work_dir)
-    found = sorted(p.name for p in work_dir.glob("*.pth"))
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    folders = [work_dir]
+    if (other := hook.get("out_dir")) and "://" not in str(other):
+        folders.append(Path(other, work_dir.resolve().name))  # as MMEngine joins them
+    found = sorted(p.name for folder in folders for p in folder.glob("*.pth"))
     if args.resume == "auto":
         continues = (work_dir / "last_checkpoint").is_file()  # else it would start a new run
     else:
-        continues = args.resume and Path(args.resume).resolve().parent == work_dir.resolve()
+        own = [folder.resolve() for folder in folders]
+        continues = args.resume and Path(args.resume).resolve().parent in own
     if found and not continues and not args.overwrite:
         missing = ", but no last_checkpoint" if args.resume == "auto" else ""
         raise InputError(
@@ -133,6 +138,11 @@ def set_resume(cfg: Config, args: argparse.Namespace) -> None:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Write the arguments of training into the config."""
+    if cfg.get("resume") and not args.resume and "resume" not in (args.cfg_options or {}):
+        raise InputError(
+            "The config has resume=True, as a resumed run leaves it in its work dir. To continue a "
+            "run, give --resume; to start one, --cfg-options resume=False load_from=None."
+        )
     if args.muon is not None:
         optimizer = Config.fromfile(config_path(MUON)).muon
         if isinstance(args.muon, float):
@@ -167,6 +177,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         set_resume(cfg, args)
     if args.pretrained:
         start_from_checkpoint(cfg, complete_name(args.pretrained))
+        if cfg.get("load_from") and not cfg.get("resume"):
+            print_log(f"--pretrained replaces load_from={cfg.load_from} of the config.", "current")
+            cfg.load_from = None
     add_class_layer_hook(cfg)
 
 
@@ -182,6 +195,9 @@ def main() -> None:
     keep_freed_pages()
     alone = lock_work_dir(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
     with exit_cleanly(cfg.work_dir), alone:
+        if args.overwrite and not cfg.get("resume") and is_first(cfg.launcher):
+            # It names a checkpoint of the earlier run, which --resume must not continue.
+            Path(cfg.work_dir, "last_checkpoint").unlink(missing_ok=True)
         runner = build(cfg)
         count_accumulation(runner)
         runner.register_hook(ScheduleHook())
