@@ -3,17 +3,20 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from narrow import build
 from pycocotools import mask as coco_mask
-from tasks import TASKS
+from tasks import ROOT, TASKS
 
 from mmdualtoken.inference import Predictor, find_sources, load_model
+from mmdualtoken.inference.inputs import Source
 
 CLASSES = {
     "detection": ("disc", "square", "triangle", "star"),
@@ -135,6 +138,33 @@ def test_broken_files_and_earlier_results(here, tool):
     status, printed = tool("predict", *arguments, "--overwrite")
     assert status == 1 and "3 of 5 files done" in printed
     assert json.loads(file.read_text())["top"]
+
+
+def test_linked_folders_are_searched(tmp_path):
+    """Each once, also where a link leads in a circle; hidden files are none of the user's."""
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "real").mkdir()
+    for name in ("data/deep/a.png", "data/._a.png", "real/b.JPG"):
+        (tmp_path / name).touch()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "circle").symlink_to(tmp_path / "data")
+    found = find_sources([str(tmp_path / "data")], tmp_path / "out")
+    assert [source.name for source in found] == ["deep/a", "link/b"]
+
+
+@pytest.mark.parametrize(("count", "problem"), [(-(2**60), ""), (20, ""), (40, "ended after 5")])
+def test_count_of_frames_is_an_estimate(count, problem, here, monkeypatch):
+    """Of 10 frames a second: none in the file, a longer sound, two seconds that are missing."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import predict
+
+    write_video("clip.mp4")
+    monkeypatch.setattr(mmcv.VideoReader, "frame_cnt", count)
+    monkeypatch.setattr(predict, "write_video", lambda *args: len(list(args[2])))
+    predictor = SimpleNamespace(prepare=lambda frame: frame, predict=lambda frames: frames)
+    args = SimpleNamespace(batch_size=2, out="out")
+    found = predict.predict_video(predictor, Source(Path("clip.mp4"), "clip"), args, print)
+    assert [problem in text for text in found] == [True] * bool(problem)
 
 
 def write_video(file, frames=5):

@@ -105,9 +105,10 @@ def predict_video(
 ) -> list[str]:
     """Predict on all frames of a video; returns its problem, if any."""
     reader = mmcv.VideoReader(str(source.path))
-    if not reader.opened or reader.frame_cnt < 1:
+    if not reader.opened:
         advance(1)
         return [f"{source.path} is no video that OpenCV can read"]
+    fps = reader.fps or FPS
 
     def predicted() -> Iterator[tuple]:
         for frames in batches(reader, args.batch_size):
@@ -115,8 +116,12 @@ def predict_video(
             yield from zip(frames, samples, strict=True)
             advance(len(frames))
 
-    frames = write_video(predictor, source, predicted(), reader.fps or FPS, Path(args.out))
-    if frames < reader.frame_cnt:
+    frames = write_video(predictor, source, predicted(), fps, Path(args.out))
+    if not frames:
+        source.results(Path(args.out))[1].unlink(missing_ok=True)
+        return [f"{source.path} is no video that OpenCV can read"]
+    # OpenCV takes the count from the file's duration, which may be that of a longer sound, or none.
+    if frames < reader.frame_cnt - 2 * fps:
         return [f"{source.path} ended after {frames} of {reader.frame_cnt} frames"]
     return []
 

@@ -174,7 +174,9 @@ def read_all(model, names):
         while not files and (frame := video.read()[1]) is not None:
             yield f"{path.name}_{number:06d}.jpg", frame
             number += 1
-        if not files and number < max(1, video.get(cv2.CAP_PROP_FRAME_COUNT)):
+        # The count comes from a duration, which may be that of a longer sound, or none.
+        count = video.get(cv2.CAP_PROP_FRAME_COUNT) - 2 * video.get(cv2.CAP_PROP_FPS)
+        if not files and number < max(1, count):
             why = f"it ends after {number} frames" if number else "no photo, folder or video"
             yield path.name, ValueError(f"{name}: {why}")
 

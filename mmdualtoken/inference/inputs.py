@@ -1,5 +1,6 @@
 """Inputs of a prediction: images, folders of them, and videos."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -31,9 +32,19 @@ class Source:
 
 
 def _in_folder(folder: Path, out: Path) -> list[Source]:
-    """The images and videos at any depth of a folder, but for earlier results in `out`."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES + VIDEOS)
-    files = [p for p in files if not p.is_dir() and out.resolve() not in p.resolve().parents]
+    """The images and videos at any depth of a folder, but for earlier results in `out`.
+
+    Links to folders are followed once; hidden files, such as macOS's `._photo.jpg`, are left out.
+    """
+    seen, files = set(), []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+    files = sorted(p for p in files if p.suffix.lower() in IMAGES + VIDEOS)
+    files = [p for p in files if out.resolve() not in p.resolve().parents]
     return [Source(p, p.relative_to(folder).with_suffix("").as_posix()) for p in files]
 
 
