@@ -549,3 +549,11 @@ def test_quick_look_does_not_parse_a_large_file(monkeypatch):
     check_data(config("detection"), "train_dataloader")
     Path(ANNOTATIONS).write_text(content[:-3])
     assert quick_error(config("detection")).startswith(f"{ANNOTATIONS} is cut off")
+
+
+def test_without_an_annotation_file():
+    """A config may name none: mmdet would read the working directory."""
+    cfg = config("detection", ann_file="")
+    texts = [text for _, _, text in check(cfg)]
+    assert any("has no annotation file" in text for text in texts), texts
+    assert "has no annotation file" in quick_error(cfg)

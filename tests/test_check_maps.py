@@ -16,6 +16,8 @@ from data_faults import (
     write_data,
 )
 from helpers import log_lines
+from mmcv.transforms import BaseTransform
+from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from mmdualtoken.data.check import ERROR, WARNING, check_config, check_data, segmentation
@@ -287,3 +289,54 @@ def test_list_of_names():
     cfg = config("segmentation", ann_file="list.txt")
     expect(cfg, ERROR, f"{IMAGES}/ADE_train_9.jpg", "does not exist", True)
     assert (WARNING, SEGMENTATION_IMAGE, "image is listed more than once: 2 times") in check(cfg)
+
+
+class LoadColours(LoadAnnotations):
+    """A user's: maps of colours, the red of which is the label."""
+
+    def _load_seg_map(self, results):
+        results["gt_seg_map"] = np.array(Image.open(results["seg_map_path"]))[..., 0]
+        results["seg_fields"].append("gt_seg_map")
+
+
+class LoadArray(BaseTransform):
+    """A user's: images that no toolbox reads."""
+
+    def transform(self, results):
+        image = np.load(results["img_path"])
+        size = image.shape[:2]
+        return {**results, "img": image, "img_shape": size, "ori_shape": size}
+
+
+class Renumber(BaseTransform):
+    """A user's: 6 is written for 5."""
+
+    def transform(self, results):
+        results["gt_seg_map"][results["gt_seg_map"] == 5] = 4
+        return results
+
+
+def test_maps_and_images_that_only_the_user_reads():
+    """Neither the whole check nor the quick look judges files that own transforms read."""
+    cfg = config("segmentation", img_suffix=".npy")
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    pipeline[0], pipeline[1] = dict(type=LoadArray), dict(type=LoadColours)
+    for file in Path(IMAGES).glob("*.jpg"):
+        np.save(file.with_suffix(".npy"), np.array(Image.open(file)))
+        file.unlink()
+        map_file = Path(MAP).with_name(f"{file.stem}.png")
+        labels = np.array(Image.open(map_file)) - 1
+        Image.fromarray(np.stack([labels, labels, labels], -1)).save(map_file)
+    assert [found for found in check(cfg) if found[0] == ERROR] == []
+    check_data(cfg, "train_dataloader")
+
+
+def test_labels_that_a_transform_of_the_user_may_change():
+    cfg = config("segmentation")
+    labels = np.array(Image.open(MAP))
+    labels[:20, :20] = 6
+    Image.fromarray(labels).save(MAP)
+    assert any(severity == ERROR and "out of range: 6" in text for severity, _, text in check(cfg))
+    cfg.train_dataloader.dataset.pipeline.insert(2, dict(type=Renumber))
+    found = [severity for severity, _, text in check(cfg) if "out of range: 6" in text]
+    assert found == [WARNING]

@@ -78,6 +78,9 @@ class CocoCheck(DatasetCheck):
 
     def _load(self, path: Path) -> dict[str, list]:
         """Return the annotation file's lists, with no images if broken; check its classes."""
+        if not path.is_file():
+            self.add(ERROR, "has no annotation file", "", "set ann_file of the data set")
+            return dict(images=[])
         try:
             text = path.read_text()  # in the encoding that pycocotools reads it in
             if text.startswith("\ufeff"):

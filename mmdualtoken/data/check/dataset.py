@@ -30,6 +30,15 @@ NO_USE = "the model cannot learn them, and the metric cannot measure them"
 Inspection = tuple[list[Finding], tuple[int, int] | None, Counter]
 
 
+#: Packages whose transforms are known here.
+TOOLBOXES = {"mmcv", "mmdet", "mmdualtoken", "mmpretrain", "mmseg"}
+
+
+def is_own(step: Any) -> bool:
+    """Return whether a transform is a user's: what it makes of a file, it alone knows."""
+    return type(step).__module__.partition(".")[0] not in TOOLBOXES
+
+
 def build(dataset: ConfigDict, quick: bool) -> Any:
     """Build a data set without reading its annotations; None if quick and its class cannot.
 
@@ -86,6 +95,10 @@ class DatasetCheck:
         for loader in checked:
             loader.on_error = "raise"
         self.loader = loaders[0] if loaders else LoadImageFromFile()
+        #: What reads images in another way than `loader`.
+        self.own_loader = steps[0] if steps and (is_own(steps[0]) or not loaders) else None
+        #: Whether transforms of the user may change what the files hold.
+        self.has_own = any(map(is_own, steps))
         self.annotation_loaders = [t for t in steps if isinstance(t, LoadAnnotations)]
         self.model = cfg.get("model") or {}
         # mmpretrain takes it from the top level where the model has none.
@@ -222,7 +235,10 @@ class DatasetCheck:
             self._run_pipeline(sample, "the pipeline fails on it")
             return
         add = partial(self.add, file=path)
-        image, turned = check_image(path, self.loader, self.channels, add)
+        if self.own_loader:
+            image, turned = self.own_loader(copy.deepcopy(sample))["img"], ""
+        else:
+            image, turned = check_image(path, self.loader, self.channels, add)
         if image is None:
             return
         self.size = (image.shape[1], image.shape[0])

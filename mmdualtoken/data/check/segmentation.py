@@ -11,7 +11,7 @@ from mmengine.fileio import list_from_file
 
 from mmdualtoken.config_files import type_name
 from mmdualtoken.data.check.classes import heads_of, num_labels
-from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck, Inspection
+from mmdualtoken.data.check.dataset import NO_USE, DatasetCheck, Inspection, is_own
 from mmdualtoken.data.check.findings import ERROR, WARNING, name_list
 from mmdualtoken.data.check.images import UPRIGHT, Add, read_and_decode
 from mmdualtoken.data.layout import evaluators_of
@@ -62,7 +62,8 @@ class SegmentationCheck(DatasetCheck):
         for sample in chosen if self.annotation_loaders else ():
             path, self.counts = sample["seg_map_path"], Counter()
             # Training stops at a broken file, or takes another, as its pipeline says.
-            if self._check_map(path, lambda *breach: None) is not None:
+            own = is_own(self.annotation_loaders[0])
+            if own or self._check_map(path, lambda *breach: None) is not None:
                 try:
                     self.inspect_annotations(sample, self.annotation_loaders[0](dict(sample)))
                 except Exception as error:  # of any kind
@@ -132,7 +133,7 @@ class SegmentationCheck(DatasetCheck):
 
     def inspect_files(self, sample: dict, image: np.ndarray, turned: str) -> None:
         path = sample.get("seg_map_path")
-        if not path or not self.annotation_loaders:
+        if not path or not self.annotation_loaders or is_own(self.annotation_loaders[0]):
             return
         add = partial(self.add, file=path)
         values = self._check_map(path, add)
@@ -177,7 +178,8 @@ class SegmentationCheck(DatasetCheck):
             shift = int(bool(self.dataset.reduce_zero_label))
             values = name_list(f"{label + shift} ({n} px)" for label, n in wrong.items())
             remedy = "correct the labels, num_classes of the heads, or reduce_zero_label"
-            add(ERROR, "has labels out of range", f"{values}; allowed {self.allowed}", remedy)
+            severity = WARNING if self.has_own else ERROR
+            add(severity, "has labels out of range", f"{values}; allowed {self.allowed}", remedy)
         elif len(wrong) == len(found):
             add(WARNING, "has ignored labels only", "", "the model learns nothing from it")
 
@@ -206,7 +208,7 @@ class SegmentationCheck(DatasetCheck):
             # A small set for evaluation may well have one class.
             wrong = read == number and (self.report.split == "train" or not counted)
             kind = "has one label that counts" if counted else "has no label that counts"
-            self.add(ERROR if wrong else WARNING, kind, detail, remedy)
+            self.add(ERROR if wrong and not self.has_own else WARNING, kind, detail, remedy)
         elif read == number:
             remedy, counts = NO_USE, list(self.report.classes.values())
             if reduced and counts and not counts[-1]:
