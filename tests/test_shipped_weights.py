@@ -72,7 +72,8 @@ def test_accuracy(name, real_data, tmp_path):
     assert found == pytest.approx(sum(stated) / 2, abs=0.1)  # as many photos of each
 
 
-def test_cats_at_full_size(real_data, tmp_path, tool):
+@pytest.mark.parametrize("name", NAMES)
+def test_cats_at_full_size(name, real_data, tmp_path, tool):
     """Weights that had learnt the sources of their photos named a cat for none of these."""
     photos = real_data / "voc_animals" / "images" / "validation"
     if not photos.is_dir():
@@ -85,7 +86,7 @@ def test_cats_at_full_size(real_data, tmp_path, tool):
             photo = (photos / file.name).with_suffix(".jpg")
             (tmp_path / "cats" / photo.name).symlink_to(photo)
     status, printed = tool(
-        "predict", "mmdualtoken://tiny", tmp_path / "cats", "--out", tmp_path / "o"
+        "predict", f"mmdualtoken://{name}", tmp_path / "cats", "--out", tmp_path / "o"
     )
     assert status == 0, printed
     records = [json.loads(file.read_text()) for file in (tmp_path / "o" / "preds").glob("*.json")]

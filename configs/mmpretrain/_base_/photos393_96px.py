@@ -14,7 +14,6 @@ test_pipeline = [
     dict(type="CenterCrop", crop_size=96),
     dict(type="PackInputs"),
 ]
-plain_pipeline = [test_pipeline[0], *test_pipeline[3:]]  # photos as they are
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
