@@ -59,16 +59,20 @@ class _Variables:
         self.changed: dict[str, str] = defaultdict(str)
         self.readers: dict[str, set[str]] = defaultdict(set)
         self.twice: list[str] = []
+        values: dict[str, str] = {}
         for statement in ast.parse(file.read_text(encoding="utf-8")).body:
             targets = getattr(statement, "targets", [getattr(statement, "target", None)])
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
                 targets = [statement.value.func]
             names = {_root(t) for target in targets for t in getattr(target, "elts", [target])}
             names -= {None, "_base_"}
-            read = {_root(node) for node in ast.walk(getattr(statement, "value", statement))}
+            if isinstance(statement, ast.Assign):
+                read = {_root(node) for node in ast.walk(statement.value)}
+                plain = {target.id for target in targets if isinstance(target, ast.Name)}
+                before = {name: text for name in plain & KEYS - read if (text := values.get(name))}
+                values.update(dict.fromkeys(plain, ast.dump(statement.value)))
+                self.twice += [name for name, text in before.items() if text != values[name]]
             for name in names:
-                if type(statement) is ast.Assign and self.changed.get(name) and name in KEYS - read:
-                    self.twice.append(name)
                 self.changed[name] += ast.dump(statement)
             for node in ast.walk(statement):
                 if (name := _root(node)) not in names:
@@ -92,7 +96,7 @@ def _lost_hooks(cfg: Config, files: list[_Variables]) -> list[str]:
     own = {type_name(hook) for hook in cfg.get("custom_hooks") or ()}
     if not setters or not own or "custom_hooks" not in last.changed:  # an empty list is meant
         return []
-    hooks = Config.fromfile(setters[-1].file).get("custom_hooks") or ()
+    hooks = Config.fromfile(setters[-1].file, import_custom_modules=False).get("custom_hooks") or ()
     return [name for hook in hooks if (name := type_name(hook)) not in own]
 
 

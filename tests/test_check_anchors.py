@@ -157,11 +157,17 @@ def test_strides_of_levels_and_head(tmp_path):
     cfg.model.neck.type = "FPN"
     (breach,) = anchors.stride_rules(cfg.model)
     assert "the neck begin at stride 8, those of the head at 4" in breach[1]
+    cfg.model.neck = [cfg.model.neck, dict(type="BFP")]
+    assert [breach] == list(anchors.stride_rules(cfg.model))
+    assert not list(anchors.stride_rules(ConfigDict(backbone=dict(type="ResNet"), neck=[])))
     retina = Config.fromfile(ROOT / "configs" / "mmdet" / "retinanet_dualtoken_t_1x.py")
     assert not list(anchors.stride_rules(retina.model))
     retina.model.neck.start_level = 1
     (breach,) = anchors.stride_rules(retina.model)
     assert "begin at stride 16, those of the head at 8" in breach[1]
+    retina.model.neck.start_level = 0
+    retina.model.bbox_head.anchor_generator.strides = [550 / 69, 550 / 35]
+    assert not list(anchors.stride_rules(retina.model))
 
 
 def test_wrong_strides_are_an_error_of_the_check(data):

@@ -331,6 +331,19 @@ def test_maps_and_images_that_only_the_user_reads():
     check_data(cfg, "train_dataloader")
 
 
+class Rename(BaseTransform):
+    """A user's, before a loader of mmseg."""
+
+    def transform(self, results):
+        return {**results, "img_path": results["img_path"].replace("?", "")}
+
+
+def test_a_step_of_the_user_before_the_loader():
+    cfg = config("segmentation")
+    cfg.train_dataloader.dataset.pipeline.insert(0, dict(type=Rename))
+    assert [found for found in check(cfg) if found[0] == ERROR] == []
+
+
 def test_labels_that_a_transform_of_the_user_may_change():
     cfg = config("segmentation")
     labels = np.array(Image.open(MAP))

@@ -89,6 +89,12 @@ def test_a_key_that_stands_twice(tmp_path):
     (found,) = warnings_of(tmp_path, f"{text}dict(batch_size=4)")
     assert found.startswith(f"train_dataloader stands twice in {tmp_path / 'mine.py'}")
     assert warnings_of(tmp_path, f"{text}dict(train_dataloader, batch_size=4)") == []
+    for other in (
+        "train_dataloader = dict(batch_size=4)\ntrain_dataloader['num_workers'] = 0",
+        "del _base_.model\nmodel = dict(type='RetinaNet')",
+        "sync_bn = 'torch'\nsync_bn = 'torch'",
+    ):
+        assert warnings_of(tmp_path, other) == []
 
 
 def test_base_of_a_base(tmp_path):

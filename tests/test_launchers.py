@@ -112,6 +112,8 @@ def test_more_processes_than_gpus(alone, monkeypatch):
 def test_without_srun(alone, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("SLURM_PROCID", "0")
+    for name in ("SLURM_NTASKS", "SLURM_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match=r"slurm: SLURM_NTASKS, SLURM_NODELIST not set"):
         start_processes(Config(dict(launcher="slurm")))
     for name in ("SLURM_NTASKS", "SLURM_NODELIST"):

@@ -40,8 +40,17 @@ def test_copied(run):
     """The original is still there, and may have gone on."""
     (run / "copy").mkdir()
     (run / "copy" / "iter_2.pth").touch()
-    (run / "copy" / "last_checkpoint").write_text(f"{run}/iter_2.pth")
+    for folder in (run, run / "copy"):
+        (folder / "last_checkpoint").write_text(f"{run}/iter_2.pth")
     assert moved_checkpoint(run / "copy") == f"{run}/copy/iter_2.pth"
+
+
+def test_checkpoints_in_out_dir(run):
+    """The work dir's own file of that name is an earlier one."""
+    (run / "out").mkdir()
+    (run / "out" / "iter_2.pth").touch()
+    (run / "last_checkpoint").write_text(f"{run}/out/iter_2.pth")
+    assert moved_checkpoint(run) is None
 
 
 @pytest.mark.parametrize(

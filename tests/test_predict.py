@@ -147,6 +147,7 @@ def test_linked_folders_are_searched(tmp_path):
     for name in ("data/deep/a.png", "data/._a.png", "real/b.JPG"):
         (tmp_path / name).touch()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "data" / "another").symlink_to(tmp_path / "data" / "deep")
     (tmp_path / "real" / "circle").symlink_to(tmp_path / "data")
     found = find_sources([str(tmp_path / "data")], tmp_path / "out")
     assert [source.name for source in found] == ["deep/a", "link/b"]

@@ -19,6 +19,7 @@ from lab.report.files import check_own, write_own
 from lab.report.jobs import Options, make_job, make_jobs, pending, read_config
 from lab.report.mini import write_mini_config
 from lab.report.paper import TABLES, TOP1, Delta, Row, Table
+from lab.report.runs import TRAINED_BY, _differences
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.measure import measure
 
@@ -261,7 +262,13 @@ def test_commands(name, monkeypatch):
 )
 def test_a_recipe_of_iterations_keeps_its_batch(gpus, end):
     """With a smaller batch, it would see fewer images."""
-    assert " ".join(make_job(TABLES[5].rows[0], Options(gpus=gpus)).train()).endswith(end)
+    job = make_job(TABLES[5].rows[0], Options(gpus=gpus))
+    assert " ".join(job.train()).endswith(end)
+    ran = job.cfg.to_dict()
+    for share, found in ((16 // gpus, []), (5, ["train_dataloader.batch_size"])):
+        ran["train_dataloader"]["batch_size"] = share
+        if 16 % gpus == 0:
+            assert _differences(ran, job.cfg, TRAINED_BY) == found
 
 
 def test_pending_commands(tmp_path):

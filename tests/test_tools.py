@@ -297,7 +297,9 @@ def test_pretrained_replaces_load_from(merged, here):
 def test_checkpoints_in_out_dir_are_protected(merged, here):
     cfg = Config.fromfile(CLASSIFIER)
     cfg.work_dir, cfg.default_hooks.checkpoint.out_dir = "runs/mine", "big"
-    Path("big/mine").mkdir(parents=True)
+    for folder in ("big/mine", "runs", "elsewhere"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/mine").symlink_to(Path("elsewhere").resolve())
     Path("big/mine/iter_1.pth").touch()
     with pytest.raises(InputError, match=r"earlier run \(iter_1\.pth\)"):
         merged(cfg)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def protect_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     folders = [work_dir]
     if (other := hook.get("out_dir")) and "://" not in str(other):
-        folders.append(Path(other, work_dir.resolve().name))  # as MMEngine joins them
+        folders.append(Path(other, os.path.basename(os.path.abspath(work_dir))))  # as MMEngine
     found = sorted(p.name for folder in folders for p in folder.glob("*.pth"))
     if args.resume == "auto":
         continues = (work_dir / "last_checkpoint").is_file()  # else it would start a new run

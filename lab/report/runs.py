@@ -138,6 +138,11 @@ def _differences(dumped: dict[str, Any] | None, cfg: Config, keys: Iterable[str]
         return ["unknown: the run's own config cannot be read"]
     pretrained = (dumped.get("model") or {}).get("backbone", {}).get("init_cfg")
     ignored = LOOP + STARTING_POINT if pretrained else LOOP
+    base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+    share = (dumped.get("train_dataloader") or {}).get("batch_size")
+    if base and share and base % share == 0 and Schedule.of(cfg).unit == "iter":
+        # The same batch on another number of processes, as `Job.train` divides it.
+        ignored += ("train_dataloader.batch_size",)
     found = []
     for key in keys:
         ran, meant = _flatten(dumped.get(key), key), _flatten(cfg.to_dict().get(key), key)

@@ -167,7 +167,7 @@ def read_all(model, names):
         for file in files:
             try:
                 image = model.read(file)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, cv2.error) as error:
                 image = error
             yield file.relative_to(path.parent).as_posix(), image
         video = cv2.VideoCapture(int(name) if name.isdigit() else name)

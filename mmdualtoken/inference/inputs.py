@@ -34,15 +34,20 @@ class Source:
 def _in_folder(folder: Path, out: Path) -> list[Source]:
     """The images and videos at any depth of a folder, but for earlier results in `out`.
 
-    Links to folders are followed once; hidden files, such as macOS's `._photo.jpg`, are left out.
+    Links to folders are followed, where they lead to no folder that was searched before; what is
+    hidden, such as macOS's `._photo.jpg`, is left out.
     """
-    seen, files = set(), []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(parent)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+    seen, files, start = set(), [], [str(folder)]
+    for place in start:  # folders, then links to some, so that names are those of the folders
+        for parent, folders, names in os.walk(place):
+            if (real := os.path.realpath(parent)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths = (os.path.join(parent, name) for name in folders)
+            start += [path for path in paths if os.path.islink(path)]
+            files += [Path(parent, name) for name in names if not name.startswith(".")]
     files = sorted(p for p in files if p.suffix.lower() in IMAGES + VIDEOS)
     files = [p for p in files if out.resolve() not in p.resolve().parents]
     return [Source(p, p.relative_to(folder).with_suffix("").as_posix()) for p in files]

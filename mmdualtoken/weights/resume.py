@@ -31,11 +31,14 @@ def moved_checkpoint(work_dir: str | Path) -> str | None:
         raise _unusable(folder, "it is empty")
     if "://" in name:  # of a remote storage
         return None
-    moved = folder / Path(name).name
-    if _is_checkpoint(moved) and moved.resolve() != Path(name).resolve():
+    named = Path(name)
+    moved = folder / named.name
+    # A file of the same name may be older where `out_dir` holds the checkpoints: that is no run's.
+    elsewhere = not _is_checkpoint(named) or (named.parent / "last_checkpoint").exists()
+    if _is_checkpoint(moved) and moved.resolve() != named.resolve() and elsewhere:
         print_log(f"--resume: {moved} is taken, not {name} of its name.", logger="current")
         return str(moved)
-    if _is_checkpoint(Path(name)):
+    if _is_checkpoint(named):
         return None
     raise _unusable(folder, f"it names {name}, which does not exist")
 

@@ -39,11 +39,15 @@ def stride_rules(model: ConfigDict) -> Iterator[tuple[str, str, str, str]]:
     mmdet does not: with other strides than the anchors', a training runs, and learns little.
     """
     backbone, neck = model.get("backbone") or {}, model.get("neck") or {}
+    first = dict(DualTokenViT=8, DualTokenViTStride4=4).get(type_name(backbone))
+    if not first:
+        return
+    if isinstance(neck, (list, tuple)):  # Libra R-CNN, DyHead: what follows the FPN keeps strides
+        neck = neck[0] if neck else {}
     head = model.get("rpn_head") or model.get("bbox_head") or {}
     strides = (head.get("anchor_generator") or head).get("strides")
-    first = dict(DualTokenViT=8, DualTokenViTStride4=4).get(type_name(backbone))
     name = type_name(neck)
-    if not (first and strides and name in ("FPN", "DualTokenFPN")):
+    if not strides or name not in ("FPN", "DualTokenFPN"):
         return
     if name == "DualTokenFPN":
         first = 4
@@ -53,7 +57,7 @@ def stride_rules(model: ConfigDict) -> Iterator[tuple[str, str, str, str]]:
     if name == "FPN":
         first <<= neck.get("start_level", 0)
     wanted = strides[0][0] if isinstance(strides[0], (list, tuple)) else strides[0]
-    if first != wanted:
+    if first != round(wanted):  # YOLACT has 550 / 69
         kind = f"the levels of the neck begin at stride {first}, those of the head at {wanted}"
         remedy = "for levels from stride 8 on take type='FPN' with start_level=0, for levels from "
         yield ERROR, kind, "", remedy + "stride 4 on type='DualTokenFPN' (configs/mmdet/README.md)"

@@ -95,8 +95,8 @@ class DatasetCheck:
         for loader in checked:
             loader.on_error = "raise"
         self.loader = loaders[0] if loaders else LoadImageFromFile()
-        #: What reads images in another way than `loader`.
-        self.own_loader = steps[0] if steps and (is_own(steps[0]) or not loaders) else None
+        #: Steps that read an image in another way than `loader` alone; empty if it does.
+        self.leading = [] if steps and steps[0] in loaders and not is_own(steps[0]) else steps
         #: Whether transforms of the user may change what the files hold.
         self.has_own = any(map(is_own, steps))
         self.annotation_loaders = [t for t in steps if isinstance(t, LoadAnnotations)]
@@ -235,8 +235,13 @@ class DatasetCheck:
             self._run_pipeline(sample, "the pipeline fails on it")
             return
         add = partial(self.add, file=path)
-        if self.own_loader:
-            image, turned = self.own_loader(copy.deepcopy(sample))["img"], ""
+        if self.leading:
+            results = copy.deepcopy(sample)
+            for step in self.leading:
+                if results is not None and "img" not in results:
+                    results = step(results)
+            image, turned = (results or {}).get("img"), ""
+            image = image if isinstance(image, np.ndarray) else None
         else:
             image, turned = check_image(path, self.loader, self.channels, add)
         if image is None:
