@@ -13,8 +13,8 @@ PACKAGE = Path(mmdualtoken.__file__).parent
 #: the lines above its own.
 LAYERS = [
     {"version", "errors", "ops"},
-    {"config_files", "config_variables", "files", "environment"},
-    {"weights"},
+    {"config_files", "files", "environment"},
+    {"config_variables", "weights"},
     {"models"},
     {"data", "training"},
     {"inference"},
