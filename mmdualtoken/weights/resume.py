@@ -33,7 +33,7 @@ def moved_checkpoint(work_dir: str | Path) -> str | None:
         return None
     named = Path(name)
     moved = folder / named.name
-    # A file of the same name may be older where `out_dir` holds the checkpoints: that is no run's.
+    # The folder that `out_dir` names is no work dir; then the file here is an earlier run's.
     elsewhere = not _is_checkpoint(named) or (named.parent / "last_checkpoint").exists()
     if _is_checkpoint(moved) and moved.resolve() != named.resolve() and elsewhere:
         print_log(f"--resume: {moved} is taken, not {name} of its name.", logger="current")
