@@ -106,15 +106,14 @@ class Job:
         By epochs, the learning rate is scaled to another batch size. By iterations, each GPU gets
         a larger share of the same batch: with a smaller one the model would see fewer images.
         """
-        words, share, rest = self._command("train"), 0, 0
+        words = self._command("train")
         if self.gpus != recipe_gpus(self.cfg):
-            if Schedule.of(self.cfg).unit == "iter":
-                share, rest = divmod(self.cfg.auto_scale_lr.base_batch_size, self.gpus)
-            if not share or rest:
+            base = self.cfg.get("auto_scale_lr", {}).get("base_batch_size")
+            if base and base % self.gpus == 0 and Schedule.of(self.cfg).unit == "iter":
+                words += ["--cfg-options", f"train_dataloader.batch_size={base // self.gpus}"]
+            else:
                 words.append("--auto-scale-lr")
         words += self._work_dir(self.work_dir)
-        if share and not rest:
-            words += ["--cfg-options", f"train_dataloader.batch_size={share}"]
         if self.pretrained:
             words += ["--pretrained", shown_path(self.pretrained)]
         return words + ["--resume"] * resume
