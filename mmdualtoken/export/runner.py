@@ -177,7 +177,7 @@ def read_all(model, names):
         # The count comes from a duration, which may be that of a longer sound, or none.
         count = video.get(cv2.CAP_PROP_FRAME_COUNT) - 2 * video.get(cv2.CAP_PROP_FPS)
         if not files and number < max(1, count):
-            why = f"it ends after {number} frames" if number else "no photo, folder or video"
+            why = f"the rest, after {number} frames" if number else "no photo, folder or video"
             yield path.name, ValueError(f"{name}: {why}")
 
 

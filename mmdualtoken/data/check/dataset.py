@@ -28,8 +28,6 @@ TRIALS = 3  # runs of a pipeline with random steps on an unusual image
 NO_USE = "the model cannot learn them, and the metric cannot measure them"
 #: Of one sample: its findings, its size as loaded, and what it adds to each class, by label.
 Inspection = tuple[list[Finding], tuple[int, int] | None, Counter]
-
-
 #: Packages whose transforms are known here.
 TOOLBOXES = {"mmcv", "mmdet", "mmdualtoken", "mmpretrain", "mmseg"}
 
