@@ -345,21 +345,31 @@ def test_runner_refuses_other_steps():
 
 
 def test_runner_keeps_what_it_can(tmp_path, monkeypatch, capsys):
-    """A broken photo is left out, files of one name are kept apart, labels may have 16 bits."""
+    """Photos that fail are left out, files of one name are kept apart, labels may have 16 bits."""
     monkeypatch.chdir(tmp_path)
-    for name in ("a/photo.jpg", "b/photo.jpg", "c/photo.pgm"):
+    for name in ("refused/photo.jpg", "a/photo.jpg", "b/photo.jpg", "c/photo.pgm"):
         Path(name).parent.mkdir()
         cv2.imwrite(name, random_image(20, 30)[..., : 1 if "pgm" in name else 3])
     Path("broken.jpg").touch()
     model = runner_of(segmentor(), imread_flag=1, read_as="", channel_order="bgr")
     model.task, model.classes = "segmentation", [str(i) for i in range(301)]
-    model.infer = lambda images: [(np.full(images[0].shape[:2], 300, np.int64),)]
+    later = []
+
+    def infer(images):
+        if not later:
+            later.append(True)
+            raise RuntimeError("too narrow.\nat line 3")
+        return [(np.full(images[0].shape[:2], 300, np.int64),)]
+
+    model.infer = infer
     monkeypatch.setattr(runner, "Model", lambda *_: model)
-    inputs = ["a/photo.jpg", "broken.jpg", "b/photo.jpg", "c"]
+    inputs = ["refused/photo.jpg", "a/photo.jpg", "broken.jpg", "b/photo.jpg", "c"]
     monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", *inputs, "--out", "found"])
     with pytest.raises(SystemExit) as end:
         runner.main()
-    assert end.value.code == 1 and "left out: broken.jpg is no image" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert end.value.code == 1 and "left out: broken.jpg is no image" in said[1]
+    assert said[0] == "runner: left out: photo.jpg: RuntimeError, too narrow."
     names = [line["image"] for line in lines_of("found")]
     assert names == ["photo.jpg", "photo_2.jpg", "c/photo.pgm.png"]
     for name in names:
@@ -384,11 +394,16 @@ def test_runner_stopped_by_the_user(tmp_path, monkeypatch, capsys):
     assert end.value.code == 0 and lines_of("found") == [dict(image="0_000000.jpg", height=20)]
 
 
-def test_runner_without_a_pipeline():
-    model = runner_of(Config.fromfile(CLASSIFIER))
+def test_runner_without_a_pipeline(tmp_path, monkeypatch, capsys):
+    model = runner_of(Config.fromfile(CLASSIFIER), imread_flag=1, read_as="")
     del model.meta["pipeline"]
-    with pytest.raises(ValueError, match="export it with --with-runner"):
-        model.prepare(random_image(8, 8))
+    monkeypatch.setattr(runner, "Model", lambda *_: model)
+    cv2.imwrite(f"{tmp_path}/photo.jpg", random_image(8, 8))
+    args = ["model.onnx", f"{tmp_path}/photo.jpg", "--out", f"{tmp_path}/found"]
+    monkeypatch.setattr("sys.argv", ["runner.py", *args])
+    with pytest.raises(SystemExit) as end:
+        runner.main()
+    assert end.value.code == 2 and "export it with --with-runner" in capsys.readouterr().err
 
 
 def test_runner_pastes_masks_as_mmdet():

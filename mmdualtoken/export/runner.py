@@ -160,7 +160,7 @@ def paste(mask, box, size):
 
 
 def read_all(model, names):
-    """Yield a name and an image, or the error of reading it, for each photo and frame."""
+    """Yield a name and an image, or why it cannot be read, for each photo and frame."""
     for name in names:
         path, number = Path(name), 0
         files = [f for f in (path, *sorted(path.rglob("*"))) if f.suffix.lower() in IMAGES]
@@ -168,7 +168,7 @@ def read_all(model, names):
             try:
                 image = model.read(file)
             except (ValueError, OSError, cv2.error) as error:
-                image = error
+                image = str(error)
             yield file.relative_to(path.parent).as_posix(), image
         video = cv2.VideoCapture(int(name) if name.isdigit() else name)
         while not files and (frame := video.read()[1]) is not None:
@@ -178,7 +178,7 @@ def read_all(model, names):
         count = video.get(cv2.CAP_PROP_FRAME_COUNT) - 2 * video.get(cv2.CAP_PROP_FPS)
         if not files and number < max(1, count):
             why = f"the rest, after {number} frames" if number else "no photo, folder or video"
-            yield path.name, ValueError(f"{name}: {why}")
+            yield path.name, f"{name}: {why}"
 
 
 def save(folder, name, record, picture, label_map):
@@ -214,11 +214,17 @@ def main():
             new = Path(folder, "results")  # moved as a whole in the end
             try:
                 for name, image in read_all(model, args.inputs):
-                    if isinstance(image, Exception):
-                        print(f"runner: left out: {image}.", file=sys.stderr)
+                    try:
+                        found = image if isinstance(image, str) else model(image, args.score_thr)
+                    except Exception as error:  # each runtime has its own
+                        if "pipeline" not in model.meta:  # no image would do
+                            raise
+                        found = f"{name}: {type(error).__name__}, {error}".strip().splitlines()[0]
+                    if isinstance(found, str):
+                        print(f"runner: left out: {found.rstrip('.')}.", file=sys.stderr)
                         problems += 1
                     else:
-                        save(new, name, *model(image, args.score_thr))
+                        save(new, name, *found)
             except KeyboardInterrupt:
                 print("runner: stopped; what was done is kept.", file=sys.stderr)
             if not new.exists():
