@@ -66,6 +66,7 @@ RUN_ELSEWHERE = {"docs/own-data.md": "test_own_data.py, on real data"}
 PYTHON_ELSEWHERE = {
     ("docs/installation.md", "DetInferencer("): "test_pip_install.py",
     ("docs/own-data.md", "all.json"): "test_own_data.py",
+    ("docs/own-data.md", "BCCD_Dataset/BCCD"): "test_own_data.py",
     ("docs/deployment.md", "onnxruntime.InferenceSession"): "test_export_files.py",
     ("docs/deployment.md", "openvino.Core()"): "test_export_files.py",
     ("docs/deployment.md", "export.runner"): "test_export_results.py",

@@ -82,6 +82,41 @@ def test_one_file_is_divided(tmp_path, monkeypatch):
         assert {b["image_id"] for b in part["annotations"]} == {i["id"] for i in part["images"]}
 
 
+def test_from_voc(real_data, tmp_path, monkeypatch):
+    """XML made from three photos' JSON of each part becomes that JSON again."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = (b for b in BLOCKS if b.page == PAGE and "BCCD_Dataset/BCCD" in b.text)
+    source = Path("BCCD_Dataset/BCCD")
+    for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
+        (source / folder).mkdir(parents=True)
+    expected = {}
+    for split in ("train", "val"):
+        content = json.loads((real_data / f"bccd/annotations/{split}.json").read_text())
+        classes = {kind["id"]: kind["name"] for kind in content["categories"]}
+        images = sorted(content["images"], key=lambda image: image["id"])[:3]
+        boxes = [a for a in content["annotations"] if a["image_id"] <= images[-1]["id"]]
+        expected[split] = dict(images=images, annotations=boxes, categories=content["categories"])
+        for image in images:
+            xml = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
+            for box in (box for box in boxes if box["image_id"] == image["id"]):
+                left, top, width, height = box["bbox"]
+                sides = dict(xmin=left + 1, ymin=top + 1, xmax=left + width, ymax=top + height)
+                inside = "".join(f"<{key}>{int(value)}</{key}>" for key, value in sides.items())
+                name = f"<name>{classes[box['category_id']]}</name>"
+                xml += f"<object>{name}<bndbox>{inside}</bndbox></object>"
+            name = Path(image["file_name"]).stem
+            (source / f"Annotations/{name}.xml").write_text(f"<annotation>{xml}</annotation>")
+            (source / f"JPEGImages/{name}.jpg").write_text(name)
+        names = "\n".join(Path(image["file_name"]).stem for image in images)
+        (source / f"ImageSets/Main/{split}.txt").write_text(names)
+    exec(compile(block.text, block.id, "exec"), {})  # noqa: S102
+    for split, content in expected.items():
+        assert json.loads(Path(f"data/bccd/annotations/{split}.json").read_text()) == content
+        assert {path.stem for path in Path("data/bccd", split).iterdir()} == {
+            Path(image["file_name"]).stem for image in content["images"]
+        }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", METRIC)
 def test_example(config, real_data, tmp_path, monkeypatch, tool):
