@@ -43,17 +43,22 @@ def test_loss_over_the_classes_of_the_source(tmp_path):
     assert set(head.state_dict()) == {"fc.weight", "fc.bias"}
 
 
-WITHOUT_A_SOURCE = [("photo.jpg", 1, "one per class"), ("pets_1.jpg", 2, "one per class")]
-WITHOUT_A_SOURCE += [("cat_1.jpg", 1, "nothing to tell apart")]
+WITHOUT_A_SOURCE = [
+    (("photo.jpg", "photo.jpg"), 2, "has 2 folders, 0 of them"),
+    (("cat_1.jpg", "dog_1.jpg"), 2, "has 2 folders, 1 of them"),
+    (("pets_1.jpg", "pets_1.jpg"), 3, "has 2 folders, 2 of them.*wants 3 folders"),
+]
 
 
-@pytest.mark.parametrize(("name", "classes", "words"), WITHOUT_A_SOURCE)
-def test_photos_without_a_source(tmp_path, name, classes, words):
-    """A name that is no SOURCE_NUMBER, folders that are not the classes, a source of one class."""
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / name).touch()
+@pytest.mark.parametrize(("names", "classes", "words"), WITHOUT_A_SOURCE)
+def test_photos_without_a_source(tmp_path, names, classes, words):
+    """A name that is no SOURCE_NUMBER, a source of one class, folders that are not the classes."""
+    for folder, name in zip(("cat", "dog"), names, strict=True):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
     head = MODELS.build(dict(type="SourceClsHead", num_classes=classes, in_channels=2))
-    sample = DataSample(metainfo=dict(img_path=f"{tmp_path}/cat/{name}")).set_gt_label(0)
+    photo = f"{tmp_path}/cat/{names[0]}"
+    sample = DataSample(metainfo=dict(img_path=photo)).set_gt_label(0)
     with pytest.raises(WrongValue, match=words):
         head.loss((torch.zeros(1, 2),), [sample])
 

@@ -41,18 +41,13 @@ class SourceClsHead(LinearClsHead):
             root = Path(photo).parents[1]
             folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
             has = [any(folder.glob(f"{source}_*")) for folder in folders]
-            if not any(has) or len(has) != self.num_classes:
+            if sum(has) < 2 or len(has) != self.num_classes:
                 raise WrongValue(
                     f"{photo}: {root} has {len(has)} folders, {sum(has)} of them with files named "
                     f"{source}_NUMBER. SourceClsHead wants {self.num_classes} folders, one per "
-                    "class, with files named SOURCE_NUMBER. Rename them, or for photos of one "
-                    "source set model.head.type='LinearClsHead'."
-                )
-            if sum(has) == 1:
-                raise WrongValue(
-                    f"{photo}: only one class folder has files named {source}_NUMBER, so that "
-                    "there is nothing to tell apart. Begin names with the source, not the class, "
-                    "or for photos of one source set model.head.type='LinearClsHead'."
+                    "class, and photos of each source in two of them or more. Begin names with "
+                    "the source, not the class: SOURCE_NUMBER. For photos of one source, set "
+                    "model.head.type='LinearClsHead'."
                 )
             self._classes[source] = torch.tensor(has)
         return self._classes[source]
