@@ -28,7 +28,7 @@ from suite.timing import alternate, ratio
 from suite.variants import DTYPES, VARIANTS, inference, training_step
 
 from mmdualtoken.cli import run_tool
-from mmdualtoken.export.complexity import count_macs, count_parameters
+from mmdualtoken.export.breakdown import count_macs, count_parameters
 
 REFERENCE = "dualtoken_s"
 PUBLISHED = "ImageNet top-1 % (published, not reproduced here)"

@@ -28,7 +28,8 @@ from torch import nn
 
 from mmdualtoken.cli import find_config, read_config, run_tool
 from mmdualtoken.errors import InputError
-from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, measure
+from mmdualtoken.export.breakdown import break_down
+from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model
 from mmdualtoken.export.raw_outputs import RawOutputs
 
 #: Configs by system and name of the backbone; the first is the one that others are compared with.
@@ -154,7 +155,7 @@ def compare(system: str, args: argparse.Namespace) -> list[dict]:
         for variant in dict.fromkeys(["eager", *args.variants])
     }
     seconds = alternate(functions, args.rounds, device, warmup=1)
-    costs, rows = {name: measure(cfg, shape) for name, cfg in configs.items()}, []
+    costs, rows = {name: break_down(cfg, shape) for name, cfg in configs.items()}, []
     for name, variant in functions:
         row = {"system": system, "model": name, "variant": variant}
         row["params M"], row["GMACs"] = costs[name].params / 1e6, costs[name].macs / 1e9

@@ -40,11 +40,8 @@ if not _runs_doctor():
 
     from mmdualtoken.config_files import config_path, list_configs
     from mmdualtoken.registration import register_components
-    from mmdualtoken.weights import (
-        allow_mmengine_checkpoints,
-        list_weights,
-        register_shipped_weights,
-    )
+    from mmdualtoken.weights.checkpoints import allow_mmengine_checkpoints
+    from mmdualtoken.weights.shipped import list_weights, register_shipped_weights
 
     register_components()
     allow_mmengine_checkpoints()

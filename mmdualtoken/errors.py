@@ -42,6 +42,14 @@ class WrongValue(InputError, ValueError):
     """An argument of a model, or what it is given, has a value that is not allowed."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What went wrong at first, in one line: libraries wrap it in advice to their developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {line}"
+
+
 def explain(error: BaseException | None) -> str | None:
     """Say in one paragraph what an error of the toolboxes asks of the user; None if nothing.
 

@@ -8,8 +8,7 @@ import torch
 from mmengine.config import Config
 from tasks import ROOT
 
-from mmdualtoken.export.complexity import count_macs
-from mmdualtoken.export.measure import measure
+from mmdualtoken.export.breakdown import break_down, count_macs
 from mmdualtoken.models import DualTokenViT
 
 R50 = Path(mmdet.__file__).parent / ".mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
@@ -30,7 +29,7 @@ R50 = Path(mmdet.__file__).parent / ".mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x
 )
 def test_figures_of_the_paper(config, parameters, macs):
     """At 224x224, and 800x1280 with 1000 box and 100 mask RoIs."""
-    counted = measure(Config.fromfile(ROOT / "configs" / config))
+    counted = break_down(Config.fromfile(ROOT / "configs" / config))
     assert counted.params == pytest.approx(parameters, rel=0.01)
     assert counted.macs == pytest.approx(macs, rel=0.01)
 

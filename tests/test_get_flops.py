@@ -7,8 +7,8 @@ import pytest
 from mmengine.config import Config
 from tasks import ROOT, TASKS
 
-from mmdualtoken.export.breakdown import break_down, shape_of_config
-from mmdualtoken.export.measure import measure
+from mmdualtoken.export.breakdown import break_down, count_macs, count_parameters, shape_of_config
+from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, forward_once
 
 SCOPES = dict(mmdet="detection", mmseg="segmentation", mmpretrain="classification")
 
@@ -22,8 +22,9 @@ def test_parts_add_up_to_the_reports_figures(scope):
     cfg = narrow(scope)
     if scope == "mmseg":
         cfg.model.auxiliary_head = dict(cfg.model.decode_head, in_index=1)
-    parts, whole = break_down(cfg, (64, 96)), measure(cfg, (64, 96))
-    assert (parts.params, parts.macs) == (whole.params, whole.macs)
+    parts, model = break_down(cfg, (64, 96)), build_model(cfg)
+    assert parts.params == count_parameters(model) > 0
+    assert parts.macs == count_macs(forward_once, model, scope, (64, 96)) > 0
     assert all(part.macs >= 0 and part.params >= 0 for part in parts.parts)
     names = [part.name for part in parts.parts]
     assert names[:4] == ["backbone.stem", *(f"backbone.stages.{i}" for i in range(3))]
@@ -38,16 +39,37 @@ def test_heads_that_are_called_past_their_hooks_have_their_share():
     assert macs["decode_head"] == 2 * 2 * (16 * 16 * 9 + 32 * 16 * 9 + 16 * 5)
 
 
+def test_roi_heads_count_for_1000_boxes_and_100_masks():
+    cfg = narrow("mmdet")
+    model = build_model(cfg)
+    heads, weight = model.roi_head, next(model.parameters())
+    box = count_macs(heads.bbox_head, weight.new_zeros(BOX_ROIS, 16, 7, 7))
+    mask = count_macs(heads.mask_head, weight.new_zeros(MASK_ROIS, 16, 14, 14))
+    assert (BOX_ROIS, MASK_ROIS) == (1000, 100)
+    total = break_down(cfg, (64, 64)).macs
+    cfg.model.roi_head.mask_head = None
+    assert total - break_down(cfg, (64, 64)).macs == mask
+    assert total > box + mask
+
+
+def test_auxiliary_head_counts_as_parameters_only():
+    cfg = narrow("mmseg")
+    plain = break_down(cfg, (64, 64))
+    cfg.model.auxiliary_head = dict(cfg.model.decode_head, in_index=1)
+    with_head = break_down(cfg, (64, 64))
+    assert with_head.macs == plain.macs and with_head.params > plain.params
+
+
 def test_every_stage_of_a_cascade_is_counted():
     cfg = narrow("mmdet")
     parts = {part.name: part.macs for part in break_down(cfg, (64, 64)).parts}
-    one = measure(cfg, (64, 64)).macs
+    one = break_down(cfg, (64, 64)).macs
     head, stage = cfg.model.roi_head.bbox_head, cfg.model.train_cfg.rcnn
     cfg.model.type, cfg.model.train_cfg.rcnn = "CascadeRCNN", [stage] * 3
     settings = dict(num_stages=3, stage_loss_weights=[1, 1, 1], bbox_head=[head] * 3)
     cfg.model.roi_head.update(type="CascadeRoIHead", **settings)
     heads = parts["roi_head.bbox_head"] + parts["roi_head.mask_head"]
-    assert heads > 0 and measure(cfg, (64, 64)).macs == one + 2 * heads
+    assert heads > 0 and break_down(cfg, (64, 64)).macs == one + 2 * heads
 
 
 def test_lists_operators_that_are_not_counted():

@@ -12,7 +12,7 @@ from narrow import ROOT
 
 from lab.lightvit import LightViTAttention, LightViTBlock
 from mmdualtoken.cli import find_config, read_config
-from mmdualtoken.export.measure import measure
+from mmdualtoken.export.breakdown import break_down
 
 
 def plain_attention(p, tokens, x, num_heads):
@@ -65,7 +65,7 @@ def test_block():
     ],
 )
 def test_size(config, params, macs):
-    counted = measure(Config.fromfile(find_config(config)))
+    counted = break_down(Config.fromfile(find_config(config)))
     assert counted.params == pytest.approx(params or counted.params, rel=0.001)
     assert counted.macs == pytest.approx(macs, rel=0.001)
 

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from tasks import ROOT
 
 import mmdualtoken
-from mmdualtoken.export.measure import measure
-from mmdualtoken.weights import weights_info
+from mmdualtoken.export.breakdown import break_down
+from mmdualtoken.weights.shipped import weights_info
 
 FOLDERS = ("mmdet", "mmpretrain", "mmseg")
 METAFILES = {
@@ -87,7 +87,7 @@ def test_figures(name):
     """Parameters and FLOPs are counted, schedule and batch size are the config's."""
     metadata = MODELS[name]["Metadata"]
     cfg = Config.fromfile(ROOT / MODELS[name]["Config"])
-    counted = measure(cfg, (640, 640) if cfg.model.type == "RTMDet" else None)
+    counted = break_down(cfg, (640, 640) if cfg.model.type == "RTMDet" else None)
     assert metadata["Parameters"] == counted.params
     if name in DEMO:
         assert "FLOPs" not in metadata

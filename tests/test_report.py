@@ -21,7 +21,7 @@ from lab.report.mini import write_mini_config
 from lab.report.paper import TABLES, TOP1, Delta, Row, Table
 from lab.report.runs import TRAINED_BY, _differences
 from mmdualtoken.errors import InputError
-from mmdualtoken.export.measure import measure
+from mmdualtoken.export.breakdown import break_down
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_report_with_runs(other, tool, pair):
 
 @pytest.mark.parametrize("figure, status", [("0.9", 1), (None, 0)])
 def test_exit_status_follows_the_budgets(figure, status, tool, monkeypatch):
-    exact = measure(narrow()).params / 1e6
+    exact = break_down(narrow()).params / 1e6
     budgets = {"derived": {"params": figure or f"{exact:.6f}"}}
     row = Row("narrow", NARROW["mmpretrain"], budgets=budgets)
     monkeypatch.setattr(paper, "TABLES", {2: Table(2, "t", "s", (TOP1,), (row,))})
@@ -330,7 +330,7 @@ def test_mini_config(name, tmp_path):
     assert all(int(size) <= 256 for size in sizes)
     found = set(re.findall(r"num_classes'?[:=] ?(\d+)", str(cfg.model)))
     assert found == {str(len(cfg.train_dataloader.dataset.metainfo.classes))}
-    measure(cfg, (64, 64))
+    break_down(cfg, (64, 64))
     path.write_text("mine = True")
     with pytest.raises(InputError, match=path.name):
         write_mini_config(*read_config(name), options.root)

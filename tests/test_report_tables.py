@@ -8,8 +8,6 @@ from report_runs import LATE, NARROW, ROOT, narrow, write_log
 from lab.report.jobs import Options
 from lab.report.paper import BOX, MASK, TABLES, Row, Table
 from lab.report.tables import check_budget, collect, row_grid
-from mmdualtoken.export.complexity import count_macs
-from mmdualtoken.export.measure import BOX_ROIS, MASK_ROIS, build_model, forward_once, measure
 
 #: Models that the paper does not have: light heads, the demo, pretraining.
 NOT_OF_THE_PAPER = re.compile("rtmdet|segformer|deeplabv3plus|demo|photos393|finetune")
@@ -28,36 +26,6 @@ def test_every_config_of_the_papers_models_is_in_a_table_and_there():
     assert pretrained == {f"configs/mmpretrain/dualtoken_{x}_mix_in1k.py" for x in "st"}
     for row in rows:  # the paper starts only its own backbones from ImageNet
         assert not row.pretrained or row.pretrained[-15:-13] in row.config
-
-
-@pytest.mark.parametrize("scope", NARROW)
-def test_measure_counts_the_same_on_both_devices(scope):
-    cfg = narrow(scope)
-    model = build_model(cfg)
-    measured = measure(cfg, (64, 96))
-    assert measured.macs == count_macs(forward_once, model, scope, (64, 96)) > 0
-    assert measured.params == sum(p.numel() for p in model.parameters())
-
-
-def test_roi_heads_count_for_1000_boxes_and_100_masks():
-    cfg = narrow("mmdet")
-    model = build_model(cfg)
-    heads, weight = model.roi_head, next(model.parameters())
-    box = count_macs(heads.bbox_head, weight.new_zeros(BOX_ROIS, 16, 7, 7))
-    mask = count_macs(heads.mask_head, weight.new_zeros(MASK_ROIS, 16, 14, 14))
-    assert (BOX_ROIS, MASK_ROIS) == (1000, 100)
-    total = measure(cfg, (64, 64)).macs
-    cfg.model.roi_head.mask_head = None
-    assert total - measure(cfg, (64, 64)).macs == mask
-    assert total > box + mask
-
-
-def test_auxiliary_head_counts_as_parameters_only():
-    cfg = narrow("mmseg")
-    plain = measure(cfg, (64, 64))
-    cfg.model.auxiliary_head = dict(cfg.model.decode_head, in_index=1)
-    with_head = measure(cfg, (64, 64))
-    assert with_head.macs == plain.macs and with_head.params > plain.params
 
 
 @pytest.mark.parametrize(

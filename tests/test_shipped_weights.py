@@ -19,8 +19,7 @@ from mmdualtoken.cli import find_config
 from mmdualtoken.config_files import config_path
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference import load_model
-from mmdualtoken.weights import weights_info
-from mmdualtoken.weights.shipped import complete_name, weights_path
+from mmdualtoken.weights.shipped import complete_name, weights_info, weights_path
 
 FIXTURE = ROOT / "tests" / "fixtures" / "shipped_weights.json"
 NAMES = mmdualtoken.list_weights()

@@ -3,7 +3,7 @@
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from mmdualtoken.export.measure import measure
+from mmdualtoken.export.breakdown import break_down
 
 from .rows import Row, swap_backbone
 from .tasks import Task
@@ -24,5 +24,5 @@ def figures_of(task: Task, row: Row, budget: str) -> dict[str, float]:
     """
     cfg = model_config(task, row, budget)
     import_modules_from_strings(**cfg.custom_imports)
-    counted = measure(cfg, task.size)
+    counted = break_down(cfg, task.size)
     return dict(parameters=counted.params, flops=counted.macs, size=list(task.size))

@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 from lab.report.jobs import Options, make_job, read_config
 from lab.report.paper import Metric, Row, Table
 from mmdualtoken.errors import InputError
-from mmdualtoken.export.measure import Complexity, measure
+from mmdualtoken.export.breakdown import Breakdown, break_down
 
 TOLERANCE = 0.01
 UNITS = {"params": "M", "macs": "G"}
@@ -86,8 +86,8 @@ class TableReport:
 
 
 @cache
-def _count(config: str) -> Complexity:
-    return measure(read_config(config)[1])
+def _count(config: str) -> Breakdown:
+    return break_down(read_config(config)[1])
 
 
 def _collect_row(row: Row, metrics: Iterable[Metric], options: Options) -> dict:

@@ -1,17 +1,19 @@
 """Where a model's parameters and multiply-accumulates are, and what the count leaves out."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from mmengine.config import Config
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from mmdualtoken.config_files import scope_of
 from mmdualtoken.data.layout import innermost_datasets
 from mmdualtoken.errors import InputError
-from mmdualtoken.export.complexity import count_parameters, counter_of_macs
 from mmdualtoken.export.measure import (
     BOX_ROIS,
     IMAGE_SIZES,
@@ -105,6 +107,33 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 yield f"{name}.{inner}", module
 
 
+def _attention_flop(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop(query, key, value)
+
+
+def counter_of_macs() -> FlopCounterMode:
+    """torch's counter, attention included; it counts two for a multiply-accumulate."""
+    # torch does not list its fused CPU attention, so that it would count as nothing.
+    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
+    return FlopCounterMode(display=False, custom_mapping=fused)
+
+
+def count_macs(function: Callable, *args: Any) -> float:
+    """Multiply-accumulates of `function(*args)`: convolutions, matrix products and attention.
+
+    Norms, activations, pooling and interpolation are not counted, as in the papers of this field,
+    which call the figure FLOPs. Attention counts the same on fused and plain paths.
+    """
+    with counter_of_macs() as counter:
+        function(*args)
+    return counter.get_total_flops() / 2
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, frozen ones included."""
+    return sum(p.numel() for p in module.parameters())
+
+
 class _Operators(TorchDispatchMode):
     """Counts the operators that run and are not in `counted`, views left out."""
 
@@ -174,17 +203,22 @@ def _remarks(model: nn.Module) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def break_down(cfg: Config, size: tuple[int, int]) -> Breakdown:
-    """Count what `mmdualtoken.export.measure.measure` counts, by parts of the model.
+def break_down(cfg: Config, size: tuple[int, int] | None = None) -> Breakdown:
+    """Count parameters, frozen and auxiliary ones included, and multiply-accumulates, by parts.
+
+    Shapes are all that counting needs, hence the meta device; models with operators that it lacks
+    run on the CPU instead.
 
     Args:
         cfg: a config of mmpretrain, mmdet or mmseg; no data set is needed.
-        size: height and width of the image.
+        size: height and width of the image, by default 224x224 (mmpretrain), 800x1280 (mmdet) or
+            512x512 (mmseg).
 
     Raises:
         InputError: the config is of another toolbox, or the model cannot take images of that size.
     """
     scope = scope_of(cfg)
+    size = size or IMAGE_SIZES[scope]
     model = build_model(cfg)
     with quiet():
         try:

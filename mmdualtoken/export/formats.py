@@ -3,29 +3,18 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch.export import Dim, ExportedProgram
 
-from mmdualtoken.errors import InputError, MissingPackage
+from mmdualtoken.errors import InputError, MissingPackage, reason_of
 from mmdualtoken.export import runner
 from mmdualtoken.export.detection import onnx_nms
-from mmdualtoken.export.raw_outputs import reason_of
+from mmdualtoken.export.measure import quiet
 
 Run = Callable[[torch.Tensor], Sequence[torch.Tensor]]
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without a quantiser's advice to do what the exporter has done."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def set_metadata(path: Path, metadata: dict[str, str]) -> None:
@@ -49,7 +38,7 @@ class Onnx:
         opset: the first that has GELU as one operator; below, runtimes compute it in five steps.
     """
 
-    runtime = "ONNX Runtime"
+    runtime, key = "ONNX Runtime", "onnxruntime"
     packages, extra = ("onnx", "onnxscript", "onnxruntime"), "export"
     purpose = "Exporting"
     sizes = Dim.DYNAMIC
@@ -127,7 +116,7 @@ class Onnx:
         model = onnx.load(path)
         # Some weights get transposed, and the sizes noted beside them would be called wrong.
         del model.graph.value_info[:]
-        with quietly():
+        with quiet(logging.WARNING):
             quantize_dynamic(
                 model,
                 path,
@@ -137,41 +126,18 @@ class Onnx:
             )
         set_metadata(path, {prop.key: prop.value for prop in model.metadata_props})
 
-    @staticmethod
-    def load(path: Path, threads: int) -> Run:
+    @classmethod
+    def load(cls, path: Path, threads: int) -> Run:
         """The file as a function of images."""
-        run, *_ = runner.load(str(path), "onnxruntime", threads)
-        return lambda images: [torch.from_numpy(out) for out in run(images.numpy())]
+        run, *_ = runner.load(str(path), cls.key, threads)
+        return lambda images: [torch.from_numpy(out) for out in run(images.contiguous().numpy())]
 
 
 class OpenVino(Onnx):
     """The same ONNX file, run by OpenVINO on the CPU."""
 
-    runtime = "OpenVINO"
+    runtime, key = "OpenVINO", "openvino"
     packages, extra = (*Onnx.packages, "openvino"), "openvino"
-
-    @staticmethod
-    def load(path: Path, threads: int) -> Run:
-        """The file as a function of images, in fp32."""
-        import openvino
-
-        # OpenVINO would compute in bf16 on CPUs that have units for it, and pin its threads to
-        # cores that other processes were given.
-        options = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,
-        }
-        model = openvino.Core().compile_model(str(path), "CPU", options)
-        request = model.create_infer_request()
-
-        def run(images: torch.Tensor) -> list[torch.Tensor]:
-            found = request.infer({"images": images.contiguous().numpy()})
-            # Copies: the request writes its next results to the same memory.
-            return [torch.from_numpy(found[output].copy()) for output in model.outputs]
-
-        return run
 
 
 class Pt2:

@@ -5,31 +5,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmdualtoken.config_files import scope_of
-from mmdualtoken.export.complexity import count_macs, count_parameters
-
 IMAGE_SIZES = {"mmpretrain": (224, 224), "mmdet": (800, 1280), "mmseg": (512, 512)}
 BOX_ROIS, MASK_ROIS = 1000, 100
 
 
-@dataclass(frozen=True)
-class Complexity:
-    """Number of parameters and of multiply-accumulates (the field's FLOPs) of one image."""
-
-    params: int
-    macs: float
-
-
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without the remarks that toolboxes make when they are imported and build a model."""
-    logging.disable(logging.INFO)
+def quiet(level: int = logging.INFO) -> Iterator[None]:
+    """Without remarks of toolboxes that build a model, and of quantisers."""
+    logging.disable(level)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -87,29 +75,3 @@ def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
             # RoIAlign itself has no multiply-accumulates that are counted; its output counts.
             side = extractor.roi_layers[0].output_size
             head(parameter.new_zeros(rois[kind], extractor.out_channels, *side))
-
-
-def measure(cfg: Config, size: tuple[int, int] | None = None) -> Complexity:
-    """Count parameters, frozen and auxiliary ones included, and multiply-accumulates.
-
-    Shapes are all that counting needs, hence the meta device; models with operators that it lacks
-    run on the CPU instead.
-
-    Args:
-        cfg: a config of mmpretrain, mmdet or mmseg.
-        size: height and width of the image, by default 224x224 (mmpretrain), 800x1280 (mmdet) or
-            512x512 (mmseg).
-
-    Raises:
-        InputError: the config is of another toolbox.
-    """
-    scope = scope_of(cfg)
-    size = size or IMAGE_SIZES[scope]
-    model = build_model(cfg)
-    params = count_parameters(model)
-    with quiet():
-        try:
-            macs = count_macs(forward_once, model.to("meta"), scope, size)
-        except (NotImplementedError, RuntimeError):
-            macs = count_macs(forward_once, build_model(cfg), scope, size)
-    return Complexity(params, macs)

@@ -5,6 +5,7 @@ in float: decoding and NMS, since a box needs more than 256 places, norms, activ
 of two activations, as attention has them.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from functools import cache
@@ -17,7 +18,8 @@ from mmengine.evaluator import Evaluator
 from mmdualtoken.data.check import check_data
 from mmdualtoken.errors import InputError
 from mmdualtoken.export.deployed import DeployedModel
-from mmdualtoken.export.formats import Onnx, OpenVino, quietly, set_metadata
+from mmdualtoken.export.formats import Onnx, OpenVino, set_metadata
+from mmdualtoken.export.measure import quiet
 from mmdualtoken.export.runner import Model
 from mmdualtoken.inference.model import registry
 
@@ -107,7 +109,7 @@ class StaticOnnx(Onnx):
 
         model = onnx.load(source)
         props = {prop.key: prop.value for prop in model.metadata_props}
-        with quietly():
+        with quiet(logging.WARNING):
             quantize_static(
                 model,
                 target,
@@ -223,7 +225,7 @@ class Nncf(OpenVino):
             metric = validate(lambda x: list(compiled({"images": x}).to_tuple()), some)
             return metric, [metric] * len(some)
 
-        with quietly():
+        with quiet(logging.WARNING):
             if validate is None:
                 found = nncf.quantize(model, images, **options)
             else:

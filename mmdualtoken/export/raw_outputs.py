@@ -15,7 +15,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, reason_of
 from mmdualtoken.export.measure import input_channels
 from mmdualtoken.export.results import Preprocessing, Results
 from mmdualtoken.models.deploy import switch_to_deploy
@@ -236,14 +236,6 @@ def module_of(error: BaseException, model: nn.Module) -> str:
                 found = f"{names[id(module)].removeprefix('model.')} ({type(module).__name__})"
         error = error.__cause__
     return found
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong at first, in one line: exporters wrap it in advice to their developers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {line}"
 
 
 def deviation(eager: RawOutputs, run: Callable, size: tuple[int, int, int]) -> float:

@@ -19,7 +19,6 @@ from mmdualtoken.models.blocks import (
     BiDimAttention,
     ConvEncoder,
     SelfAttention,
-    WindowAttention,
     is_plain,
 )
 from mmdualtoken.models.tokens import PositionAwareTokens, TokenMixMLP, TokenMLP
@@ -63,8 +62,7 @@ class Deployable:
         """Fold the parts that only training needs apart: same outputs, fewer operations.
 
         BatchNorm goes into the convolutions of the stem. Layer scale and the fusion's alpha go into
-        weights. Window attention looks its bias up once. User classes with another forward stay as
-        they are. A second call does nothing.
+        weights. User classes with another forward stay as they are. A second call does nothing.
 
         Load the checkpoint first: afterwards the backbone takes none, and its state dict fits no
         backbone for training.
@@ -148,19 +146,6 @@ class DeployedBiDimAttention(Deployed, BiDimAttention):
     def position_logits(self, loc: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C/4), (B, 1, 1, C/4) -> (B, H, W, 1)."""
         return F.linear(loc, self.w_l) + F.linear(g, self.w_g, self.bias)
-
-
-class DeployedWindowAttention(Deployed, WindowAttention):
-    """Window attention that looks up its relative position bias once."""
-
-    def fold(self) -> None:
-        bias = WindowAttention.relative_position_bias(self).contiguous()
-        del self.relative_position_bias_table, self.relative_position_index
-        self.register_buffer("bias", bias)
-
-    def relative_position_bias(self) -> torch.Tensor:
-        """Return the bias of each pair of cells, (heads, w*w, w*w)."""
-        return self.bias
 
 
 class DeployedTokens(Deployed, PositionAwareTokens):

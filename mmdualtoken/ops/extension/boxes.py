@@ -17,15 +17,6 @@ def single(value: float) -> float:
     return struct.unpack("f", struct.pack("f", value))[0]
 
 
-def ious_with(box: Tensor, boxes: Tensor, offset: int) -> Tensor:
-    """IoU (N,) of one box (4,) with boxes (N, 4). ``offset`` 1 counts the far corner's pixel."""
-    size = (torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2])) + offset
-    inter = size.clamp(min=0).prod(1)
-    area = (box[2:] - box[:2] + offset).prod()
-    areas = (boxes[:, 2:] - boxes[:, :2] + offset).prod(1)
-    return inter / (area + areas - inter)
-
-
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Indices of the boxes kept, by falling score.
 
@@ -112,7 +103,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list:
     threshold, groups = single(iou_threshold), []
     while len(remaining):
         kept, others = remaining[0], remaining[1:]
-        matched = ious_with(boxes[kept], boxes[others], 0) >= threshold
+        matched = torchvision.ops.box_iou(boxes[kept][None], boxes[others])[0] >= threshold
         groups.append([int(kept), *others[matched].tolist()])
         remaining = others[~matched]
     return groups
