@@ -1,6 +1,7 @@
 """Results of exported models beside the toolboxes' own: decoding, NMS, RoI heads, the runner."""
 
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -375,6 +376,75 @@ def test_runner_keeps_what_it_can(tmp_path, monkeypatch, capsys):
     for name in names:
         assert cv2.imread(f"found/{name}").shape == (20, 30, 3)
         assert (cv2.imread(f"found/{name}.png", cv2.IMREAD_UNCHANGED) == 300).all()
+
+
+def read_by_runner(tmp_path, monkeypatch, *names, imread_flag=1, read_as=""):
+    """What the runner reads in a folder with a photo, a hidden one and a video, by its names."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos/deep", "photos/.run-1", "photos/empty"):
+        Path(folder).mkdir(parents=True)
+    for name in ("photos/deep/a.png", "photos/.run-1/b.png", "photos/._a.png"):
+        cv2.imwrite(name, random_image(20, 30))
+    writer = cv2.VideoWriter("photos/clip.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(2):
+        writer.write(random_image(48, 64))
+    writer.release()
+    os.rename("photos/clip.mp4", "photos/film.MP4")
+    monkeypatch.chdir(tmp_path / "photos" / "deep")
+    model = runner_of(segmentor(), imread_flag=str(imread_flag), read_as=read_as)
+    return dict(runner.read_all(model, names))
+
+
+def test_runner_reads_folders(tmp_path, monkeypatch):
+    """Videos in them, too, nothing that is hidden; results get names below --out."""
+    found = read_by_runner(tmp_path, monkeypatch, "..", "../empty", "../deep")
+    frames = [f"photos/film.MP4_00000{i}.jpg" for i in (0, 1)]
+    assert list(found) == ["photos/deep/a.png", *frames, "../empty", "deep/a.png"]
+    assert found["../empty"] == "../empty has no photo or video"
+    assert found[frames[0]].shape == (48, 64, 3) and found["deep/a.png"].shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("flag", [0, 128])
+def test_runner_reads_frames_as_photos(tmp_path, monkeypatch, flag):
+    """Of a model for grey images, in the config's type."""
+    found = read_by_runner(tmp_path, monkeypatch, "..", imread_flag=flag, read_as="float32")
+    assert {image.dtype.name for image in found.values()} == {"float32"}
+    assert sorted(image.shape for image in found.values()) == [(20, 30), (48, 64), (48, 64)]
+
+
+def test_runner_takes_any_file_name(tmp_path, monkeypatch, capsys):
+    """OpenCV ends the process at a name that is no UTF-8."""
+    monkeypatch.chdir(tmp_path)
+    photo, video = (os.fsdecode(b"caf\xe9") + ending for ending in (".png", ".mp4"))
+    Path(photo).write_bytes(cv2.imencode(".png", random_image(20, 30))[1].tobytes())
+    Path(video).touch()
+    model = runner_of(segmentor(), imread_flag=1, read_as="", channel_order="bgr")
+    model.task, model.classes = "segmentation", ["a"]
+    model.infer = lambda images: [(np.zeros(images[0].shape[:2], np.uint8),)]
+    monkeypatch.setattr(runner, "Model", lambda *_: model)
+    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", photo, video, "--out", "found"])
+    with pytest.raises(SystemExit) as end:
+        runner.main()
+    assert end.value.code == 1 and "mp4' is no UTF-8, which OpenCV needs" in capsys.readouterr().err
+    assert [line["image"] for line in lines_of("found")] == [photo]
+    assert sorted(os.listdir("found")) == sorted([photo, f"{photo}.png", "results.jsonl"])
+
+
+def test_runner_chooses_the_runtime_by_the_ending(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner, "load", lambda *args: asked.append(args[:2]) or 1 / 0)
+    for name in ("small.xml", "model.onnx"):
+        with pytest.raises(ValueError, match="no file with results"):
+            runner.Model(name)
+    assert asked == [("small.xml", "openvino"), ("model.onnx", "onnxruntime")]
+
+
+def test_flags_that_ignore_orientation():
+    """They are cv2's, and images of 16 bits become 8 bits as in the config's pipeline."""
+    for color_type, flag in (("color_ignore_orientation", 129), ("unchanged", -1), ("color", 1)):
+        cfg = Config.fromfile(CLASSIFIER)
+        cfg.test_dataloader.dataset.pipeline[0].color_type = color_type
+        assert Results(build_model(cfg), cfg).describe(cfg)["imread_flag"] == str(flag)
 
 
 def test_runner_stopped_by_the_user(tmp_path, monkeypatch, capsys):

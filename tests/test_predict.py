@@ -1,6 +1,7 @@
 """tools/predict.py: pictures and records of images, folders and videos, for the three tasks."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,7 +163,9 @@ def test_count_of_frames_is_an_estimate(count, problem, here, monkeypatch):
     write_video("clip.mp4")
     monkeypatch.setattr(mmcv.VideoReader, "frame_cnt", count)
     monkeypatch.setattr(predict, "write_video", lambda *args: len(list(args[2])))
-    predictor = SimpleNamespace(prepare=lambda frame: frame, predict=lambda frames: frames)
+    predictor = SimpleNamespace(
+        **dict.fromkeys(("frame", "prepare", "predict"), lambda found: found)
+    )
     args = SimpleNamespace(batch_size=2, out="out")
     found = predict.predict_video(predictor, Source(Path("clip.mp4"), "clip"), args, print)
     assert [problem in text for text in found] == [True] * bool(problem)
@@ -193,6 +196,51 @@ def test_video(here, tool):
     assert cv2.imread(f"out/preds/{records[4]['map']}", 0).shape == (64, 80)
     status, printed = tool("predict", *arguments)
     assert status == 2 and "out/preds/clip.jsonl" in printed and "--overwrite" in printed
+
+
+def test_files_that_the_model_refuses(here, tool, monkeypatch):
+    """They are named; the others of a batch and of a folder are done, and nothing of them stays."""
+    write_checkpoint("segmentation")
+    write_images("photos", ((64, 64), (64, 64), (32, 32), (64, 64)))
+    write_video("clip.mp4")
+    draw = Predictor.draw
+
+    def refuse(self, image, sample):
+        if image.shape[0] == 32 or image.shape[1] == 80 and image[0, 0, 0] > 60:
+            raise IndexError("no place\nfor names")
+        return draw(self, image, sample)
+
+    monkeypatch.setattr(Predictor, "draw", refuse)
+    arguments = [TASKS["segmentation"][0], "model.pth", "photos", "clip.mp4", "--out", "out"]
+    status, printed = tool("predict", *arguments, "--batch-size", "4")
+    assert status == 1 and "3 of 5 files done" in printed and "Traceback" not in printed
+    assert "photos/2.png cannot be predicted (IndexError: no place)" in printed
+    assert "clip.mp4 cannot be predicted to its end (IndexError: no place)" in printed
+    found = {path.name for folder in ("preds", "vis") for path in Path("out", folder).iterdir()}
+    assert {f"{i}{end}" for i in (0, 1, 3) for end in (".jpg", ".json", ".png")} < found
+    assert not [name for name in found if name.startswith("2")]
+
+
+def test_videos_as_the_config_reads_images(here, tool):
+    write_video("clip.mp4")
+    cfg = Config.fromfile(TASKS["classification"][0])
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor = dict(mean=[128], std=[64])
+    cfg.test_dataloader.dataset.pipeline[0].color_type = "grayscale"
+    cfg.dump("grey.py")
+    torch.save(dict(state_dict=build(cfg).state_dict()), "grey.pth")
+    status, printed = tool("predict", "grey.py", "grey.pth", "clip.mp4", "--out", "out")
+    assert status == 0, printed
+    assert len(Path("out/preds/clip.jsonl").read_text().splitlines()) == 5
+
+
+def test_names_that_opencv_does_not_open(here, tool):
+    write_checkpoint("classification")
+    name = os.fsdecode(b"caf\xe9.mp4")
+    Path(name).touch()
+    arguments = [TASKS["classification"][0], "model.pth", name, "--out", "out"]
+    status, printed = tool("predict", *arguments)
+    assert status == 1 and "is no video that OpenCV can read" in printed
 
 
 def test_score_threshold_holds_for_picture_and_record(here):
@@ -265,5 +313,15 @@ def test_sources(here):
     assert names == ["0.jpg", "0.png", "1", "2"]
     names = [s.name for s in find_sources(["photos", "more/1.png", "more"], "photos/out")]
     assert len(set(names)) == len(names) == 8 and {"0.jpg", "1.png", "1.png_2"} < set(names)
+    # Results may lie beside the photos; a video's label maps, in a folder that no photo's share.
+    names = [s.name for s in find_sources(["photos", "more"], ".")]
+    assert len(names) == 8
+    Path("photos/1.mp4").touch()
+    shutil.copytree("more", "photos/1")
+    names = [s.name for s in find_sources(["photos"], "photos/out")]
+    assert names == ["0.jpg", "0.png", "1/0", "1/1", "1/2", "1.mp4", "1.png", "2"]
+    shutil.move("photos/1.png", "photos/3.png")
+    names = [s.name for s in find_sources(["photos"], "photos/out")]
+    assert names == ["0.jpg", "0.png", "1/0", "1/1", "1/2", "1.mp4", "2", "3"]
     Path("clip.MP4").touch()
-    assert [s.is_video for s in find_sources(["clip.MP4", "photos/1.png"], "out")] == [True, False]
+    assert [s.is_video for s in find_sources(["clip.MP4", "photos/3.png"], "out")] == [True, False]

@@ -22,6 +22,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
 from mmdualtoken.data.loading import BrokenFileError
+from mmdualtoken.errors import reason_of
 from mmdualtoken.inference import Predictor, Source, find_sources, load_model
 from mmdualtoken.inference.outputs import protect_results, write_image, write_video
 from mmdualtoken.weights.shipped import SCHEME
@@ -81,7 +82,7 @@ def prepare(predictor: Predictor, source: Source, problems: list[str]) -> tuple 
     except BrokenFileError as error:
         problems.append(str(error))
     except Exception as error:  # a transform may refuse an image, of one pixel for instance
-        problems.append(f"{source.path} cannot be prepared ({type(error).__name__}: {error})")
+        problems.append(f"{source.path} cannot be prepared ({reason_of(error)})")
     return None
 
 
@@ -92,33 +93,61 @@ def predict_images(
     problems: list[str] = []
     for batch in batches(sources, args.batch_size):
         ready = [prepare(predictor, source, problems) for source in batch]
-        ready = [entry for entry in ready if entry]
-        samples = predictor.predict([data for _, _, data in ready])
-        for (source, image, _), sample in zip(ready, samples, strict=True):
-            write_image(predictor, source, image, sample, Path(args.out))
+        predict_batch(predictor, [entry for entry in ready if entry], Path(args.out), problems)
         advance(len(batch))
     return problems
+
+
+def predict_batch(predictor: Predictor, ready: list[tuple], out: Path, problems: list[str]) -> None:
+    """Predict and write; if that fails, image by image, so that one costs no other its results."""
+    try:
+        samples = predictor.predict([data for _, _, data in ready])
+        for (source, image, _), sample in zip(ready, samples, strict=True):
+            write_image(predictor, source, image, sample, out)
+    except OSError:  # of writing: no space, no permission
+        raise
+    except Exception as error:
+        if len(ready) == 1:
+            problems.append(f"{ready[0][0].path} cannot be predicted ({reason_of(error)})")
+        else:
+            for entry in ready:
+                predict_batch(predictor, [entry], out, problems)
+
+
+def open_video(source: Source) -> mmcv.VideoReader | None:
+    """Open a video; None for a name that is no UTF-8, at which OpenCV ends the process."""
+    name = str(source.path)
+    readable = name.encode(errors="ignore").decode() == name
+    return mmcv.VideoReader(name) if readable else None
 
 
 def predict_video(
     predictor: Predictor, source: Source, args: argparse.Namespace, advance
 ) -> list[str]:
     """Predict on all frames of a video; returns its problem, if any."""
-    reader = mmcv.VideoReader(str(source.path))
-    if not reader.opened:
+    reader, records = open_video(source), source.results(Path(args.out))[1]
+    if reader is None or not reader.opened:
         advance(1)
         return [f"{source.path} is no video that OpenCV can read"]
     fps = reader.fps or FPS
 
     def predicted() -> Iterator[tuple]:
         for frames in batches(reader, args.batch_size):
+            frames = [predictor.frame(frame) for frame in frames]
             samples = predictor.predict([predictor.prepare(frame) for frame in frames])
             yield from zip(frames, samples, strict=True)
             advance(len(frames))
 
-    frames = write_video(predictor, source, predicted(), fps, Path(args.out))
+    try:
+        frames = write_video(predictor, source, predicted(), fps, Path(args.out))
+    except OSError:  # of writing: no space, no permission
+        raise
+    except Exception as error:
+        return [f"{source.path} cannot be predicted to its end ({reason_of(error)})"]
+    finally:
+        if records.exists() and not records.stat().st_size:
+            records.unlink()
     if not frames:
-        source.results(Path(args.out))[1].unlink(missing_ok=True)
         return [f"{source.path} is no video that OpenCV can read"]
     # OpenCV takes the count from the file's duration, which may be that of a longer sound, or none.
     if frames < reader.frame_cnt - 2 * fps:
@@ -128,7 +157,8 @@ def predict_video(
 
 def length(source: Source) -> int:
     """Steps of the progress bar: frames of a video, else 1."""
-    return max(1, mmcv.VideoReader(str(source.path)).frame_cnt) if source.is_video else 1
+    video = open_video(source) if source.is_video else None
+    return 1 if video is None else max(1, video.frame_cnt)
 
 
 def predict(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from mmcv.image.io import imread_flags
 from mmengine.config import Config
 from torch import Tensor, nn
 
@@ -163,10 +164,9 @@ class Results(nn.Module):
 
     def describe(self, cfg: Config) -> dict[str, str]:
         """What the runner must know, besides normalisation and classes."""
-        flags = dict(color=1, grayscale=0)
         found = dict(
             task=TASKS[cfg.default_scope],
-            imread_flag=str(flags.get(self.load.get("color_type", "color"), -1)),
+            imread_flag=str(imread_flags[self.load.get("color_type", "color")]),
             read_as="float32" if self.load.get("to_float32") else "",
             dtype=str(self.dtype).removeprefix("torch."),
         )

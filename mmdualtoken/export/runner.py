@@ -6,6 +6,7 @@ Needs numpy, opencv-python-headless and onnxruntime or openvino. 0 below is the 
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory as Temporary
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 RUNTIMES = {"onnxruntime": "f32", "openvino": "f32", "openvino-bf16": "bf16"}  # their floats
 COLOURS = np.random.RandomState(42).randint(40, 220, (2**16, 3)).astype(np.uint8)
 
@@ -42,8 +44,9 @@ def load(file, runtime, threads):
 class Model:
     """A model file; call it with an image (H, W, C) or (H, W) as `read` returns it."""
 
-    def __init__(self, file, runtime="onnxruntime", threads=0):
-        """Load a file; `threads` 0 leaves their number to the runtime."""
+    def __init__(self, file, runtime=None, threads=0):
+        """Load a file; by default OpenVINO runs .xml; `threads` 0 leaves their number to it."""
+        runtime = runtime or ("openvino" if str(file).endswith(".xml") else "onnxruntime")
         try:
             self.run, self.names, meta = load(str(file), runtime, threads)
             self.meta = {k: json.loads(v) if v[:1] in ("[", "{") else v for k, v in meta.items()}
@@ -58,6 +61,12 @@ class Model:
         image = cv2.imdecode(data, int(self.meta["imread_flag"])) if data.size else None
         if image is None:
             raise ValueError(f"{path} is no image that OpenCV reads")
+        return np.asarray(image, self.meta["read_as"] or None)
+
+    def frame(self, image):
+        """Turn a video's frame into an image as `read` returns it."""
+        if int(self.meta["imread_flag"]) in (0, cv2.IMREAD_IGNORE_ORIENTATION):  # both grey
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         return np.asarray(image, self.meta["read_as"] or None)
 
     def prepare(self, image):
@@ -162,23 +171,38 @@ def paste(mask, box, size):
 def read_all(model, names):
     """Yield a name and an image, or why it cannot be read, for each photo and frame."""
     for name in names:
-        path, number = Path(name), 0
-        files = [f for f in (path, *sorted(path.rglob("*"))) if f.suffix.lower() in IMAGES]
-        for file in files:
-            try:
-                image = model.read(file)
-            except (ValueError, OSError, cv2.error) as error:
-                image = str(error)
-            yield file.relative_to(path.parent).as_posix(), image
-        video = cv2.VideoCapture(int(name) if name.isdigit() else name)
-        while not files and (frame := video.read()[1]) is not None:
-            yield f"{path.name}_{number:06d}.jpg", frame
-            number += 1
-        # The count comes from a duration, which may be that of a longer sound, or none.
-        count = video.get(cv2.CAP_PROP_FRAME_COUNT) - 2 * video.get(cv2.CAP_PROP_FPS)
-        if not files and number < max(1, count):
-            why = f"the rest, after {number} frames" if number else "no photo, folder or video"
-            yield path.name, f"{name}: {why}"
+        top = Path(os.path.abspath(name))  # which has a name where '..' has none
+        files = [Path()]
+        if top.is_dir():
+            files = [f.relative_to(top) for f in sorted(top.rglob("*"))]
+            files = [f for f in files if f.suffix.lower() in IMAGES + VIDEOS]
+            files = [f for f in files if not any(part.startswith(".") for part in f.parts)]
+        for file, place, shown in ((f, Path(name, f), (top.name / f).as_posix()) for f in files):
+            if (top / file).suffix.lower() in IMAGES:
+                try:
+                    yield shown, model.read(place)
+                except (ValueError, OSError, cv2.error) as error:
+                    yield shown, str(error)
+            else:
+                yield from read_video(model, str(place) if file.name else name, shown)
+        if not files:
+            yield name, f"{name} has no photo or video"
+
+
+def read_video(model, name, shown):
+    """Yield a name and an image for each frame of a video or camera, then why some are missing."""
+    if name.encode(errors="ignore").decode() != name:  # it would end the process
+        yield shown, f"{name!a} is no UTF-8, which OpenCV needs; rename it"
+        return
+    number, video = 0, cv2.VideoCapture(int(name) if name.isdigit() else name)
+    while (frame := video.read()[1]) is not None:
+        yield f"{shown}_{number:06d}.jpg", model.frame(frame)
+        number += 1
+    # The count comes from a duration, which may be that of a longer sound, or none.
+    count = video.get(cv2.CAP_PROP_FRAME_COUNT) - 2 * video.get(cv2.CAP_PROP_FPS)
+    if number < max(1, count):
+        why = f"the rest, after {number} frames" if number else "no photo, folder or video"
+        yield shown, f"{name}: {why}"
 
 
 def save(folder, name, record, picture, label_map):
@@ -189,9 +213,9 @@ def save(folder, name, record, picture, label_map):
         number += 1
         name = plain.with_name(f"{plain.stem}_{number}{plain.suffix}").as_posix()
     Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(f"{folder / name}", picture)
+    cv2.imencode(Path(name).suffix, picture)[1].tofile(folder / name)  # any name, unlike imwrite
     if label_map is not None:
-        cv2.imwrite(f"{folder / name}.png", label_map)
+        cv2.imencode(".png", label_map)[1].tofile(folder / f"{name}.png")
     with open(folder / "results.jsonl", "a", encoding="utf-8") as lines:
         lines.write(json.dumps(dict(image=name, **record)) + "\n")
 
@@ -202,7 +226,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("inputs", nargs="+", help="photos, folders, videos, cameras' numbers")
     parser.add_argument("--out", required=True, type=Path, help="a new folder")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="onnxruntime")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="by default by the file's ending")
     parser.add_argument("--score-thr", type=float, default=0.3)
     args = parser.parse_args()
     if args.out.exists():

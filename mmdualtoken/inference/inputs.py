@@ -32,7 +32,7 @@ class Source:
 
 
 def _in_folder(folder: Path, out: Path) -> list[Source]:
-    """The images and videos at any depth of a folder, but for earlier results in `out`.
+    """The images and videos at any depth of a folder, but for results in `out`.
 
     Links to folders are followed, where they lead to no folder that was searched before; what is
     hidden, such as macOS's `._photo.jpg`, is left out.
@@ -49,15 +49,23 @@ def _in_folder(folder: Path, out: Path) -> list[Source]:
             start += [path for path in paths if os.path.islink(path)]
             files += [Path(parent, name) for name in names if not name.startswith(".")]
     files = sorted(p for p in files if p.suffix.lower() in IMAGES + VIDEOS)
-    files = [p for p in files if out.resolve() not in p.resolve().parents]
+    results = {out.resolve() / "vis", out.resolve() / "preds"}
+    files = [p for p in files if results.isdisjoint(p.resolve().parents)]
     return [Source(p, p.relative_to(folder).with_suffix("").as_posix()) for p in files]
 
 
 def _named_apart(sources: list[Source]) -> list[Source]:
-    """The sources with names that differ: first by the suffix, then by a number."""
+    """The sources with names that differ: first by the suffix, then by a number.
+
+    A video's label maps take a folder of its name, which others may have, such as its own frames.
+    """
     counts = Counter(source.name for source in sources)
+    folders = {str(folder) for source in sources for folder in Path(source.name).parents}
     sources = [
-        s if counts[s.name] == 1 else replace(s, name=s.name + s.path.suffix) for s in sources
+        replace(s, name=s.name + s.path.suffix)
+        if counts[s.name] > 1 or (s.is_video and s.name in folders)
+        else s
+        for s in sources
     ]
     taken: Counter = Counter()
     for i, source in enumerate(sources):
@@ -73,7 +81,7 @@ def find_sources(inputs: Iterable[str], out: str | Path) -> list[Source]:
     Args:
         inputs: files, and folders that are searched at any depth for the suffixes `IMAGES` and
             `VIDEOS`. A file that is listed itself may have any suffix.
-        out: folder of the results; files in it are no input.
+        out: folder of the results; those are no input.
 
     Raises:
         InputError: a path does not exist, or there is nothing at all.

@@ -52,9 +52,10 @@ def write_image(
 ) -> None:
     """Write picture, record and, of a segmentor, the label map of one image."""
     picture, preds = source.results(out)
+    drawn = predictor.draw(image, sample)[..., ::-1]  # first: if it fails, nothing is written
     preds.parent.mkdir(parents=True, exist_ok=True)
     record = _make_record(predictor, image, sample, preds.with_suffix(".png"), preds.parent)
-    mmcv.imwrite(predictor.draw(image, sample)[..., ::-1], str(picture))
+    mmcv.imwrite(drawn, str(picture))
     preds.write_text(json.dumps(dict(image=str(source.path), **record)), encoding="utf-8")
 
 

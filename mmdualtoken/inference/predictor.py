@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -39,6 +40,11 @@ class Preparer:
         """Decode the content of an image file as `read` does; the name is for its errors."""
         flag = self.load.get("color_type", "color")
         return decode(name, content, flag, self.load.get("imdecode_backend") or "cv2")
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Turn a video's frame, (H, W, 3) BGR, into an image as `read` returns it."""
+        grey = self.load.get("color_type", "color").startswith("grayscale")
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if grey else image
 
     def prepare(self, image: np.ndarray, path: str = "") -> dict[str, Any]:
         """Run the config's test pipeline on an image, (H, W, 3) BGR."""

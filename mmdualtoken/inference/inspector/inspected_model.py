@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, reason_of
 from mmdualtoken.inference import Predictor, load_model
 from mmdualtoken.inference.inspector.photo import Photo
 from mmdualtoken.inference.token_figures import picture_of
@@ -112,11 +112,14 @@ class InspectedModel:
         """Predict on a photo, and keep the attention of every block.
 
         Raises:
-            InputError: the config's decoder rejects the photo, or the pipeline distorts it in a
-                way that hides where its places lie.
+            InputError: the config's decoder or the model rejects the photo, or the pipeline
+                distorts it in a way that hides where its places lie.
         """
         image = self.predictor.decode(photo.name, photo.content)
-        (sample,) = self.predictor.predict([self.predictor.prepare(image)])
+        try:
+            (sample,) = self.predictor.predict([self.predictor.prepare(image)])
+        except RuntimeError as error:  # of a model for another number of channels, for instance
+            raise InputError(f"{photo.name} cannot be predicted ({reason_of(error)})") from error
         drawn = mmcv.imrescale(self.predictor.draw(image, sample), (PREDICTION_SIDE,) * 2)
         placement = find_placement(self.model, *image.shape[:2])
         picture, broadcast = drawn, {}
