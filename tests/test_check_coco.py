@@ -144,6 +144,7 @@ def everywhere(**values):
 
 
 NARROW = dict(bbox=[2, 2, 0.5, 9], segmentation=[[2, 2, 2.5, 2, 2.5, 11]])
+LIST = "annotations"
 FILES = {
     "iscrowd as text": (everywhere(iscrowd="0"), ERROR, "'iscrowd' is neither 0 nor 1", False),
     "ignore as text": (change(ignore="false"), ERROR, "1 annotations, the first 1: 'false'", False),
@@ -168,6 +169,17 @@ def test_annotation_file(name):
     change, severity, words, stops = FILES[name]
     edit(change)
     expect(config("detection"), severity, ANNOTATIONS, words, stops)
+
+
+def test_categories_off_by_one():
+    """The quick look says it once, with how many."""
+    edit(lambda content: [a.update(category_id=a["category_id"] - 1) for a in content[LIST]])
+    content = json.loads(Path(ANNOTATIONS).read_text())
+    known = {category["id"] for category in content["categories"]}
+    stray = [a["category_id"] for a in content[LIST] if a["category_id"] not in known]
+    words = f"does not list: {len(stray)} of {len(content[LIST])}, the first of {stray[0]}. "
+    assert words in quick_error(config("detection"))
+    assert "'categories' does not list" in str(check(config("detection")))
 
 
 # Files and annotations together.
@@ -197,6 +209,11 @@ def test_declared_size(size):
     """Of 0x0, mmdet finds no box inside of the image, and leaves the image out."""
     edit(declare(*size))
     expect(config("detection"), ERROR, DETECTION_IMAGE, DECLARED[size], False)
+
+
+def test_declared_size_in_floats():
+    edit(lambda content: declare(*map(float, size(content)))(content))
+    assert check(config("detection")) == []
 
 
 def test_exif_against_the_declared_size():
@@ -383,6 +400,15 @@ def test_key_that_stops_the_evaluation_only(name):
         perfect_ap()
     assert words in quick_error(config("detection"), "val_dataloader")
     check_data(without_evaluated_file(), "train_dataloader", "val_dataloader")
+
+
+def test_evaluated_annotations_of_no_image():
+    """COCO's evaluation would give -1 and say nothing."""
+    edit_val(lambda content: [a.update(image_id=str(a["image_id"])) for a in content[LIST]])
+    words = "has annotations of no image that it lists: image_id '"
+    assert words in quick_error(config("detection"), "val_dataloader")
+    found = check(config("detection"), "val")
+    assert any(f[:2] == (ERROR, VAL) and words[:30] in f[2] for f in found)
 
 
 def test_masks_that_the_evaluation_alone_reads():

@@ -353,3 +353,16 @@ def test_labels_that_a_transform_of_the_user_may_change():
     cfg.train_dataloader.dataset.pipeline.insert(2, dict(type=Renumber))
     found = [severity for severity, _, text in check(cfg) if "out of range: 6" in text]
     assert found == [WARNING]
+
+
+def test_evaluated_map_of_another_size():
+    """It is not called resized, nor its pipeline wrong."""
+    path = next(iter(sorted(Path("data/ade/annotations/validation").iterdir())))
+    labels = np.array(Image.open(path))
+    height, width = labels.shape
+    Image.fromarray(labels[:-8]).save(path)
+    words = f"{path} has another size than its image: {width}x{height - 8}, the image "
+    found = quick_error(config("segmentation"), "val_dataloader")
+    assert found.startswith(f"{words}{width}x{height} as it is loaded")
+    (error,) = (f for f in check(config("segmentation"), "val") if f[0] == ERROR)
+    assert error[1] == str(path) and "has another size than its image" in error[2]

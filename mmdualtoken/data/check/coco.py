@@ -21,6 +21,7 @@ from mmdualtoken.data.layout import file_evaluators
 
 SHOWN = 3  # annotations of an image that a finding describes
 QUICK_BYTES = 64 * 2**20  # COCO's own 450 MB would be parsed twice otherwise
+UNLISTED = "annotation of a category that 'categories' does not list"
 NEW_COPY = "copy or download it again"
 
 
@@ -66,6 +67,11 @@ class CocoCheck(DatasetCheck):
         self.samples = [dict(img_path=self._path(image["file_name"])) for image in images[:1]]
         self.check_first_image()
         self._check_together(images, categories, annotations)
+        known = {c["id"] for c in categories}
+        stray = [a for a in annotations if a["category_id"] not in known and not a.get("ignore")]
+        if stray:  # the whole check names their images
+            first = f"{len(stray)} of {len(annotations)}, the first of {stray[0]['category_id']!r}"
+            self.add(ERROR, UNLISTED, first, rules.BACKGROUND)
 
     def check_heads(self) -> None:
         """Compare the heads with classes of the config; mmdet numbers others by the file."""
@@ -217,6 +223,11 @@ class CocoCheck(DatasetCheck):
         for breach in rules.flag_rules(annotations, self.evaluated):
             self.add(*breach)
         self._count(images, annotations, categories)
+        ids = {image["id"] for image in images}
+        if images and annotations and not any(a["image_id"] in ids for a in annotations):
+            detail = f"image_id {annotations[0]['image_id']!r}, where images have {[*ids][0]!r}"
+            remedy = "write the ids of the images, numbers as numbers: mmdet finds no objects"
+            self.add(ERROR, "has annotations of no image that it lists", detail, remedy)
         sizes = {i["id"]: (i["width"], i["height"]) for i in images if not [*rules.image_rules(i)]}
         known = {c["id"] for c in categories if c["name"] in self.class_names()}
         objects = [
@@ -288,8 +299,7 @@ class CocoCheck(DatasetCheck):
         if annotation.get("ignore"):  # mmdet leaves it out
             return
         if annotation["category_id"] not in categories:
-            kind = "annotation of a category that 'categories' does not list"
-            yield ERROR, kind, f"category {annotation['category_id']!r}", rules.BACKGROUND
+            yield ERROR, UNLISTED, f"category {annotation['category_id']!r}", rules.BACKGROUND
         size = (image["width"], image["height"])
         yield from rules.box_rules(annotation, *size)
         if self._reads_masks:
@@ -320,7 +330,8 @@ class CocoCheck(DatasetCheck):
 
     def inspect_files(self, sample: dict, image: np.ndarray, turned: str) -> None:
         add = partial(self.add, file=sample["img_path"])
-        declared, loaded = ("{}x{}".format(*s) for s in (self._declared(sample), self.size))
+        # Scripts may write numbers as 64.0.
+        declared, loaded = ("{:g}x{:g}".format(*s) for s in (self._declared(sample), self.size))
         if declared != loaded:
             detail = f"declared {declared}, loaded {loaded}"
             remedy = "write the size of the image as loaded, and boxes that fit it"

@@ -17,6 +17,8 @@ from mmdualtoken.data.check.images import UPRIGHT, Add, read_and_decode
 from mmdualtoken.data.layout import evaluators_of
 from mmdualtoken.data.loading import JPEG_START, size_mismatch
 
+SIZE = "has another size than its image"
+SAME = "label map and image must show the same pixels"
 QUICK_MAPS = 20  # maps that the quick look reads, spread over all of them
 
 
@@ -54,7 +56,7 @@ class SegmentationCheck(DatasetCheck):
         if not quick or self.has_errors():
             return
         self.samples = self.toolbox_samples()
-        self._check_evaluated_size()
+        self._check_evaluated_size(quick)
         self._check_unused_images()
         self.check_first_image()
         samples = [s for s in self.samples if s.get("seg_map_path")]
@@ -84,15 +86,21 @@ class SegmentationCheck(DatasetCheck):
                 remedy = "set reduce_zero_label=True to ignore 0, or ignore_index of the evaluator"
                 self.add(WARNING, kind, name_list(sorted(lost)), remedy)
 
-    def _check_evaluated_size(self) -> None:
-        """Check that the label map of the first image keeps its size, in which it is evaluated."""
+    def _check_evaluated_size(self, quick: bool) -> None:
+        """Check that the label map of the first image keeps its size; if quick, also has it."""
         if self.report.split == "train" or not self.samples or not self.annotation_loaders:
             return
         with suppress(Exception):  # reported where the files are checked
             results = self.dataset.pipeline({**self.samples[0], "sample_idx": 0})
             found = results["data_samples"]
             size, own = found.gt_sem_seg.shape, tuple(found.ori_shape)
-            if size != own:
+            path = self.samples[0]["seg_map_path"]
+            loaded = self.annotation_loaders[0](dict(self.samples[0]))["gt_seg_map"].shape
+            if own != loaded:  # the whole check says it of each file
+                detail = f"{loaded[1]}x{loaded[0]}, the image {own[1]}x{own[0]} as it is loaded"
+                if quick:
+                    self.add(ERROR, SIZE, detail, f"{SAME}; if EXIF turns it, {UPRIGHT}", path)
+            elif size != own:
                 detail = f"{size[1]}x{size[0]}, the first image {own[1]}x{own[0]}"
                 remedy = "put LoadAnnotations behind Resize: the image's own size is evaluated"
                 self.add(ERROR, "has label maps that its pipeline resizes", detail, remedy)
@@ -100,7 +108,7 @@ class SegmentationCheck(DatasetCheck):
     def read(self) -> None:
         dataset = self.dataset
         self.samples = self.toolbox_samples()
-        self._check_evaluated_size()
+        self._check_evaluated_size(quick=False)
         images, maps = (dataset.data_prefix.get(k) for k in ("img_path", "seg_map_path"))
         if not self.samples and not self.has_errors():
             there = name_list(path.removeprefix(images).strip("/") for path in _files(images))
@@ -138,11 +146,11 @@ class SegmentationCheck(DatasetCheck):
         add = partial(self.add, file=path)
         values = self._check_map(path, add)
         if values is not None and values.shape[:2] != image.shape[:2]:
-            remedy = "label map and image must show the same pixels"
+            remedy = SAME
             detail = size_mismatch(values, image).removeprefix("is ")
             if turned:
                 detail, remedy = f"{detail}; EXIF {turned}", f"{remedy}; or {UPRIGHT}"
-            add(ERROR, "has another size than its image", detail, remedy)
+            add(ERROR, SIZE, detail, remedy)
 
     def _check_map(self, path: str, report_broken: Add) -> np.ndarray | None:
         """Check a map as the file holds it; return its values if they may be labels."""
