@@ -1,6 +1,7 @@
 """A trained model to other classes: what is kept, what is dropped, what is refused."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,7 +149,7 @@ def test_other_differences_are_refused(case, four):
     assert text in str(caught.value)
 
 
-def load(model, checkpoint, classes, resume=False, training=True):
+def load(model, checkpoint, classes, resume=False, training=True, hooks=()):
     """The checkpoint after a runner with such a data set has called the hook, and its lines."""
     loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)  # without a runner and data
     loop.dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=classes)))
@@ -156,6 +157,7 @@ def load(model, checkpoint, classes, resume=False, training=True):
         model=model,
         _resume=resume,
         _load_from="four.pth",
+        hooks=hooks,
         _train_loop=loop if training else dict(type="EpochBasedTrainLoop"),
     )
     with log_lines() as lines:
@@ -183,6 +185,37 @@ def test_neither_when_resuming_nor_when_testing(classes, settings, four):
     found, lines = load(detector(classes), dict(state_dict=four), ("a", "b"), **settings)
     assert lines == []
     assert found["state_dict"] is four
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        (lambda state: state.pop("backbone.norm0.weight"), "missing (1): backbone.norm0.weight"),
+        (lambda state: state.update({"neck.more": torch.ones(1)}), "not known (1): neck.more"),
+        (lambda state: state.update({"backbone.norm0.bias": torch.ones(1)}), "another shape (1)"),
+    ],
+)
+def test_resuming_another_model(change, text, four):
+    """Such as one that began with --pretrained, which has other norms."""
+    state = dict(four)
+    change(state)
+    with pytest.raises(InputError, match="such as --pretrained") as caught:
+        load(detector(), dict(state_dict=state), ("a", "b", "c", "d"), resume=True)
+    assert text in str(caught.value)
+
+
+def test_resuming_without_the_averages(four):
+    """The averages would be trained on with the optimizer's state of the other weights."""
+    checkpoint = dict(state_dict=four, ema_state_dict={})
+    with pytest.raises(InputError, match="the config has no EMAHook"):
+        load(detector(), checkpoint, None, resume=True)
+    assert load(detector(), checkpoint, None, resume=True, hooks=[EMAHook()])[1] == []
+
+
+def test_resuming_with_renamed_classes(four):
+    checkpoint = dict(meta=dict(dataset_meta=dict(classes=("a", "b"))), state_dict=four)
+    _, (line,) = load(detector(), checkpoint, ("a", "c"), resume=True)
+    assert line.startswith("Resuming from four.pth; its classes ['a', 'b'] are not those of the")
 
 
 def test_classes_in_another_order(four):
@@ -227,13 +260,15 @@ def test_resuming_with_another_optimizer():
     layer = nn.Linear(2, 2)
     adamw, adam = torch.optim.AdamW(layer.parameters()), torch.optim.Adam(layer.parameters())
     sgd = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    longer = torch.optim.SGD(nn.Sequential(layer, nn.Linear(2, 2)).parameters(), 0.1, momentum=0.9)
     groups = torch.optim.SGD([dict(params=[p]) for p in layer.parameters()], lr=0.1)
     for own, there in ((adamw, adamw), (adamw, adam), (sgd, sgd)):
         check_resumed_optimizer(own, there.state_dict(), "a.pth")
     for own, there, text in (
-        (sgd, adamw, r"SGD, .*1 groups with \['momentum'\], in the file 1 groups with \['betas'\]"),
-        (adamw, sgd, r"AdamW, .*1 groups with \['betas'\]"),
-        (sgd, groups, r"1 groups with \['momentum'\], in the file 2 groups"),
+        (sgd, adamw, r"SGD, .*1 groups of 2 parameters with \['momentum'\], in .* \['betas'\]"),
+        (adamw, sgd, r"AdamW, .*1 groups of 2 parameters with \['betas'\]"),
+        (sgd, groups, r"1 groups of 2 parameters with \['momentum'\], in the file 2 groups of 2"),
+        (sgd, longer, r"1 groups of 2 parameters .* in the file 1 groups of 4"),
     ):
         with pytest.raises(InputError, match=text):
             check_resumed_optimizer(own, there.state_dict(), "a.pth")
@@ -304,6 +339,42 @@ def test_shipped_weights_read_rgb(capsys, tmp_path):
     assert own.model.data_preprocessor.bgr_to_rgb is False
     for key in ("mean", "std", "bgr_to_rgb"):
         assert bgr.model.data_preprocessor[key] == rgb.model.data_preprocessor[key]
+
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+BGR = dict(mean=MEAN[::-1], std=STD[::-1])
+READERS = {
+    "by default": dict(model=dict(data_preprocessor=BGR)),
+    "beside the model": dict(data_preprocessor=dict(BGR, to_rgb=False)),
+    "of branches": dict(
+        model=dict(data_preprocessor=dict(type="MultiBranch", data_preprocessor=BGR))
+    ),
+}
+
+
+@pytest.mark.parametrize("where", READERS)
+def test_shipped_weights_read_rgb_wherever_it_is_said(where):
+    cfg = Config(dict(model=dict(backbone=dict(type="DualTokenViT"))))
+    cfg.merge_from_dict(deepcopy(READERS[where]))
+    cfg.default_scope = "mmpretrain" if where == "beside the model" else "mmdet"
+    start_from_checkpoint(cfg, "mmdualtoken://tiny")
+    reader = cfg.get("data_preprocessor") or cfg.model.data_preprocessor
+    reader = reader.get("data_preprocessor", reader)
+    assert (reader.mean, reader.std) == (MEAN, STD)
+    assert reader.to_rgb if where == "beside the model" else reader.bgr_to_rgb
+
+
+def test_shipped_weights_of_a_config_that_does_not_normalise(capsys):
+    reader = dict(bgr_to_rgb=False, mean=None, std=None)
+    cfg = Config(
+        dict(
+            default_scope="mmdet",
+            model=dict(backbone=dict(type="DualTokenViT"), data_preprocessor=reader),
+        )
+    )
+    start_from_checkpoint(cfg, "mmdualtoken://tiny")
+    assert cfg.model.data_preprocessor == dict(bgr_to_rgb=True, mean=None, std=None)
+    assert "does not normalise. Unless its pipeline does, set bgr_to_rgb" in capsys.readouterr().out
 
 
 def test_page_line_of_the_log(tmp_path):

@@ -62,6 +62,21 @@ def test_signal(number, by_epoch, validating, workers):
     assert_same(state_of(last("run")), state_of(last("whole")))
 
 
+def test_signal_in_a_validation_of_the_weights_themselves():
+    """mmpretrain's hook may evaluate them, too; the averages are then not in the model."""
+
+    def config_of_both():
+        cfg = config()
+        hook = dict(type="mmpretrain.EMAHook", evaluate_on_ema=False, evaluate_on_origin=True)
+        cfg.custom_hooks = [dict(hook, momentum=0.1)]
+        return cfg
+
+    run(config_of_both(), "whole")
+    assert stop(config_of_both(), "run", 4, validating=True) == 143
+    run(config_of_both(), "run", resume=True)
+    assert_same(state_of(last("run")), state_of(last("whole")))
+
+
 def test_signal_after_the_last_batch_of_an_epoch():
     """The epoch's end, with its validation, comes after the resume."""
     run(toy_config(length=2, by_epoch=True), "whole")

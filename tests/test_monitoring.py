@@ -5,10 +5,13 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
+from helpers import log_lines
+from mmengine.hooks import CheckpointHook
 from mmseg.engine import SegVisualizationHook
 from tasks import SHORT, TASKS
 from torch.utils.data import DataLoader
@@ -81,6 +84,31 @@ def test_without_evaluations_and_checkpoints(project, tool):
     assert status == 0 and "last evaluation" not in printed and "best" not in printed
     assert re.search(r"test it: python .* run/epoch_1\.pth", printed)
     assert cv2.imread("run/curves.png").shape[1] == 2 * 540
+
+
+@pytest.mark.parametrize("metric", ["aAcc", "mIoU"])
+def test_best_checkpoint_is_of_the_metric(metric, here):
+    """save_best=auto takes the toolbox's first metric; its file may be worse by the main one."""
+    hook, checkpoints = MonitoringHook(), CheckpointHook(by_epoch=False, save_best="aAcc")
+    hook.history = [
+        dict(step=200, metrics=dict(aAcc=81.0, mIoU=45.0)),
+        dict(step=300, metrics=dict(aAcc=82.0, mIoU=30.0)),
+    ]
+    checkpoints.out_dir = "run"
+    Path("run").mkdir()
+    step = dict(aAcc=300, mIoU=200)[metric]
+    for name in (f"best_{metric}_iter_{step}.pth", "iter_300.pth", "seg.py"):
+        Path("run", name).touch()
+    runner = Mock(iter=300, work_dir="run", hooks=[checkpoints], train_loop=object())
+    runner.cfg.filename = "seg.py"
+    with log_lines() as lines:
+        hook.after_run(runner)
+    printed = "\n".join(lines)
+    if metric == "mIoU":
+        assert "best mIoU: 45 at iter 200, run/best_mIoU_iter_200.pth" in printed
+        assert "run/seg.py run/best_mIoU_iter_200.pth" in printed
+    else:
+        assert "of which no checkpoint was kept (default_hooks.checkpoint.save_best=mIoU" in printed
 
 
 def test_not_to_be_watched(project, tool):

@@ -1,9 +1,10 @@
 """Fine-tuning a trained model to other classes."""
 
+import logging
 from collections.abc import Mapping
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -14,7 +15,13 @@ from torch.optim import Optimizer
 
 from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
-from mmdualtoken.weights.fitting import dataset_meta, fit_classes, moved_class, without_wrapper
+from mmdualtoken.weights.fitting import (
+    COUNTER,
+    dataset_meta,
+    fit_classes,
+    moved_class,
+    without_wrapper,
+)
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
 
 # Arguments by which optimizers with other states differ: Adam's, SGD's, RMSprop's, Adadelta's.
@@ -33,17 +40,19 @@ def check_resumed(model: nn.Module, state: Mapping, filename: str) -> None:
     MMEngine only warns, until the optimizer, which has the old shapes, fails.
 
     Raises:
-        InputError: a tensor of the checkpoint is of another shape than the model's.
+        InputError: the checkpoint and the model have other tensors, or of other shapes.
     """
     own = model.state_dict()
     state = without_wrapper(own, state)
+    missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
+    unknown = [k for k in state if k not in own]
     other = [k for k in own if k in state and state[k].shape != own[k].shape]
-    if other:
+    if missing or unknown or other:
         raise InputError(
             f"Resuming from {filename}: the config's model is another one. "
-            f"{describe_misfit(own, state, [], [], other)}. Resume a run with the config that it "
-            "began with. To train other classes from its weights, use tools/train.py --load-from, "
-            "or load_from without resume."
+            f"{describe_misfit(own, state, missing, unknown, other)}. Resume a run with the config "
+            "and the options that it began with, such as --pretrained. To train other classes from "
+            "its weights, use tools/train.py --load-from, or load_from without resume."
         )
 
 
@@ -54,16 +63,18 @@ def check_resumed_optimizer(optimizer: Optimizer, state: Mapping, filename: str)
     something else.
 
     Raises:
-        InputError: the checkpoint's groups of parameters are not as many, or of another optimizer.
+        InputError: the checkpoint's groups of parameters are others, or of another optimizer.
     """
     own, there = optimizer.param_groups, state.get("param_groups") or []
     kinds = [sorted(KINDS_OF_STATE & {*groups[0]}) if groups else [] for groups in (own, there)]
-    if len(own) == len(there) and kinds[0] == kinds[1]:
+    sizes = [[len(group["params"]) for group in groups] for groups in (own, there)]
+    if sizes[0] == sizes[1] and kinds[0] == kinds[1]:
         return
     raise InputError(
         f"Resuming from {filename}: the config's optimizer, {type(optimizer).__name__}, is not the "
-        f"one that the run began with (by the config {len(own)} groups with {kinds[0]}, in the "
-        f"file {len(there)} groups with {kinds[1]}). Resume a run with the config that it began "
+        f"one that the run began with (by the config {len(own)} groups of {sum(sizes[0])} "
+        f"parameters with {kinds[0]}, in the file {len(there)} groups of {sum(sizes[1])} with "
+        f"{kinds[1]}). Resume a run with the config that it began "
         "with. To train its weights with another optimizer, use tools/train.py --load-from."
     )
 
@@ -120,6 +131,16 @@ class DropClassLayersHook(Hook):
                     f"Resuming from {filename}: the data's classes are in another order: {moved}. "
                     "Set metainfo.classes as in the config that the run began with."
                 )
+            if "ema_state_dict" in checkpoint and not any(
+                isinstance(hook, EMAHook) for hook in runner.hooks
+            ):
+                raise InputError(
+                    f"Resuming from {filename}: the run averaged its weights, and the config has "
+                    "no EMAHook. Resume with the custom_hooks that it began with. To go on from "
+                    "the averages alone, use tools/train.py --load-from."
+                )
+            if other := _same_number_of_other_classes(runner, checkpoint):
+                print_log(f"Resuming from {filename}{other}.", "current", logging.WARNING)
             optimizer = getattr(getattr(runner, "optim_wrapper", None), "optimizer", None)
             states = checkpoint.get("optimizer")
             if isinstance(optimizer, Optimizer) and isinstance(states, Mapping):

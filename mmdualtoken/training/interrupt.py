@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from os.path import realpath  # unlike Path.resolve, also of a link to itself
 from pathlib import Path
@@ -57,6 +57,7 @@ class InterruptHook(Hook):
         self.received = 0
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
+        self._averaged: set[EMAHook] = set()  # whose averages the model has now
 
     def before_run(self, runner: Runner) -> None:
         """Keep the signals from the workers that will be started."""
@@ -69,6 +70,9 @@ class InterruptHook(Hook):
 
         One that is ignored stays so: a shell starts a script's background jobs without Ctrl-C.
         """
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook._swap_ema_parameters = self._noted(hook, hook._swap_ema_parameters)
         if threading.current_thread() is not threading.main_thread():
             return
         # An evaluation ends the processes that it has forked by SIGTERM.
@@ -107,6 +111,15 @@ class InterruptHook(Hook):
         if number and self._weights_updated(runner):
             self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
+    def _noted(self, hook: EMAHook, swap: Callable[[], None]) -> Callable[[], None]:
+        """Note when the model has a hook's averaged weights: in validation, or in a part of it."""
+
+        def swap_and_note() -> None:
+            swap()
+            self._averaged.symmetric_difference_update({hook})
+
+        return swap_and_note
+
     @staticmethod
     def _weights_updated(runner: Runner) -> bool:
         should_update = getattr(runner.optim_wrapper, "should_update", None)
@@ -120,9 +133,8 @@ class InterruptHook(Hook):
             return
         if not isinstance(runner, Runner):  # FlexibleRunner would note the next iteration as done
             return
-        for hook in runner.hooks:
-            if isinstance(hook, EMAHook):  # validation runs on the averaged weights
-                hook._swap_ema_parameters()
+        for hook in list(self._averaged):
+            hook._swap_ema_parameters()
         meta = dict(epoch=runner.epoch, iter=runner.iter)
         self._end(runner, self.received, meta, together=False)
 

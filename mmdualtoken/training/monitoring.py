@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from mmengine.dist import is_main_process, master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.visualization import TensorboardVisBackend
@@ -219,12 +219,14 @@ class MonitoringHook(Hook):
             lines.append(f"last evaluation ({unit} {self.history[-1]['step']}): {values}")
         if best := best_evaluation(self.history):
             name, step, value = best
-            # What CheckpointHook's save_best kept, or the checkpoint of that step.
-            saved = runner.message_hub.runtime_info.get("best_ckpt")
-            files = [Path(saved or "none"), work_dir / f"{unit}_{step}.pth"]
+            # What CheckpointHook's save_best kept for this metric, or the checkpoint of that step.
+            hook = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
+            saved = (hook.filename_tmpl or f"{unit}_{{}}.pth").format(step) if hook else "none"
+            names = (f"best_{name}_{saved}".replace("/", "_"), saved)
+            files = [Path(hook.out_dir or work_dir, n) for n in names] if hook else []
             kept = next((f for f in files if f.is_file()), None)
-            text = "of which no checkpoint was kept (default_hooks.checkpoint.save_best=auto keeps "
-            text = os.path.relpath(kept) if kept else text + "the best one)"
+            text = f"of which no checkpoint was kept (default_hooks.checkpoint.save_best={name} "
+            text = os.path.relpath(kept) if kept else text + "keeps the best one)"
             lines.append(f"best {name}: {value:.4g} at {unit} {step}, {text}")
             file = kept or file
         folder = os.path.relpath(work_dir)

@@ -1,7 +1,7 @@
 """Starting the backbone from a classification checkpoint."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -194,15 +194,34 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
         out_norm_cfg=ConfigDict(type="LN", eps=1e-6),
         norm_eval=True,
     )
-    reader = cfg.model.get("data_preprocessor") or {}
-    if reader.get("bgr_to_rgb") is not False:
+    _read_rgb(cfg, filename)
+
+
+def _read_rgb(cfg: Config, filename: str) -> None:
+    """Make a config that reads BGR read RGB for shipped weights; warn of it for other files."""
+    reader = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or ConfigDict()
+    while isinstance(reader.get("data_preprocessor"), dict):  # of several branches
+        reader = reader.data_preprocessor
+    key = "to_rgb" if cfg.get("default_scope") == "mmpretrain" else "bgr_to_rgb"
+    shipped = str(filename).startswith(SCHEME)
+    if shipped and not reader.get("mean"):
+        print_log(
+            f"{filename} was trained on normalised RGB, and this config's data_preprocessor does "
+            f"not normalise. Unless its pipeline does, set {key}=True, mean=[123.675, 116.28, "
+            "103.53] and std=[58.395, 57.12, 57.375] there.",
+            level=logging.WARNING,
+        )
+    if reader.get(key):
         return
-    if str(filename).startswith(SCHEME):
-        reader.update(bgr_to_rgb=True, mean=reader.mean[::-1], std=reader.std[::-1])
+    if shipped and reader:
+        reader[key] = True
+        for name in ("mean", "std"):
+            if isinstance(reader.get(name), Sequence):
+                reader[name] = reader[name][::-1]
         print_log(f"{filename} reads RGB: data_preprocessor turns BGR into it now.")
-    else:
+    elif not shipped:
         print_log(
             f"This config reads BGR. If {filename} was trained on RGB, as our classifiers are, set "
-            "model.data_preprocessor: bgr_to_rgb=True, mean and std reversed.",
+            f"data_preprocessor: {key}=True, mean and std reversed.",
             level=logging.WARNING,
         )
