@@ -6,6 +6,10 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
+LOADING = (
+    "`python tools/check_data.py CONFIG` names all such files. Replace them, or let "
+    "CheckedLoadImageFromFile skip them (docs/data.md). Then continue with --resume."
+)
 #: By a pattern of functions that were called and the error's text: what it asks of the user.
 KNOWN = {
     r"([\w, ]* should be either all None or not None)": "The config is incomplete: set the one "
@@ -23,6 +27,8 @@ KNOWN = {
     "data_preprocessor, to the size of the crops, to make batches of images of several sizes.",
     r"(The image size in a batch should be the same)": "mmseg evaluates images of several sizes "
     "one at a time: set val_dataloader.batch_size=1, and that of test_dataloader.",
+    r".*(failed to load image: .*)": f"An image is cut off or damaged. {LOADING}",
+    r"\btransform\b.*No such file or directory: (.*)": f"A file of the data is gone. {LOADING}",
 }
 
 
@@ -63,7 +69,8 @@ def explain(error: BaseException | None) -> str | None:
         (frame.f_code.co_name, frame.f_locals)
         for frame, _ in traceback.walk_tb(error.__traceback__)
     ]
-    text = " ".join(str(error.args[0] if error.args else error).split())
+    own = error.args and not isinstance(error, OSError)  # whose first argument may be a number
+    text = " ".join(str(error.args[0] if own else error).split())
     if isinstance(error, KeyError) and re.search("is not in the .* registry", text):
         return (
             f"The config names {text.partition('. ')[0].replace(' is not', ', which is not', 1)}. "

@@ -16,6 +16,7 @@ from data_faults import (
     quick_error,
     write_data,
 )
+from mmengine.config import Config
 from PIL import Image
 
 from mmdualtoken.data import layout
@@ -238,6 +239,17 @@ def test_data_below_the_project(here, monkeypatch):
     check_data(cfg, "train_dataloader", "val_dataloader")
     assert cfg.train_dataloader.dataset.data_root == f"{here}/data/scenes/"
     assert cfg.val_evaluator.ann_file.startswith(f"{here}/data/scenes/annotations/")
+
+
+def test_only_paths_below_the_root_move(here, monkeypatch):
+    monkeypatch.setattr(layout, "PROJECT_ROOT", here)
+    (here / "data" / "elsewhere").mkdir(parents=True)
+    monkeypatch.chdir(here / "data" / "elsewhere")
+    dataset = dict(data_root="data", data_prefix=dict(img="data_train/"), ann_file="data/a.json")
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    (found,) = layout.locate_data(cfg, "train_dataloader")
+    assert (found.data_root, found.ann_file) == (f"{here}/data", f"{here}/data/a.json")
+    assert found.data_prefix.img == "data_train/"
 
 
 def test_evaluation_that_drops_images(tool):

@@ -144,7 +144,11 @@ def test_evaluation_does_not_skip():
 
 def test_the_same_image_as_mmcv():
     write_data("segmentation")
-    for settings in (dict(), dict(to_float32=True), dict(imdecode_backend="pillow")):
+    for settings in (
+        dict(),
+        dict(to_float32=True, ignore_empty=True),
+        dict(imdecode_backend="pillow"),
+    ):
         sample = dict(img_path=SEGMENTATION_IMAGE, seg_map_path=SEGMENTATION_MAP)
         ours = loader(**settings)(dict(sample))
         theirs = LoadImageFromFile(**settings)(dict(sample))

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import default_collate
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from tasks import DETECTOR, TASKS
+from torch.utils.data import DataLoader
 from toy_training import ToyModel
 
 from mmdualtoken.errors import explain
@@ -159,7 +161,27 @@ def runner(folder, **settings):
     return Runner(ToyModel(), str(folder), experiment_name=uuid.uuid4().hex, **settings)
 
 
+class Photo(list):
+    """A data set of one image, read as the toolboxes do."""
+
+    def __getitem__(self, index):
+        return LoadImageFromFile()(dict(img_path=super().__getitem__(index)))
+
+
+def load_photo(path, workers, content=None):
+    if content is not None:
+        path.write_bytes(content)
+    next(iter(DataLoader(Photo([str(path)]), num_workers=workers)))
+
+
 UNUSABLE = {
+    "gone": (lambda folder: load_photo(folder / "a.jpg", 0), "is gone. `python tools/check_data"),
+    "gone, in a worker": (lambda folder: load_photo(folder / "a.jpg", 1), "/a.jpg')"),
+    "cut off": (lambda folder: load_photo(folder / "a.jpg", 0, b"cut"), "is cut off or damaged"),
+    "cut, in a worker": (
+        lambda folder: load_photo(folder / "a.jpg", 1, b"cut"),
+        "continue with --resume. (failed to load image: /",
+    ),
     "images of two sizes": (
         lambda _: default_collate([torch.zeros(3, 4, 4), torch.zeros(3, 5, 4)]),
         "got [3, 4, 4] at entry 0",
@@ -175,7 +197,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_errors_of_the_toolboxes_in_a_paragraph(name, tmp_path):
     action, words = UNUSABLE[name]
-    with pytest.raises((RuntimeError, ValueError, AssertionError)) as caught:
+    with pytest.raises((RuntimeError, ValueError, AssertionError, OSError)) as caught:
         action(tmp_path)
     assert words in explain(caught.value)
 

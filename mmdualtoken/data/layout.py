@@ -61,7 +61,7 @@ def _move_paths(node: object, root: str) -> object:
             node[key] = _move_paths(value, root)
     elif isinstance(node, list):
         node[:] = [_move_paths(value, root) for value in node]
-    elif isinstance(node, str) and node.startswith(root):
+    elif isinstance(node, str) and f"{node}/".startswith(root.rstrip("/") + "/"):
         return str(PROJECT_ROOT / node) + ("/" if node.endswith("/") else "")
     return node
 

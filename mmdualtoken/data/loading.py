@@ -104,6 +104,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         max_skipped: with ``'skip'``, stop after all at the first broken file beyond so many.
         mask_backend: mmcv's decoder of label maps; None leaves them unchecked. Default: mmseg's.
         to_float32, color_type, imdecode_backend, backend_args: as in LoadImageFromFile.
+        ignore_empty: LoadImageFromFile's, without effect: `on_error` takes its place.
 
     Raises:
         ValueError: an argument is not one of those allowed.
@@ -118,6 +119,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         color_type: str = "color",
         imdecode_backend: str = "cv2",
         backend_args: dict | None = None,
+        ignore_empty: bool = False,
     ) -> None:
         super().__init__(to_float32, color_type, imdecode_backend, backend_args=backend_args)
         if on_error not in ("raise", "skip"):
