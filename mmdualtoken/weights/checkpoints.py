@@ -118,8 +118,8 @@ def _read(name: object, load: Callable[[bool], Any]) -> Any:
                 f"Checkpoint {name} was refused: it is broken or holds objects whose loading could "
                 f"run code ({reason}). Only tensors, plain containers and MMEngine's training "
                 "histories are read. If you trust whoever made the file, load it yourself and save "
-                "its 'state_dict' alone with torch.save, or allow it to run code with "
-                f"{UNSAFE_FLAG}."
+                "its 'state_dict' alone with torch.save, or let train, test, "
+                f"export or publish_model run its code with {UNSAFE_FLAG}."
             ) from error
         text = f"UNSAFE: {name} is loaded without restriction, and may run code now ({reason})."
         print_log(text, logger="current", level=logging.WARNING)
