@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 LOADING = (
-    "`python tools/check_data.py CONFIG` names all such files. Replace them, or let "
-    "CheckedLoadImageFromFile skip them (docs/data.md). Then continue with --resume."
+    "`python tools/check_data.py CONFIG` names all such files. Replace them; in training, "
+    "CheckedLoadImageFromFile can skip them (docs/data.md). Then continue a training with --resume."
 )
 #: By a pattern of functions that were called and the error's text: what it asks of the user.
 KNOWN = {
@@ -28,7 +28,9 @@ KNOWN = {
     r"(The image size in a batch should be the same)": "mmseg evaluates images of several sizes "
     "one at a time: set val_dataloader.batch_size=1, and that of test_dataloader.",
     r".*(failed to load image: .*)": f"An image is cut off or damaged. {LOADING}",
-    r"\btransform\b.*No such file or directory: (.*)": f"A file of the data is gone. {LOADING}",
+    # Read by a toolbox's loader, in this process or in a worker, whose traceback is the text.
+    r"(?:\btransform (?:_load_\w+ )?get\b|loading\.py\", line \d+, in \w+ .* in get\b)"
+    r".*No such file or directory: (.*)": f"A file of the data is gone. {LOADING}",
 }
 
 

@@ -370,7 +370,7 @@ def test_runner_keeps_what_it_can(tmp_path, monkeypatch, capsys):
         runner.main()
     said = capsys.readouterr().err.splitlines()
     assert end.value.code == 1 and "left out: broken.jpg is no image" in said[1]
-    assert said[0] == "runner: left out: photo.jpg: RuntimeError, too narrow."
+    assert said[0] == "runner: left out: photo.jpg: RuntimeError too narrow."
     names = [line["image"] for line in lines_of("found")]
     assert names == ["photo.jpg", "photo_2.jpg", "c/photo.pgm.png"]
     for name in names:
@@ -445,6 +445,27 @@ def test_flags_that_ignore_orientation():
         cfg = Config.fromfile(CLASSIFIER)
         cfg.test_dataloader.dataset.pipeline[0].color_type = color_type
         assert Results(build_model(cfg), cfg).describe(cfg)["imread_flag"] == str(flag)
+
+
+def test_runner_whose_model_fails_on_all(tmp_path, monkeypatch, capsys):
+    """As it would without end on a camera."""
+    monkeypatch.chdir(tmp_path)
+    frames = ((f"0_{i}.jpg", random_image(20, 30)) for i in range(1000))
+    monkeypatch.setattr(runner, "read_all", lambda *_: frames)
+    model = runner_of(segmentor(), channel_order="bgr")
+    model.infer = lambda images: 1 / 0
+    monkeypatch.setattr(runner, "Model", lambda *_: model)
+    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", "0", "--out", "found"])
+    with pytest.raises(SystemExit) as end:
+        runner.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("left out") == 9
+    assert said.endswith("runner: 0_9.jpg: ZeroDivisionError division by zero.\n")
+
+
+def test_runner_writes_what_the_encoder_takes(tmp_path):
+    with pytest.raises(ValueError, match="65510x1 pixels are too many for .jpg"):
+        runner.write(tmp_path / "long.jpg", np.zeros((1, 65510, 3), np.uint8))
 
 
 def test_runner_stopped_by_the_user(tmp_path, monkeypatch, capsys):

@@ -23,6 +23,7 @@ from mmdualtoken.export.measure import build_model
 from mmdualtoken.training.finetuning import (
     DropClassLayersHook,
     add_class_layer_hook,
+    check_resumed,
     check_resumed_optimizer,
 )
 from mmdualtoken.training.strict_load import StrictLoadHook
@@ -191,7 +192,10 @@ def test_neither_when_resuming_nor_when_testing(classes, settings, four):
     "change, text",
     [
         (lambda state: state.pop("backbone.norm0.weight"), "missing (1): backbone.norm0.weight"),
-        (lambda state: state.update({"neck.more": torch.ones(1)}), "not known (1): neck.more"),
+        (
+            lambda state: state.update({"neck.x.bias": torch.ones(1)}),
+            "not known (1): neck.x",
+        ),
         (lambda state: state.update({"backbone.norm0.bias": torch.ones(1)}), "another shape (1)"),
     ],
 )
@@ -202,6 +206,21 @@ def test_resuming_another_model(change, text, four):
     with pytest.raises(InputError, match="such as --pretrained") as caught:
         load(detector(), dict(state_dict=state), ("a", "b", "c", "d"), resume=True)
     assert text in str(caught.value)
+
+
+def test_resuming_a_model_with_buffers_of_its_own():
+    """Some heads make buffers when they first run; a norm's running averages are another norm's."""
+    model, norm = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), nn.BatchNorm1d(2)
+    state = {**model.state_dict(), "0.bases": torch.ones(2)}
+    check_resumed(model, state, "a.pth")
+    with pytest.raises(InputError, match=r"not known \(2\): 1.running_mean, 1.running_var"):
+        check_resumed(model, state | {f"1.{k}": v for k, v in norm.state_dict().items()}, "a.pth")
+    state.pop("0.bases")
+    model[0].register_buffer("bases", torch.ones(2))
+    check_resumed(model, state, "a.pth")
+    model[1] = norm
+    with pytest.raises(InputError, match=r"missing \(2\): 1.running_mean, 1.running_var"):
+        check_resumed(model, state, "a.pth")
 
 
 def test_resuming_without_the_averages(four):
@@ -365,6 +384,7 @@ def test_shipped_weights_read_rgb_wherever_it_is_said(where):
 
 
 def test_shipped_weights_of_a_config_that_does_not_normalise(capsys):
+    """Its pipeline may, and turn the channels."""
     reader = dict(bgr_to_rgb=False, mean=None, std=None)
     cfg = Config(
         dict(
@@ -373,7 +393,7 @@ def test_shipped_weights_of_a_config_that_does_not_normalise(capsys):
         )
     )
     start_from_checkpoint(cfg, "mmdualtoken://tiny")
-    assert cfg.model.data_preprocessor == dict(bgr_to_rgb=True, mean=None, std=None)
+    assert cfg.model.data_preprocessor == reader
     assert "does not normalise. Unless its pipeline does, set bgr_to_rgb" in capsys.readouterr().out
 
 

@@ -7,14 +7,16 @@ import re
 import signal
 import time
 from contextlib import nullcontext, suppress
+from unittest.mock import Mock
 
 import pytest
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from toy_training import names, run, stop, toy_config, with_hook
 from training_runs import assert_same, last, state_of
 
 from mmdualtoken.cli import run_tool
+from mmdualtoken.training.interrupt import InterruptHook
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("here")]
 TERM, INT = INTERRUPTS = [signal.SIGTERM, signal.SIGINT]
@@ -75,6 +77,20 @@ def test_signal_in_a_validation_of_the_weights_themselves():
     assert stop(config_of_both(), "run", 4, validating=True) == 143
     run(config_of_both(), "run", resume=True)
     assert_same(state_of(last("run")), state_of(last("whole")))
+
+
+def test_averages_are_noted_once():
+    """Also where one runner trains twice."""
+    averages = EMAHook()
+    averages._swap_ema_parameters = Mock()
+    hook, runner = InterruptHook(), Mock(hooks=[averages])
+    for _ in range(2):
+        hook.before_train(runner)
+        hook.after_train(runner)
+    averages._swap_ema_parameters()
+    assert hook._averaged == {averages}
+    averages._swap_ema_parameters()
+    assert not hook._averaged
 
 
 def test_signal_after_the_last_batch_of_an_epoch():

@@ -95,12 +95,12 @@ def test_best_checkpoint_is_of_the_metric(metric, here):
         dict(step=300, metrics=dict(aAcc=82.0, mIoU=30.0)),
     ]
     checkpoints.out_dir = "run"
+    info = dict(best_ckpt=f"run/best_{metric}_iter_{dict(aAcc=300, mIoU=200)[metric]}.pth")
     Path("run").mkdir()
-    step = dict(aAcc=300, mIoU=200)[metric]
-    for name in (f"best_{metric}_iter_{step}.pth", "iter_300.pth", "seg.py"):
-        Path("run", name).touch()
+    for name in (info["best_ckpt"], "run/iter_300.pth", "run/seg.py"):
+        Path(name).touch()
     runner = Mock(iter=300, work_dir="run", hooks=[checkpoints], train_loop=object())
-    runner.cfg.filename = "seg.py"
+    runner.cfg.filename, runner.message_hub.runtime_info = "seg.py", info
     with log_lines() as lines:
         hook.after_run(runner)
     printed = "\n".join(lines)

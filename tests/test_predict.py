@@ -167,7 +167,8 @@ def test_count_of_frames_is_an_estimate(count, problem, here, monkeypatch):
         **dict.fromkeys(("frame", "prepare", "predict"), lambda found: found)
     )
     args = SimpleNamespace(batch_size=2, out="out")
-    found = predict.predict_video(predictor, Source(Path("clip.mp4"), "clip"), args, print)
+    found, source = predict.Problems(), Source(Path("clip.mp4"), "clip")
+    predict.predict_video(predictor, source, args, print, found)
     assert [problem in text for text in found] == [True] * bool(problem)
 
 
@@ -221,6 +222,22 @@ def test_files_that_the_model_refuses(here, tool, monkeypatch):
     assert not [name for name in found if name.startswith("2")]
 
 
+def test_a_model_that_refuses_all(here, tool, monkeypatch):
+    """The files are not what is wrong: a list of them would hide the error."""
+    write_checkpoint("classification")
+    write_images("photos")
+
+    def refuse(self, prepared):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(Predictor, "predict", refuse)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        tool("predict", TASKS["classification"][0], "model.pth", "photos", "--out", "out")
+    arguments = [TASKS["classification"][0], "model.pth", "photos/0.png", "--out", "out"]
+    status, printed = tool("predict", *arguments)
+    assert status == 1 and "0.png cannot be predicted (RuntimeError: no kernel" in printed
+
+
 def test_videos_as_the_config_reads_images(here, tool):
     write_video("clip.mp4")
     cfg = Config.fromfile(TASKS["classification"][0])
@@ -240,7 +257,7 @@ def test_names_that_opencv_does_not_open(here, tool):
     Path(name).touch()
     arguments = [TASKS["classification"][0], "model.pth", name, "--out", "out"]
     status, printed = tool("predict", *arguments)
-    assert status == 1 and "is no video that OpenCV can read" in printed
+    assert status == 1 and "rename it" in printed
 
 
 def test_score_threshold_holds_for_picture_and_record(here):

@@ -180,7 +180,7 @@ UNUSABLE = {
     "cut off": (lambda folder: load_photo(folder / "a.jpg", 0, b"cut"), "is cut off or damaged"),
     "cut, in a worker": (
         lambda folder: load_photo(folder / "a.jpg", 1, b"cut"),
-        "continue with --resume. (failed to load image: /",
+        "a training with --resume. (failed to load image: /",
     ),
     "images of two sizes": (
         lambda _: default_collate([torch.zeros(3, 4, 4), torch.zeros(3, 5, 4)]),
@@ -225,6 +225,13 @@ def test_settings_that_are_not_needed(project, tool):
 
 def test_errors_that_are_no_users_mistake():
     """They keep their traceback."""
+
+    def transform():
+        torch.load("weights.pth")  # of a user's own step
+
+    with pytest.raises(FileNotFoundError) as caught:
+        transform()
+    assert explain(caught.value) is None
     for error in (KeyError("x"), RuntimeError("x"), ImportError("cannot import name 'x'")):
         assert explain(error) is None
     assert explain(ModuleNotFoundError("No module named", name="mmdualtoken.x")) is None

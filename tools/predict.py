@@ -11,6 +11,7 @@ arguments, the config or the checkpoint are wrong.
 import argparse
 import contextlib
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mmdualtoken.cli import add_config_arguments, load_config, number, run_tool
 from mmdualtoken.data.loading import BrokenFileError
-from mmdualtoken.errors import reason_of
+from mmdualtoken.errors import MissingPackage, reason_of
 from mmdualtoken.inference import Predictor, Source, find_sources, load_model
 from mmdualtoken.inference.outputs import protect_results, write_image, write_video
 from mmdualtoken.weights.shipped import SCHEME
@@ -74,7 +75,22 @@ def batches(sequence: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def prepare(predictor: Predictor, source: Source, problems: list[str]) -> tuple | None:
+class Problems(list[str]):
+    """Why files were not predicted.
+
+    Attributes:
+        error: the model's first, without what it held in memory.
+    """
+
+    error: Exception | None = None
+
+    def note(self, source: Source, what: str, error: Exception) -> None:
+        """Add an error of predicting a file."""
+        self.append(f"{source.path} cannot be {what} ({reason_of(error)})")
+        self.error = self.error or error
+
+
+def prepare(predictor: Predictor, source: Source, problems: Problems) -> tuple | None:
     """Read and prepare an image; None, and an entry in `problems`, for a broken file."""
     try:
         image = predictor.read(str(source.path))
@@ -82,36 +98,40 @@ def prepare(predictor: Predictor, source: Source, problems: list[str]) -> tuple 
     except BrokenFileError as error:
         problems.append(str(error))
     except Exception as error:  # a transform may refuse an image, of one pixel for instance
-        problems.append(f"{source.path} cannot be prepared ({reason_of(error)})")
+        problems.note(source, "prepared", error)
     return None
 
 
 def predict_images(
-    predictor: Predictor, sources: list[Source], args: argparse.Namespace, advance
-) -> list[str]:
-    """Predict on all images; returns the problems of those that failed."""
-    problems: list[str] = []
+    predictor: Predictor,
+    sources: list[Source],
+    args: argparse.Namespace,
+    advance,
+    problems: Problems,
+) -> None:
+    """Predict on all images; notes the problems of those that failed."""
     for batch in batches(sources, args.batch_size):
         ready = [prepare(predictor, source, problems) for source in batch]
         predict_batch(predictor, [entry for entry in ready if entry], Path(args.out), problems)
         advance(len(batch))
-    return problems
 
 
-def predict_batch(predictor: Predictor, ready: list[tuple], out: Path, problems: list[str]) -> None:
+def predict_batch(predictor: Predictor, ready: list[tuple], out: Path, problems: Problems) -> None:
     """Predict and write; if that fails, image by image, so that one costs no other its results."""
     try:
         samples = predictor.predict([data for _, _, data in ready])
         for (source, image, _), sample in zip(ready, samples, strict=True):
             write_image(predictor, source, image, sample, out)
-    except OSError:  # of writing: no space, no permission
+        return
+    except (OSError, MissingPackage):  # no space, no permission
         raise
     except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # a GPU may be full of them
         if len(ready) == 1:
-            problems.append(f"{ready[0][0].path} cannot be predicted ({reason_of(error)})")
-        else:
-            for entry in ready:
-                predict_batch(predictor, [entry], out, problems)
+            problems.note(ready[0][0], "predicted", error)
+            return
+    for entry in ready:
+        predict_batch(predictor, [entry], out, problems)
 
 
 def open_video(source: Source) -> mmcv.VideoReader | None:
@@ -122,13 +142,19 @@ def open_video(source: Source) -> mmcv.VideoReader | None:
 
 
 def predict_video(
-    predictor: Predictor, source: Source, args: argparse.Namespace, advance
-) -> list[str]:
-    """Predict on all frames of a video; returns its problem, if any."""
+    predictor: Predictor,
+    source: Source,
+    args: argparse.Namespace,
+    advance,
+    problems: Problems,
+) -> None:
+    """Predict on all frames of a video; notes its problem, if any."""
     reader, records = open_video(source), source.results(Path(args.out))[1]
     if reader is None or not reader.opened:
         advance(1)
-        return [f"{source.path} is no video that OpenCV can read"]
+        rename = "" if reader else ": its name is no UTF-8; rename it"
+        problems.append(f"{source.path} is no video that OpenCV can read{rename}")
+        return
     fps = reader.fps or FPS
 
     def predicted() -> Iterator[tuple]:
@@ -140,19 +166,20 @@ def predict_video(
 
     try:
         frames = write_video(predictor, source, predicted(), fps, Path(args.out))
-    except OSError:  # of writing: no space, no permission
+    except (OSError, MissingPackage):  # no space, no permission
         raise
     except Exception as error:
-        return [f"{source.path} cannot be predicted to its end ({reason_of(error)})"]
+        traceback.clear_frames(error.__traceback__)
+        problems.note(source, "predicted to its end", error)
+        return
     finally:
         if records.exists() and not records.stat().st_size:
             records.unlink()
     if not frames:
-        return [f"{source.path} is no video that OpenCV can read"]
+        problems.append(f"{source.path} is no video that OpenCV can read")
     # OpenCV takes the count from the file's duration, which may be that of a longer sound, or none.
-    if frames < reader.frame_cnt - 2 * fps:
-        return [f"{source.path} ended after {frames} of {reader.frame_cnt} frames"]
-    return []
+    elif frames < reader.frame_cnt - 2 * fps:
+        problems.append(f"{source.path} ended after {frames} of {reader.frame_cnt} frames")
 
 
 def length(source: Source) -> int:
@@ -161,8 +188,9 @@ def length(source: Source) -> int:
     return 1 if video is None else max(1, video.frame_cnt)
 
 
-def predict(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> list[str]:
+def predict(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> Problems:
     """Predict on everything, with a progress bar where somebody sees it."""
+    problems = Problems()
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -172,9 +200,11 @@ def predict(predictor: Predictor, sources: list[Source], args: argparse.Namespac
             progress.advance(task, steps)
 
         images = [s for s in sources if not s.is_video]
-        problems = predict_images(predictor, images, args, advance)
+        predict_images(predictor, images, args, advance, problems)
         for source in (s for s in sources if s.is_video):
-            problems += predict_video(predictor, source, args, advance)
+            predict_video(predictor, source, args, advance, problems)
+    if problems.error and len(problems) == len(sources) > 1:
+        raise problems.error  # the files are not what is wrong
     return problems
 
 

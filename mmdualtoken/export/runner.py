@@ -29,7 +29,8 @@ def load(file, runtime, threads):
         options["INFERENCE_NUM_THREADS"] = threads
         model = openvino.Core().read_model(file)
         ready = openvino.Core().compile_model(model, "CPU", options)
-        meta = {key: value.astype(str) for key, value in model.rt_info["framework"].items()}
+        info = getattr(model.rt_info["framework"], "items", tuple)()  # of no file but exported ones
+        meta = {key: value.astype(str) for key, value in info}
         names = [output.any_name for output in model.outputs]
         return lambda x: [v.copy() for v in ready({"images": x}).to_tuple()], names, meta
     import onnxruntime
@@ -174,7 +175,7 @@ def read_all(model, names):
         top = Path(os.path.abspath(name))  # which has a name where '..' has none
         files = [Path()]
         if top.is_dir():
-            files = [f.relative_to(top) for f in sorted(top.rglob("*"))]
+            files = [f.relative_to(top) for f in sorted(top.rglob("*")) if f.is_file()]
             files = [f for f in files if f.suffix.lower() in IMAGES + VIDEOS]
             files = [f for f in files if not any(part.startswith(".") for part in f.parts)]
         for file, place, shown in ((f, Path(name, f), (top.name / f).as_posix()) for f in files):
@@ -205,6 +206,14 @@ def read_video(model, name, shown):
         yield shown, f"{name}: {why}"
 
 
+def write(path, image):
+    """Write an image to a file of any name, which cv2.imwrite does not take."""
+    good, content = cv2.imencode(path.suffix, image)
+    if not good:
+        raise ValueError(f"{image.shape[1]}x{image.shape[0]} pixels are too many for {path.suffix}")
+    content.tofile(path)
+
+
 def save(folder, name, record, picture, label_map):
     """Add an image's results to a folder, beside others of its name."""
     name += ".png" * name.lower().endswith(".pgm")  # which has no colours
@@ -213,9 +222,9 @@ def save(folder, name, record, picture, label_map):
         number += 1
         name = plain.with_name(f"{plain.stem}_{number}{plain.suffix}").as_posix()
     Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imencode(Path(name).suffix, picture)[1].tofile(folder / name)  # any name, unlike imwrite
+    write(folder / name, picture)
     if label_map is not None:
-        cv2.imencode(".png", label_map)[1].tofile(folder / f"{name}.png")
+        write(folder / f"{name}.png", label_map)
     with open(folder / "results.jsonl", "a", encoding="utf-8") as lines:
         lines.write(json.dumps(dict(image=name, **record)) + "\n")
 
@@ -231,28 +240,31 @@ def main():
     args = parser.parse_args()
     if args.out.exists():
         parser.exit(2, f"runner: --out {args.out} exists already; name a new folder.\n")
-    problems = 0
+    problems = failures = 0
     try:
         model = Model(args.model, args.runtime)
         with Temporary(prefix=".run-", dir=args.out.absolute().parent) as folder:
             new = Path(folder, "results")  # moved as a whole in the end
             try:
                 for name, image in read_all(model, args.inputs):
+                    why = image if isinstance(image, str) else ""
                     try:
-                        found = image if isinstance(image, str) else model(image, args.score_thr)
+                        if not why:
+                            save(new, name, *model(image, args.score_thr))
+                    except OSError:  # of writing: no space, no permission
+                        raise
                     except Exception as error:  # each runtime has its own
-                        if "pipeline" not in model.meta:  # no image would do
-                            raise
-                        found = f"{name}: {type(error).__name__}, {error}".strip().splitlines()[0]
-                    if isinstance(found, str):
-                        print(f"runner: left out: {found.rstrip('.')}.", file=sys.stderr)
+                        why = f"{name}: {type(error).__name__} {error}".splitlines()[0]
+                        failures += 1
+                        if not new.exists() and (failures == 10 or "pipeline" not in model.meta):
+                            raise ValueError(why) from error  # no image would do
+                    if why:
+                        print(f"runner: left out: {why.rstrip('. ')}.", file=sys.stderr)
                         problems += 1
-                    else:
-                        save(new, name, *found)
             except KeyboardInterrupt:
                 print("runner: stopped; what was done is kept.", file=sys.stderr)
             if not new.exists():
-                parser.exit(2, "runner: there was nothing to run the model on.\n")
+                parser.exit(2, "runner: no image was done.\n")
             new.rename(args.out)
             print(f"{args.out}: pictures and results.jsonl")
     except (ValueError, OSError, cv2.error) as error:

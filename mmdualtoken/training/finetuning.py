@@ -9,21 +9,17 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+from mmengine.runner.checkpoint import get_state_dict
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from mmdualtoken.config_files import type_name
 from mmdualtoken.errors import InputError
-from mmdualtoken.weights.fitting import (
-    COUNTER,
-    dataset_meta,
-    fit_classes,
-    moved_class,
-    without_wrapper,
-)
+from mmdualtoken.weights.fitting import dataset_meta, fit_classes, moved_class, without_wrapper
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
 
+OF_NORMS = ("running_mean", "running_var")
 # Arguments by which optimizers with other states differ: Adam's, SGD's, RMSprop's, Adadelta's.
 KINDS_OF_STATE = {"betas", "momentum", "alpha", "rho"}
 
@@ -40,12 +36,21 @@ def check_resumed(model: nn.Module, state: Mapping, filename: str) -> None:
     MMEngine only warns, until the optimizer, which has the old shapes, fails.
 
     Raises:
-        InputError: the checkpoint and the model have other tensors, or of other shapes.
+        InputError: the checkpoint and the model have other tensors, or of other shapes. Buffers
+            count only if they are a norm's: some models make others when they first run.
     """
-    own = model.state_dict()
+    own = {k: v for k, v in get_state_dict(model).items() if isinstance(v, Tensor)}
     state = without_wrapper(own, state)
-    missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
-    unknown = [k for k in state if k not in own]
+    # Parts that are wrapped each by itself have names with 'module', which files have not.
+    learnt = {name.replace(".module.", ".") for name, _ in model.named_parameters()}
+    modules = {name.replace(".module.", ".") for name, _ in model.named_modules()}
+    missing = [k for k in own if k not in state and (k in learnt or k.endswith(OF_NORMS))]
+    unknown = [
+        k
+        for k in state
+        if k not in own
+        and (k.rpartition(".")[0] not in modules or k.endswith(("weight", "bias", *OF_NORMS)))
+    ]
     other = [k for k in own if k in state and state[k].shape != own[k].shape]
     if missing or unknown or other:
         raise InputError(

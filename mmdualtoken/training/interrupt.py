@@ -57,6 +57,7 @@ class InterruptHook(Hook):
         self.received = 0
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
+        self._followed: set[EMAHook] = set()
         self._averaged: set[EMAHook] = set()  # whose averages the model has now
 
     def before_run(self, runner: Runner) -> None:
@@ -71,7 +72,8 @@ class InterruptHook(Hook):
         One that is ignored stays so: a shell starts a script's background jobs without Ctrl-C.
         """
         for hook in runner.hooks:
-            if isinstance(hook, EMAHook):
+            if isinstance(hook, EMAHook) and hook not in self._followed:
+                self._followed.add(hook)
                 hook._swap_ema_parameters = self._noted(hook, hook._swap_ema_parameters)
         if threading.current_thread() is not threading.main_thread():
             return

@@ -221,9 +221,11 @@ class MonitoringHook(Hook):
             name, step, value = best
             # What CheckpointHook's save_best kept for this metric, or the checkpoint of that step.
             hook = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
-            saved = (hook.filename_tmpl or f"{unit}_{{}}.pth").format(step) if hook else "none"
-            names = (f"best_{name}_{saved}".replace("/", "_"), saved)
-            files = [Path(hook.out_dir or work_dir, n) for n in names] if hook else []
+            info = runner.message_hub.runtime_info
+            bests = [Path(str(info.get(key))) for key in ("best_ckpt", f"best_ckpt_{name}")]
+            files = [b for b in bests if b.name.startswith(f"best_{name}_".replace("/", "_"))]
+            template = getattr(hook, "filename_tmpl", None) or f"{unit}_{{}}.pth"
+            files.append(Path(getattr(hook, "out_dir", None) or work_dir, template.format(step)))
             kept = next((f for f in files if f.is_file()), None)
             text = f"of which no checkpoint was kept (default_hooks.checkpoint.save_best={name} "
             text = os.path.relpath(kept) if kept else text + "keeps the best one)"

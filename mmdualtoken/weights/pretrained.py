@@ -1,7 +1,7 @@
 """Starting the backbone from a classification checkpoint."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -204,22 +204,20 @@ def _read_rgb(cfg: Config, filename: str) -> None:
         reader = reader.data_preprocessor
     key = "to_rgb" if cfg.get("default_scope") == "mmpretrain" else "bgr_to_rgb"
     shipped = str(filename).startswith(SCHEME)
-    if shipped and not reader.get("mean"):
-        print_log(
-            f"{filename} was trained on normalised RGB, and this config's data_preprocessor does "
-            f"not normalise. Unless its pipeline does, set {key}=True, mean=[123.675, 116.28, "
-            "103.53] and std=[58.395, 57.12, 57.375] there.",
-            level=logging.WARNING,
-        )
-    if reader.get(key):
+    if not reader.get("mean"):
+        if shipped:
+            print_log(
+                f"{filename} was trained on normalised RGB, and this config's data_preprocessor "
+                f"does not normalise. Unless its pipeline does, set {key}=True, mean=[123.675, "
+                "116.28, 103.53] and std=[58.395, 57.12, 57.375] there.",
+                level=logging.WARNING,
+            )
+    elif reader.get(key):
         return
-    if shipped and reader:
-        reader[key] = True
-        for name in ("mean", "std"):
-            if isinstance(reader.get(name), Sequence):
-                reader[name] = reader[name][::-1]
+    elif shipped and not reader.get("rgb_to_bgr"):
+        reader.update({key: True, "mean": reader.mean[::-1], "std": reader.std[::-1]})
         print_log(f"{filename} reads RGB: data_preprocessor turns BGR into it now.")
-    elif not shipped:
+    else:
         print_log(
             f"This config reads BGR. If {filename} was trained on RGB, as our classifiers are, set "
             f"data_preprocessor: {key}=True, mean and std reversed.",

@@ -67,8 +67,9 @@ class CocoCheck(DatasetCheck):
         self.samples = [dict(img_path=self._path(image["file_name"])) for image in images[:1]]
         self.check_first_image()
         self._check_together(images, categories, annotations)
-        known = {c["id"] for c in categories}
-        stray = [a for a in annotations if a["category_id"] not in known and not a.get("ignore")]
+        known, listed = ({entry["id"] for entry in entries} for entries in (categories, images))
+        read = [a for a in annotations if a["image_id"] in listed and not a.get("ignore")]
+        stray = [a for a in read if a["category_id"] not in known]
         if stray:  # the whole check names their images
             first = f"{len(stray)} of {len(annotations)}, the first of {stray[0]['category_id']!r}"
             self.add(ERROR, UNLISTED, first, rules.BACKGROUND)

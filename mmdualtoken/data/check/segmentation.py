@@ -87,7 +87,10 @@ class SegmentationCheck(DatasetCheck):
                 self.add(WARNING, kind, name_list(sorted(lost)), remedy)
 
     def _check_evaluated_size(self, quick: bool) -> None:
-        """Check that the label map of the first image keeps its size; if quick, also has it."""
+        """Check that the pipeline keeps the size of the first label map, which is evaluated.
+
+        The quick look also compares it with the image's.
+        """
         if self.report.split == "train" or not self.samples or not self.annotation_loaders:
             return
         with suppress(Exception):  # reported where the files are checked
