@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import build
+from mmengine.logging import MMLogger
 from torch import nn
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -33,6 +34,7 @@ def run(load, monkeypatch, capsys):
 
     def call(name, *args):
         monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", *map(str, args)])
+        MMLogger._instance_dict.clear()  # an earlier test's writes to a stream that is closed
         module, status = load(name), 0
         try:
             module.run_tool(module.main)
