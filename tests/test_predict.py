@@ -187,7 +187,7 @@ def test_video(here, tool):
     arguments = [TASKS["segmentation"][0], "model.pth", "clip.mp4", "broken.mp4", "--out", "out"]
     status, printed = tool("predict", *arguments, "--batch-size", "2")
     assert status == 1 and "1 of 2 files done" in printed
-    assert "broken.mp4 is no video that OpenCV can read" in printed
+    assert "broken.mp4 is no video that OpenCV can read\n" in printed
     records = [json.loads(line) for line in Path("out/preds/clip.jsonl").read_text().splitlines()]
     assert [(r["frame"], r["time"]) for r in records] == [(i, i / 10) for i in range(5)]
     assert all((r["height"], r["width"]) == (64, 80) for r in records)

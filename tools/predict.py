@@ -152,7 +152,7 @@ def predict_video(
     reader, records = open_video(source), source.results(Path(args.out))[1]
     if reader is None or not reader.opened:
         advance(1)
-        rename = "" if reader else ": its name is no UTF-8; rename it"
+        rename = ": its name is no UTF-8; rename it" if reader is None else ""
         problems.append(f"{source.path} is no video that OpenCV can read{rename}")
         return
     fps = reader.fps or FPS
