@@ -66,14 +66,25 @@ def build(peer: Peer, args: argparse.Namespace) -> torch.nn.Module:
     return randomise(model).to(args.device)
 
 
-def peak_memory(function: Callable, device: torch.device) -> float | None:
-    """MiB of GPU memory at the peak of a call; None on the CPU (see benchmarks/growth.py)."""
+def allocated(device: torch.device) -> int:
+    """Bytes of GPU memory in use; 0 on the CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def peak_memory(function: Callable, device: torch.device, before: int) -> float | None:
+    """MiB of GPU memory at the peak of a call; None on the CPU (see benchmarks/growth.py).
+
+    Args:
+        function: the call.
+        device: where it runs.
+        before: bytes that were in use before its model was made: those of other models.
+    """
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
     function()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) / MIB
+    return (torch.cuda.max_memory_allocated(device) - before) / MIB
 
 
 def prepare(peers: list[Peer], args: argparse.Namespace) -> tuple[dict, list[dict], list[str]]:
@@ -84,6 +95,7 @@ def prepare(peers: list[Peer], args: argparse.Namespace) -> tuple[dict, list[dic
     functions, rows, failed = {}, [], []
     for peer in peers:
         for variant in args.variants:
+            before = allocated(device)
             try:
                 model = build(peer, args)
                 macs = count_macs(model.eval(), images[:1])
@@ -96,7 +108,7 @@ def prepare(peers: list[Peer], args: argparse.Namespace) -> tuple[dict, list[dic
             functions[name] = function
             row = {"model": name, PUBLISHED: peer.accuracy, "at px": peer.image_size}
             row |= {"params M": count_parameters(model) / 1e6, "GMACs": macs / 1e9}
-            rows.append(row | {"peak MiB": peak_memory(function, device)})
+            rows.append(row | {"peak MiB": peak_memory(function, device, before)})
             gc.collect()
             print(f"ready: {name}", file=sys.stderr)
     return functions, rows, failed

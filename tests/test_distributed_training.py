@@ -83,6 +83,22 @@ def test_killed_process_ends_the_run(resume, project):
         check_resumed("run", last=8)
 
 
+def test_resume_where_only_one_machine_has_the_checkpoint(project):
+    """The other process would average in the gradients of weights that nobody trained."""
+    lines = [
+        f"_base_ = {DETECTOR!r}",
+        'work_dir = "run" + __import__("os").environ["RANK"]',  # each has a disk of its own
+    ]
+    Path("apart.py").write_text("\n".join(lines) + "\n")
+    command = ["dist_train.sh", "apart.py", WORLD, "--no-watch"]
+    status, printed = launch(*command, "--cfg-options", EVERY_2, "train_cfg.max_iters=2")
+    assert status == 0 and checkpoints("run0") == ["iter_2.pth"], printed[-3000:]
+    options = [EVERY_2, "train_cfg.max_iters=4"]
+    status, printed = launch(*command, "--resume", "--cfg-options", *options)
+    assert status != 0 and "would start at different iterations, 0 to 2" in printed
+    assert checkpoints("run0") == ["iter_2.pth"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "number, timeout", [(signal.SIGKILL, 1800), (signal.SIGSTOP, 10)], ids=["killed", "hangs"]

@@ -1,5 +1,7 @@
 """What a launcher needs is checked; machines without a GPU get gloo, wrappers and BatchNorm."""
 
+import os
+
 import pytest
 import torch
 from helpers import build, log_lines
@@ -119,6 +121,20 @@ def test_without_srun(alone, monkeypatch):
     for name in ("SLURM_NTASKS", "SLURM_NODELIST"):
         monkeypatch.setenv(name, "1")
     start_processes(Config(dict(launcher="slurm")))  # MMEngine does the rest
+
+
+def test_mpirun_gives_each_process_its_gpu(alone, monkeypatch):
+    """MMEngine puts the process on its GPU, and takes LOCAL_RANK for the model's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("LOCAL_RANK", "RANK", "SIZE"):
+        monkeypatch.delenv(f"OMPI_COMM_WORLD_{name}", raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1")
+    with pytest.raises(InputError, match=r"OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE not set"):
+        start_processes(Config(dict(launcher="mpi")))
+    for name in ("RANK", "SIZE"):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", "1")
+    start_processes(Config(dict(launcher="mpi")))
+    assert os.environ["LOCAL_RANK"] == "1"
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])

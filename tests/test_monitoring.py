@@ -10,13 +10,22 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers import log_lines
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, LoggerHook
+from mmengine.runner import get_priority
 from mmseg.engine import SegVisualizationHook
 from tasks import SHORT, TASKS
 from torch.utils.data import DataLoader
 
-from mmdualtoken.training.monitoring import MonitoringHook, add_monitoring, averaged, draw_curves
+from mmdualtoken.training.monitoring import (
+    MonitoringHook,
+    PeakMemoryHook,
+    _peak_memory,
+    add_monitoring,
+    averaged,
+    draw_curves,
+)
 from mmdualtoken.weights.checkpoints import load_file
 
 MAIN = dict(detection="coco/segm_mAP", segmentation="mIoU", classification="accuracy/top1")
@@ -46,6 +55,17 @@ def test_training_can_be_watched(task, trained, tool):
     assert Path(command[1]).name == "test.py" and Path(command[1]).is_file()
     if task == "classification":
         assert tool("test", *command[2:], "--work-dir", "eval")[0] == 0
+
+
+def test_peak_memory_of_a_gpu(monkeypatch):
+    """Of the whole run: each line of MMEngine's log starts the count of PyTorch again."""
+    hook, counts = PeakMemoryHook(), iter([2**30, 3 * 2**30, 2**29])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(counts))
+    for _ in range(3):
+        hook.after_train_iter(None)
+    assert _peak_memory(SimpleNamespace(hooks=[hook])) == "3.00 GiB of a GPU"
+    assert get_priority(hook.priority) < get_priority(LoggerHook.priority)
 
 
 def evaluations():

@@ -13,6 +13,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 from tasks import ROOT
 
 from mmdualtoken.environment import doctor, versions
@@ -214,6 +215,17 @@ def test_doctor_names_the_package_of_venv(monkeypatch):
     assert row.verdict == (WARN if doctor.IN_VENV else FAIL)
     assert row.found == "without venv, ensurepip"
     assert re.fullmatch(r"Debian: apt install python3\.\d+-venv", row.remedy)
+
+
+def test_doctor_warns_of_a_driver_without_its_torch(tmp_path, monkeypatch):
+    """Training would run on the CPU, silently."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor, "NVIDIA_DRIVER", tmp_path / "version")
+    assert row_of("GPU driver") is None
+    (tmp_path / "version").touch()
+    row = row_of("GPU driver")
+    assert row.verdict == WARN and "that finds no GPU" in row.found
+    assert "or update the driver" in row.remedy
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,10 @@ def test_category_that_a_file_lacks(project, tool):
         (["nowhere.pth"], "nowhere.pth does not exist"),
         (["there.pth", "--out", "results.json"], ".pkl"),
         (["there.pth", "--out", "taken.pkl"], "taken.pkl exists already"),
+        (
+            ["there.pth", "--show-dir", "seen", "--launcher", "pytorch"],
+            "of several processes only the first would draw",
+        ),
     ],
 )
 def test_bad_arguments_of_test(args, message, project, tool):

@@ -182,6 +182,11 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"{args.checkpoint}: an exported file is tested by one process: python tools/test.py, "
             "without --launcher."
         )
+    if (args.show or args.show_dir) and args.launcher != "none":
+        raise InputError(
+            "--show, --show-dir: of several processes only the first would draw its images. Draw "
+            "with one process: python tools/test.py, without --launcher."
+        )
     if is_exported(args) and args.tta:
         raise InputError(f"{args.checkpoint}: --tta is for checkpoints alone.")
     if args.compare_with:

@@ -164,6 +164,13 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
             raise InputError("--amp: mixed precision needs a GPU; none was found.")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if str(cfg.optim_wrapper.get("dtype")).endswith("bfloat16") and cfg.model.get("roi_head"):
+        print_log(
+            "dtype=bfloat16: mmdet rounds the corners of proposals to its 8 bits, large ones by "
+            "pixels, before RoI heads pool them. float16, the default of --amp, has 11.",
+            logger="current",
+            level=logging.WARNING,
+        )
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise InputError(

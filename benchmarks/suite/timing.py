@@ -19,12 +19,13 @@ class Clock:
     def __call__(self, function: Callable[[], object], calls: int = 1) -> float:
         """Mean seconds of one call."""
         if self.device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            for _ in range(calls):
-                function()
-            end.record()
-            end.synchronize()
+            with torch.cuda.device(self.device):  # events record the current device's stream
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                for _ in range(calls):
+                    function()
+                end.record()
+                end.synchronize()
             return start.elapsed_time(end) / 1000 / calls
         begun = self.now()
         for _ in range(calls):

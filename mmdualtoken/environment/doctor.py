@@ -26,6 +26,7 @@ from mmdualtoken.environment.versions import FAIL, OK, WARN, Finding, installed_
 
 GIB = 2**30
 SHARED_MEMORY = Path("/dev/shm")
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 COLOURS = {OK: 32, WARN: 33, FAIL: 31}
 
 # A check returns (found, required, remedy or "" if all is well), or None where it does not apply.
@@ -164,6 +165,20 @@ def check_start_up() -> tuple | None:
     return f"no {file}", required, "install mmdualtoken, or import it before them"
 
 
+def check_driver() -> tuple | None:
+    """A torch that cannot use this machine's NVIDIA driver would train on the CPU, silently."""
+    if installed_version("torch") is None or not NVIDIA_DRIVER.is_file():
+        return None
+    import torch
+
+    required = "torch can use the NVIDIA driver"
+    if torch.cuda.is_available():
+        return f"torch for CUDA {torch.version.cuda}", required, ""
+    remedy = "install the torch that PyTorch's page names for this driver, or update the driver"
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU alone"
+    return f"a driver, and a torch {built} that finds no GPU", required, remedy
+
+
 def check_cuda() -> tuple | None:
     """With a GPU, the operators must have kernels for it."""
     if not has_mmcv():
@@ -226,6 +241,7 @@ CHECKS = {
         "compiled for another torch? Reinstall mmcv, or: export MMDUALTOKEN_OPS=torchvision",
     ),
     "operators at start": (check_start_up, WARN, ""),
+    "GPU driver": (check_driver, WARN, ""),
     "CUDA": (check_cuda, FAIL, "export MMDUALTOKEN_OPS=torchvision, with torchvision for CUDA"),
     "pycocotools": (check_pycocotools, FAIL, "pip install pycocotools"),
     "registration": (check_registration, FAIL, ""),

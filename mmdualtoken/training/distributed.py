@@ -50,6 +50,8 @@ def start_processes(cfg: Config) -> None:
     if torch.cuda.is_available():
         if cfg.launcher == "slurm":
             _check_srun()
+        if cfg.launcher == "mpi":
+            _check_mpirun()
         return
     if cfg.launcher != "pytorch":
         raise InputError(
@@ -97,6 +99,19 @@ def _check_srun() -> None:
             "processes with tools/slurm_train.sh PARTITION JOB_NAME CONFIG, or by srun. For a "
             "single process leave --launcher out."
         )
+
+
+def _check_mpirun() -> None:
+    """Check mpirun's environment, and set LOCAL_RANK, the GPU of the model wrappers."""
+    number = "OMPI_COMM_WORLD_LOCAL_RANK"
+    names = (number, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "MASTER_ADDR")
+    if missing := [name for name in names if name not in os.environ]:
+        raise InputError(
+            f"--launcher mpi: {', '.join(missing)} not set in the environment; start the processes "
+            "by Open MPI: mpirun -n PROCESSES -x MASTER_ADDR=HOST python ... --launcher mpi, with "
+            "the first machine as HOST. For a single process leave --launcher out."
+        )
+    os.environ["LOCAL_RANK"] = os.environ[number]
 
 
 def _start_gloo(cfg: Config) -> None:

@@ -8,6 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdualtoken.errors import InputError
+from mmdualtoken.training.distributed import max_over_processes
 from mmdualtoken.training.resumable_data import (
     ITERATION,
     ResumableBatches,
@@ -71,8 +72,20 @@ class ExactResumeHook(Hook):
         self._schedulers = checkpoint.get("param_schedulers") or []
 
     def before_train(self, runner: Runner) -> None:
-        """Set the data to where the checkpoint was written, and say what is not exact."""
+        """Set the data to where the checkpoint was written, and say what is not exact.
+
+        Raises:
+            InputError: the processes would start at different iterations.
+        """
         loop = runner.train_loop
+        first, last = -max_over_processes(-loop.iter), max_over_processes(loop.iter)
+        if first != last:
+            raise InputError(
+                f"The processes would start at different iterations, {first} to {last}: not every "
+                "machine has the checkpoint, which the first process wrote. Resume with a work dir "
+                "that all machines share, or copy last_checkpoint and the file that it names to "
+                "the work dir of each."
+            )
         batches = loop.dataloader.batch_sampler
         ours = isinstance(loop, (ResumableEpochLoop, ResumableIterLoop))
         if not (ours and isinstance(batches, ResumableBatches)):

@@ -209,7 +209,7 @@ class MonitoringHook(Hook):
         """Print the summary."""
         done = f"{runner.epoch} epochs" if _by_epoch(runner) else f"{runner.iter} iterations"
         seconds = timedelta(seconds=round(time.monotonic() - self.start))
-        lines = [f"\nTraining is done: {done} in {seconds}, at most {_peak_memory()}."]
+        lines = [f"\nTraining is done: {done} in {seconds}, at most {_peak_memory(runner)}."]
         unit, work_dir = "epoch" if _by_epoch(runner) else "iter", Path(runner.work_dir)
         file = Path(read_last_checkpoint(work_dir) or "none")
         if self.history and (metrics := self.history[-1]["metrics"]):
@@ -268,9 +268,30 @@ def _warn_once(draw: Callable) -> Callable:
     return draw_if_possible
 
 
-def _peak_memory() -> str:
-    if torch.cuda.is_available():
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of a GPU"
+class PeakMemoryHook(Hook):
+    """Keep the largest GPU memory of the run; each line of the log starts MMEngine's count again.
+
+    Attributes:
+        peak: bytes; 0 without a GPU.
+    """
+
+    priority = "NORMAL"  # before LoggerHook
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Look at the memory of the iteration."""
+        if torch.cuda.is_available():
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+
+    after_val_iter = after_train_iter
+
+
+def _peak_memory(runner: Runner) -> str:
+    hook = next((h for h in runner.hooks if isinstance(h, PeakMemoryHook)), None)
+    if hook and hook.peak:
+        return f"{hook.peak / 2**30:.2f} GiB of a GPU"
     factor = 1 if sys.platform == "darwin" else 2**10
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * factor / 2**30:.2f} GiB of RAM"
 
@@ -278,7 +299,7 @@ def _peak_memory() -> str:
 def add_monitoring(
     runner: Runner, test_tool: str | Path = "tools/test.py", num_pictures: int = 4
 ) -> None:
-    """Register `MonitoringHook`, and log to TensorBoard if it is installed.
+    """Register `MonitoringHook` and `PeakMemoryHook`, and log to TensorBoard if it is installed.
 
     TensorBoard is added to the runner, not to the config: its copy in the work dir then works
     without TensorBoard.
@@ -288,6 +309,7 @@ def add_monitoring(
         test_tool, num_pictures: as in `MonitoringHook`.
     """
     runner.register_hook(MonitoringHook(test_tool, num_pictures))
+    runner.register_hook(PeakMemoryHook())
     backends = runner.visualizer._vis_backends
     wanted = importlib.util.find_spec("tensorboard") is not None
     if wanted and not any(isinstance(b, TensorboardVisBackend) for b in backends.values()):

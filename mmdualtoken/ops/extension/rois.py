@@ -77,8 +77,11 @@ def roi_align_backward(
         for cells, weights in bilinear_corners(argmax_y, argmax_x, height, width):
             add_to_cells(grad_input, rois, cells, values * weights)
         return
+    # Not in float16 even where there is a kernel: gradients of many RoIs add up in one cell.
+    dtype = torch.promote_types(grad_output.dtype, torch.float32)
     gradient = torch.ops.torchvision._roi_align_backward(
-        *computable(grad_output, outside_if_not_finite(rois)),
+        grad_output.to(dtype),
+        outside_if_not_finite(rois).to(dtype),
         spatial_scale,
         *grad_output.shape[2:],
         *grad_input.shape,
