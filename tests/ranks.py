@@ -61,6 +61,7 @@ def environment(**more):
     tests = str(Path(__file__).resolve().parent)
     path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
     own = dict(PYTHON=sys.executable, PYTHONPATH=path, OMP_NUM_THREADS="1", PORT=str(free_port()))
+    own["CUDA_VISIBLE_DEVICES"] = ""  # one GPU would be too few
     return {**os.environ, **own, **more}
 
 

@@ -203,5 +203,8 @@ def test_output_norms(cfg, kind):
     assert model.norm1.weight.requires_grad == cfg.get("requires_grad", True)
     for out in model(rand(2, 3, 64, 64, dtype=torch.float32)):
         assert out.isfinite().all() and out.std() > 0.1
+
+
+def test_output_norm_with_a_wrong_key():
     with pytest.raises(ValueError, match="only eps and requires_grad"):
         build(out_norm_cfg=dict(type="LN", momentum=0.1))

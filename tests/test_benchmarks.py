@@ -1,11 +1,10 @@
 """The speed benchmarks: what they compute from times, what they time, and what they write."""
 
 import csv
-import importlib
 import json
 import math
 import sys
-from pathlib import Path
+from importlib import import_module as load
 
 import pytest
 import torch
@@ -13,19 +12,11 @@ from helpers import build
 from mmengine.logging import MMLogger
 from torch import nn
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """Import a module of benchmarks/ as its scripts do: load('suite.timing')."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
-
-
-@pytest.fixture
-def run(load, monkeypatch, capsys):
+def run(monkeypatch, capsys):
     """Run a benchmark here, with small limits: run('speed', ...) -> (exit status, output)."""
     machine = load("suite.machine")
     monkeypatch.setattr(machine, "GEMM_SIZES", (32, 64))
@@ -51,7 +42,7 @@ def rows_of(file):
         return list(csv.DictReader(opened))
 
 
-def test_candidates_take_turns(load, monkeypatch):
+def test_candidates_take_turns(monkeypatch):
     timing, calls = load("suite.timing"), []
     monkeypatch.setattr(timing, "SHORTEST", 0.0)
     functions = {name: lambda name=name: calls.append(name) for name in "abc"}
@@ -63,7 +54,7 @@ def test_candidates_take_turns(load, monkeypatch):
     assert len({tuple(one) for one in rounds}) > 1
 
 
-def test_short_calls_are_repeated(load, monkeypatch):
+def test_short_calls_are_repeated(monkeypatch):
     timing, calls = load("suite.timing"), []
     monkeypatch.setattr(timing, "SHORTEST", 1.0)
     monkeypatch.setattr(timing, "Clock", lambda *_: lambda function, calls=1: 0.1 * calls)
@@ -71,7 +62,7 @@ def test_short_calls_are_repeated(load, monkeypatch):
     assert seconds == {"a": [1.0]}  # ten calls in one measurement
 
 
-def test_ratio_is_taken_within_a_round(load):
+def test_ratio_is_taken_within_a_round():
     ratio = load("suite.timing").ratio
     # A machine that grows three times as slow changes no ratio.
     assert ratio([2, 6, 18, 2, 6], [1, 3, 9, 1, 3]) == (2, 2, 2)
@@ -79,20 +70,20 @@ def test_ratio_is_taken_within_a_round(load):
     assert ratio([3], [2]) == (1.5, 1.5, 1.5)
 
 
-def test_limit_is_the_best_product_of_each_round(load):
+def test_limit_is_the_best_product_of_each_round():
     seconds = {"gemm 1": [1.0, 2.0], "gemm 2": [4.0, 4.0], "other": [0.1, 0.1]}
     assert load("suite.machine").limits(seconds, {"gemm 1": 8.0, "gemm 2": 20.0}) == [8, 5]
 
 
 @pytest.mark.parametrize("power", [0.5, 1, 2])
-def test_exponent(load, power):
+def test_exponent(power):
     pixels = [1, 2, 5, 20]
     values = [3 * p**power for p in pixels]
     assert load("growth").exponent(pixels, values) == pytest.approx(power)
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_peak_memory(load, count):
+def test_peak_memory(count):
     """Tensors that live at the same time count, what is given back before does not."""
 
     def step():
@@ -103,7 +94,7 @@ def test_peak_memory(load, count):
     assert load("growth").peak_memory(step, CPU) == pytest.approx(count, rel=0.01)
 
 
-def test_memory_of_a_training_step_falls_with_cp(load):
+def test_memory_of_a_training_step_falls_with_cp():
     growth, variants, peaks = load("growth"), load("suite.variants"), []
     for with_cp in (False, True):
         model = build(with_cp=with_cp)
@@ -131,7 +122,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("aoti", "compile
 
 
 @pytest.mark.parametrize("variant", ["eager", "channels_last", "fused", "onnx", "openvino", *SLOW])
-def test_variants_run_the_same_model(load, onnx, variant):
+def test_variants_run_the_same_model(onnx, variant):
     if variant == "openvino":
         pytest.importorskip("openvino", reason="openvino is not installed: the extra [openvino]")
     variants, images = load("suite.variants"), torch.randn(2, 3, 8, 8)
@@ -142,13 +133,13 @@ def test_variants_run_the_same_model(load, onnx, variant):
     assert not model.fused  # the candidate beside it is the model as it was
 
 
-def test_bf16_beside_fp32(load):
+def test_bf16_beside_fp32():
     variants, model, x = load("suite.variants"), torch.nn.Linear(4, 2), torch.randn(3, 4)
     run = {v: variants.inference(model, x, v, "fp32") for v in ("eager", "bf16")}
     assert run["eager"]().dtype == torch.float32 and run["bf16"]().dtype == torch.bfloat16
 
 
-def test_random_weights_leave_no_gate_shut(load):
+def test_random_weights_leave_no_gate_shut():
     peers = load("suite.peers")
     model = peers.randomise(peers.PEERS["dualtoken_t"].dense())
     gammas = [p for name, p in model.named_parameters() if name.endswith("gamma")]
@@ -203,7 +194,7 @@ def test_growth(run, tmp_path):
         pytest.param("segformer", ["openvino", "openvino-int8"], marks=pytest.mark.slow),
     ],
 )
-def test_systems(system, variants, load, run, tmp_path, monkeypatch):
+def test_systems(system, variants, run, tmp_path, monkeypatch):
     """Of the smallest two; test_configs.py builds the others."""
     systems = load("systems").SYSTEMS
     names = [name for name in systems[system] if name in ("dualtoken_s", "dualtoken_t")]

@@ -20,12 +20,12 @@ CLASSIFIER = TASKS["classification"][0]
 def test_pictures_and_contact_sheet(project, tool):
     """Samples spread over the split, each below its title; the same seed gives the same bytes."""
     sheets = []
-    for out in ("one", "two"):
-        arguments = [TASKS["segmentation"][0], "--split", "train", "--num", "4", "--out", out]
+    for out, seed in (("one", 0), ("two", 0), ("other", 1)):
+        arguments = [TASKS["detection"][0], "--num", 4, "--out", out, "--seed", seed]
         status, printed = tool("browse_dataset", *arguments)
         assert status == 0 and f"4 of 8 samples of train: {out}/contact_sheet.png" in printed
         sheets.append(Path(out, "contact_sheet.png").read_bytes())
-    assert sheets[0] == sheets[1]
+    assert sheets[0] == sheets[1] != sheets[2]
     files = sorted(Path("one").glob("0*.png"))
     assert [int(f.name[:6]) for f in files] == [0, 2, 5, 7]
     size = Image.open(files[0]).size

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -21,6 +22,7 @@ from PIL import Image
 
 from mmdualtoken.data import layout
 from mmdualtoken.data.check import ERROR, WARNING, Finding, Report, check_config, check_data
+from mmdualtoken.data.check.dataset import DatasetCheck
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -123,7 +125,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name, task", zip(NAMES, cycle(TASKS)))
+@pytest.mark.parametrize("name, task", list(zip(NAMES, cycle(TASKS))))
 def test_class_names(name, task):
     """All three toolboxes would take them, some for the letters of a text."""
     write_data(task)
@@ -258,6 +260,15 @@ def test_evaluation_that_drops_images(tool):
         options = ["--cfg-options", f"val_dataloader.drop_last={value}"]
         status, out = tool(config_file("classification"), "--split", "val", *options)
         assert status == 0 and out.count("drop_last=True") == number
+
+
+def test_files_that_take_too_long(tool, monkeypatch):
+    write_data("classification")
+    monkeypatch.setattr(DatasetCheck, "inspect", lambda *_: time.sleep(600))
+    args = ["--split", "val", "--workers", 2, "--timeout", 0.5]
+    status, out = tool(config_file("classification"), *args)
+    assert status == 1
+    assert out.count(".jpg: could not be checked: reading it took more than 0.5 s (try") == 4
 
 
 def test_evaluator_file(tool):

@@ -84,7 +84,7 @@ def loader(**settings):
     return TRANSFORMS.build(dict(type="CheckedLoadImageFromFile", **settings))
 
 
-@pytest.mark.parametrize("task, workers", zip(TASKS, (2, 0, 2), strict=True))
+@pytest.mark.parametrize("task, workers", list(zip(TASKS, (2, 0, 2), strict=True)))
 def test_every_skipped_file_is_counted_once(task, workers):
     """Also over several workers, and over epochs whose workers are new."""
     write_data(task)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from narrow import ROOT
@@ -46,6 +47,21 @@ def test_ctrl_c_waits_for_the_checkpoint(tmp_path):
     rest = "".join(lines)
     assert process.wait(60) == 130
     assert "checkpoint written" in rest and "Interrupted." in rest and "make demo" in rest
+
+
+def test_finished_steps_are_skipped(tmp_path, monkeypatch):
+    """A training that was interrupted goes on, one that is done is not begun again."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import demo
+
+    commands, folder = [], tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo, "run", lambda *words: commands.append(words))
+    for file in ("nothing.txt", "last_checkpoint", demo.LAST):
+        (folder / file).touch()
+        demo.train(Path("work"))
+    assert [words[-1] for words in commands] == ["work", "--resume"]
 
 
 @pytest.mark.parametrize("status", [0, 2])

@@ -305,6 +305,15 @@ def runner_of(cfg, **meta):
     return model
 
 
+def run_main(monkeypatch, capsys, model, *inputs):
+    """Run the runner's command with this model: its exit status and what it said."""
+    monkeypatch.setattr(runner, "Model", lambda *_: model)
+    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", *inputs, "--out", "found"])
+    with pytest.raises(SystemExit) as end:
+        runner.main()
+    return end.value.code, capsys.readouterr().err
+
+
 PIPELINES = dict(
     keep_ratio=[dict(type="Resize", scale=(133, 80), keep_ratio=True)],
     fixed=[dict(type="Resize", scale=(70, 50), keep_ratio=False)],
@@ -345,9 +354,8 @@ def test_runner_refuses_other_steps():
         pipeline_steps(cfg)
 
 
-def test_runner_keeps_what_it_can(tmp_path, monkeypatch, capsys):
+def test_runner_keeps_what_it_can(here, monkeypatch, capsys):
     """Photos that fail are left out, files of one name are kept apart, labels may have 16 bits."""
-    monkeypatch.chdir(tmp_path)
     for name in ("refused/photo.jpg", "a/photo.jpg", "b/photo.jpg", "c/photo.pgm"):
         Path(name).parent.mkdir()
         cv2.imwrite(name, random_image(20, 30)[..., : 1 if "pgm" in name else 3])
@@ -363,13 +371,10 @@ def test_runner_keeps_what_it_can(tmp_path, monkeypatch, capsys):
         return [(np.full(images[0].shape[:2], 300, np.int64),)]
 
     model.infer = infer
-    monkeypatch.setattr(runner, "Model", lambda *_: model)
     inputs = ["refused/photo.jpg", "a/photo.jpg", "broken.jpg", "b/photo.jpg", "c"]
-    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", *inputs, "--out", "found"])
-    with pytest.raises(SystemExit) as end:
-        runner.main()
-    said = capsys.readouterr().err.splitlines()
-    assert end.value.code == 1 and "left out: broken.jpg is no image" in said[1]
+    status, said = run_main(monkeypatch, capsys, model, *inputs)
+    said = said.splitlines()
+    assert status == 1 and "left out: broken.jpg is no image" in said[1]
     assert said[0] == "runner: left out: photo.jpg: RuntimeError too narrow."
     names = [line["image"] for line in lines_of("found")]
     assert names == ["photo.jpg", "photo_2.jpg", "c/photo.pgm.png"]
@@ -412,20 +417,16 @@ def test_runner_reads_frames_as_photos(tmp_path, monkeypatch, flag):
     assert sorted(image.shape for image in found.values()) == [(20, 30), (48, 64), (48, 64)]
 
 
-def test_runner_takes_any_file_name(tmp_path, monkeypatch, capsys):
+def test_runner_takes_any_file_name(here, monkeypatch, capsys):
     """OpenCV ends the process at a name that is no UTF-8."""
-    monkeypatch.chdir(tmp_path)
     photo, video = (os.fsdecode(b"caf\xe9") + ending for ending in (".png", ".mp4"))
     Path(photo).write_bytes(cv2.imencode(".png", random_image(20, 30))[1].tobytes())
     Path(video).touch()
     model = runner_of(segmentor(), imread_flag=1, read_as="", channel_order="bgr")
     model.task, model.classes = "segmentation", ["a"]
     model.infer = lambda images: [(np.zeros(images[0].shape[:2], np.uint8),)]
-    monkeypatch.setattr(runner, "Model", lambda *_: model)
-    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", photo, video, "--out", "found"])
-    with pytest.raises(SystemExit) as end:
-        runner.main()
-    assert end.value.code == 1 and "mp4' is no UTF-8, which OpenCV needs" in capsys.readouterr().err
+    status, said = run_main(monkeypatch, capsys, model, photo, video)
+    assert status == 1 and "mp4' is no UTF-8, which OpenCV needs" in said
     assert [line["image"] for line in lines_of("found")] == [photo]
     assert sorted(os.listdir("found")) == sorted([photo, f"{photo}.png", "results.jsonl"])
 
@@ -447,19 +448,14 @@ def test_flags_that_ignore_orientation():
         assert Results(build_model(cfg), cfg).describe(cfg)["imread_flag"] == str(flag)
 
 
-def test_runner_whose_model_fails_on_all(tmp_path, monkeypatch, capsys):
+def test_runner_whose_model_fails_on_all(here, monkeypatch, capsys):
     """As it would without end on a camera."""
-    monkeypatch.chdir(tmp_path)
     frames = ((f"0_{i}.jpg", random_image(20, 30)) for i in range(1000))
     monkeypatch.setattr(runner, "read_all", lambda *_: frames)
     model = runner_of(segmentor(), channel_order="bgr")
     model.infer = lambda images: 1 / 0
-    monkeypatch.setattr(runner, "Model", lambda *_: model)
-    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", "0", "--out", "found"])
-    with pytest.raises(SystemExit) as end:
-        runner.main()
-    said = capsys.readouterr().err
-    assert end.value.code == 2 and said.count("left out") == 9
+    status, said = run_main(monkeypatch, capsys, model, "0")
+    assert status == 2 and said.count("left out") == 9
     assert said.endswith("runner: 0_9.jpg: ZeroDivisionError division by zero.\n")
 
 
@@ -468,9 +464,8 @@ def test_runner_writes_what_the_encoder_takes(tmp_path):
         runner.write(tmp_path / "long.jpg", np.zeros((1, 65510, 3), np.uint8))
 
 
-def test_runner_stopped_by_the_user(tmp_path, monkeypatch, capsys):
+def test_runner_stopped_by_the_user(here, monkeypatch, capsys):
     """A camera has no end."""
-    monkeypatch.chdir(tmp_path)
 
     def frames(*_):
         yield "0_000000.jpg", random_image(20, 30)
@@ -478,23 +473,17 @@ def test_runner_stopped_by_the_user(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(runner, "read_all", frames)
     image = random_image(20, 30)
-    monkeypatch.setattr(runner, "Model", lambda *_: lambda *_: (dict(height=20), image, None))
-    monkeypatch.setattr("sys.argv", ["runner.py", "model.onnx", "0", "--out", "found"])
-    with pytest.raises(SystemExit) as end:
-        runner.main()
-    assert end.value.code == 0 and lines_of("found") == [dict(image="0_000000.jpg", height=20)]
+    model = lambda *_: (dict(height=20), image, None)  # noqa: E731
+    assert run_main(monkeypatch, capsys, model, "0")[0] == 0
+    assert lines_of("found") == [dict(image="0_000000.jpg", height=20)]
 
 
-def test_runner_without_a_pipeline(tmp_path, monkeypatch, capsys):
+def test_runner_without_a_pipeline(here, monkeypatch, capsys):
     model = runner_of(Config.fromfile(CLASSIFIER), imread_flag=1, read_as="")
     del model.meta["pipeline"]
-    monkeypatch.setattr(runner, "Model", lambda *_: model)
-    cv2.imwrite(f"{tmp_path}/photo.jpg", random_image(8, 8))
-    args = ["model.onnx", f"{tmp_path}/photo.jpg", "--out", f"{tmp_path}/found"]
-    monkeypatch.setattr("sys.argv", ["runner.py", *args])
-    with pytest.raises(SystemExit) as end:
-        runner.main()
-    assert end.value.code == 2 and "export it with --with-runner" in capsys.readouterr().err
+    cv2.imwrite("photo.jpg", random_image(8, 8))
+    status, said = run_main(monkeypatch, capsys, model, "photo.jpg")
+    assert status == 2 and "export it with --with-runner" in said
 
 
 def test_runner_pastes_masks_as_mmdet():

@@ -1,6 +1,7 @@
 """What a launcher needs is checked; machines without a GPU get gloo, wrappers and BatchNorm."""
 
 import os
+import subprocess
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from helpers import build, log_lines
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
-from ranks import free_port
+from ranks import ROOT, environment, free_port
 from tasks import TASKS
 from torch import nn
 
@@ -180,3 +181,40 @@ def test_first_process(launcher, name, monkeypatch):
         monkeypatch.setenv(name, rank)
         assert is_first(launcher) is (rank == "0")
     assert is_first("none")
+
+
+TORCHRUN = "-m torch.distributed.run --nnodes={} --node-rank={} --master-addr={} --master-port={}"
+SRUN = "-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=5"
+SCRIPTS = {
+    "dist_train.sh c.py 8 --amp": (
+        dict(NNODES="2", NODE_RANK="1", MASTER_ADDR="host0", PORT="29501"),
+        f"{TORCHRUN.format(2, 1, 'host0', 29501)} --nproc-per-node=8 "
+        f"{ROOT}/tools/train.py c.py --launcher pytorch --amp",
+    ),
+    "dist_test.sh c.py a.pth 8 --tta": (
+        dict(PORT="1"),
+        f"{TORCHRUN.format(1, 0, '127.0.0.1', 1)} --nproc-per-node=8 "
+        f"{ROOT}/tools/test.py c.py a.pth --launcher pytorch --tta",
+    ),
+    "slurm_train.sh part job c.py --amp": (
+        dict(GPUS="4", PORT="29501"),
+        f"29501 {SRUN} --kill-on-bad-exit=1 echo -u "
+        f"{ROOT}/tools/train.py c.py --launcher slurm --amp",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_scripts(command, tmp_path):
+    """What they hand to torchrun and srun, in whose place something prints it."""
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$MASTER_PORT $*"\n')
+    (tmp_path / "srun").chmod(0o755)
+    variables, said = SCRIPTS[command]
+    script, *words = command.split()
+    own = environment(PATH=f"{tmp_path}:/usr/bin:/bin", PYTHON="echo", **variables)
+    for name in {"NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "SRUN_ARGS"} - set(variables):
+        own.pop(name, None)
+    done = subprocess.run(
+        [ROOT / "tools" / script, *words], env=own, capture_output=True, text=True
+    )
+    assert done.stdout == f"{said}\n", done.stderr

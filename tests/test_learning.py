@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from learning import data, records, training
+from learning.figures import model_config
+from learning.rows import DEFAULT, HEAD_KEYS, ROWS
+from learning.tasks import TASKS
 from mmengine.registry import MODELS, DefaultScope
 from narrow import ARCH
-from tasks import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
-
-from learning import data, records, training  # noqa: E402
-from learning.figures import model_config  # noqa: E402
-from learning.rows import DEFAULT, HEAD_KEYS, ROWS  # noqa: E402
-from learning.tasks import TASKS  # noqa: E402
-
-learn = importlib.import_module("learn")
 PREPARED = Path("/prepared")
 LAYER_NORMS_ALONE = ("pvt_v2_b0", "edgenext_s", "mit_b0")
 
@@ -43,12 +36,15 @@ def make(task="cifar10", row="dualtoken_t", **options):
     )
 
 
+#: One of each model: Muon's rows have those of AdamW's, some budgets those of the first.
 CASES = [
     (task.name, name, budget)
     for task in TASKS.values()
     for name, row in ROWS.items()
-    for budget in task.budgets
+    for i, budget in enumerate(task.budgets)
     if row.fits(task)
+    and not row.muon
+    and task.budgets[budget].model not in [b.model for b in [*task.budgets.values()][:i]]
 ]
 FIRST = {
     ("deeplabv3", "small-concat"),

@@ -1,24 +1,16 @@
 """The learning benchmark's records: which trainings a row has, what is kept, what tables say."""
 
 import argparse
-import importlib
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
+import learn
 import pytest
 from documents import COMMANDS
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))  # as its scripts find each other
-
-from learning import page, records, training  # noqa: E402
-from learning.rows import DEFAULT, ROWS, choose  # noqa: E402
-from learning.tasks import LRS, TASKS  # noqa: E402
-
-learn = importlib.import_module("learn")
-
+from learning import page, records, training
+from learning.rows import DEFAULT, ROWS, choose
+from learning.tasks import LRS, TASKS
 
 # --- bookkeeping
 
@@ -290,7 +282,7 @@ def test_table_and_plot_are_made_of_the_kept_records(tmp_path):
     assert lines[0]["among rivals"] == "inconclusive"
     assert "| dualtoken_t | 51.0 ± 1.0 | 3 |" in records.markdown(lines)
     records.plot(kept, "cifar10", "cpu", kept.rows("cifar10", "cpu"), tmp_path / "c.png")
-    assert cv2.imread(str(tmp_path / "c.png")).shape[2] == 3
+    assert cv2.imread(str(tmp_path / "c.png")).std() > 5
 
 
 def test_each_table_stands_on_the_page_once():
@@ -410,8 +402,6 @@ def test_tables_on_the_page_are_those_of_the_records():
     text = "".join(texts)
     kept = records.Kept()
     assert page.render(text, kept) == text
-    finished = {name for name in TASKS if kept.rows(name, "cpu")}
-    assert {found[2] for found in page.SECTION.finditer(text)} == finished
     assert [found[2] for found in page.OVERVIEW.finditer(text)] == ["cpu"]
     assert [found[2] for found in page.LIGHT.finditer(text)] == list(page.LIGHT_TASKS)
 

@@ -1,22 +1,17 @@
 """Does training work at all? Checks on real photos that need no rival."""
 
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from learning import data, training
+from learning.rows import ROWS
+from learning.tasks import TASKS
 from narrow import ARCH, WIDTHS
-from tasks import ROOT
 from torch import nn
 
 from mmdualtoken.models import DualTokenViT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from learning import data, training  # noqa: E402
-from learning.rows import ROWS  # noqa: E402
-from learning.tasks import TASKS  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 #: Narrow necks and heads, by task.
@@ -57,11 +52,10 @@ def narrow_training(task, iters, lr, batch):
 
 
 @pytest.fixture
-def losses_of(tool, tmp_path, monkeypatch):
+def losses_of(tool, tmp_path):
     """Train a config through tools/train.py; returns (losses, validations)."""
 
     def call(cfg):
-        monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
         cfg.dump(tmp_path / "config.py")
         work_dir = tmp_path / "work"
         status, printed = tool(

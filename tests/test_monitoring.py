@@ -86,7 +86,7 @@ def test_a_resumed_run_keeps_its_curves(trained, tool):
 
     again = train(["--resume", "run/epoch_1.pth"], 3)
     assert [entry["step"] for entry in again] == [1, 2, 3]
-    assert again[0] == first[0] and again[2]["metrics"]["accuracy/top1"] >= 0
+    assert again[0] == first[0] and again[2]["metrics"].keys() == first[1]["metrics"].keys()
     hub = load_file("run/epoch_3.pth")["message_hub"]
     assert len(hub["log_scalars"]["train/loss"].data[0]) == 3 * 2
     assert [entry["step"] for entry in train(["--overwrite"], 1)] == [1]

@@ -1,37 +1,26 @@
 """The measurement of what padding changes: what it keeps out, and that it leaves no trace."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
+import padding_effect as tool
 import pytest
 import torch
 from helpers import VARIANTS, build, rand, randomise, same
 
-FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "padding_effect.py"
 
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("padding_effect", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def changes(tool, model, image, pad, parts=()):
+def changes(model, image, pad, parts=()):
     pairs = zip(tool.maps_of(model, image, pad, parts), tool.maps_of(model, image, 0), strict=True)
     return [(a - b).abs().max().item() for a, b in pairs]
 
 
 @pytest.mark.parametrize("variant", ["mix", "none", "normal", "msa"])
-def test_without_padding_nothing_changes_and_no_trace_is_left(tool, variant):
+def test_without_padding_nothing_changes_and_no_trace_is_left(variant):
     model = randomise(build(**VARIANTS[variant])).double().eval()
     image = rand(1, 3, 64, 96)
     expected = model(image)
     for parts in tool.PARTS.values():
-        assert changes(tool, model, image, 0, parts) == pytest.approx([0, 0, 0], abs=1e-12)
-        assert min(changes(tool, model, image, 96, parts)) > 1e-3
+        assert changes(model, image, 0, parts) == pytest.approx([0, 0, 0], abs=1e-12)
+        assert min(changes(model, image, 96, parts)) > 1e-3
     for out, value in zip(model(image), expected, strict=True):
         assert torch.equal(out, value)
 
@@ -44,7 +33,7 @@ class Nothing(torch.nn.Module):
 
 
 @pytest.mark.parametrize("part", ["tokens", "bidim"])
-def test_each_part_alone_is_kept_out_entirely(tool, part):
+def test_each_part_alone_is_kept_out_entirely(part):
     """Where nothing but the tokens, or BiDim, looks beyond a cell, keeping it out leaves nothing.
 
     The stem does look beyond, so it is given the same map in both cases; stage 1 alone is built.
@@ -61,12 +50,12 @@ def test_each_part_alone_is_kept_out_entirely(tool, part):
     model.stem.forward = lambda x: patches(x).permute(0, 2, 3, 1)
     image = rand(1, 3, 64, 96)
     other = "bidim" if part == "tokens" else "tokens"
-    assert changes(tool, model, image, 48)[0] > 1e-3
-    assert changes(tool, model, image, 48, (other,))[0] > 1e-3
-    same(torch.tensor(changes(tool, model, image, 48, (part,))[0]), torch.tensor(0.0), tol=1e-12)
+    assert changes(model, image, 48)[0] > 1e-3
+    assert changes(model, image, 48, (other,))[0] > 1e-3
+    same(torch.tensor(changes(model, image, 48, (part,))[0]), torch.tensor(0.0), tol=1e-12)
 
 
-def test_prints_its_table(tool, monkeypatch, capsys):
+def test_prints_its_table(monkeypatch, capsys):
     monkeypatch.setattr(tool, "SHARES", (0, 50))
     monkeypatch.setattr(
         sys, "argv", ["x", "--images", "2", "--train-steps", "1", "--train-padding"]

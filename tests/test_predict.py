@@ -276,6 +276,22 @@ def test_score_threshold_holds_for_picture_and_record(here):
     assert np.abs(predictor.draw(image, none)[..., ::-1] - image.astype(int)).mean() < 2
 
 
+def test_top_k(here, tool):
+    write_checkpoint("classification")
+    write_images("photos")
+    arguments = [TASKS["classification"][0], "model.pth", "photos/0.png", "--out", "out"]
+    assert tool("predict", *arguments, "--topk", 2)[0] == 0
+    assert len(record_of(0)["top"]) == 2
+
+
+@pytest.mark.parametrize("classes, dtype", [(256, np.uint8), (257, np.uint16)])
+def test_label_maps_hold_every_label(classes, dtype):
+    last = torch.full((1, 4, 4), classes - 1)
+    sample = SimpleNamespace(pred_sem_seg=SimpleNamespace(data=last))
+    found = Predictor.label_map(SimpleNamespace(classes=range(classes)), sample)
+    assert found.dtype == dtype and (found == classes - 1).all()
+
+
 def test_names_of_classes(here):
     """From the checkpoint; from the config where it says nothing; else numbers."""
     cfg = Config.fromfile(TASKS["segmentation"][0])

@@ -326,8 +326,9 @@ def test_mini_config(name, tmp_path):
         (2, None),
         (None, 8),
     ]
-    sizes = re.findall(r"(?:scale|crop_size)=\(?(\d+)", str(cfg.train_dataloader.dataset.pipeline))
-    assert all(int(size) <= 256 for size in sizes)
+    pipeline = str(cfg.train_dataloader.dataset.pipeline)
+    sizes = re.findall(r"(?:scales?|crop_size)': [\[(]*(\d+)", pipeline)
+    assert sizes and all(int(size) <= 256 for size in sizes)
     found = set(re.findall(r"num_classes'?[:=] ?(\d+)", str(cfg.model)))
     assert found == {str(len(cfg.train_dataloader.dataset.metainfo.classes))}
     break_down(cfg, (64, 64))

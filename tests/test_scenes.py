@@ -1,7 +1,5 @@
 """Generated scenes: reproducible, varied; their data sets: as drawn, never over other files."""
 
-import runpy
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from pycocotools.coco import COCO
 from lab import scene_writers, scenes
 
 SIZES = (96, 140)
-CLI = Path(__file__).resolve().parents[1] / "tools" / "make_scenes.py"
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -256,19 +253,10 @@ def test_wrong_arguments_are_named_and_nothing_is_written(tmp_path, name, value)
     assert not (tmp_path / "out").exists()
 
 
-def test_command_line(tmp_path, monkeypatch, capsys):
-    def call(*args: str) -> str:
-        monkeypatch.setattr(
-            sys, "argv", ["make_scenes.py", "out", "--num-train", "2", "--num-val", "1", *args]
-        )
-        runpy.run_path(str(CLI), run_name="__main__")
-        return capsys.readouterr().out
-
-    monkeypatch.chdir(tmp_path)
-    first, again = call(), call()
+def test_command_line(here, tool):
+    sizes = ("out", "--num-train", "2", "--num-val", "1")
+    first, again = (tool("make_scenes", *sizes)[1] for _ in range(2))
     assert "3 images; " in first and first.count("\n") == again.count("\n") == 1
     assert "nothing done" in again and first.split(": ")[1] == again.split(": ")[1]
-    with pytest.raises(SystemExit, match="2"):
-        call("--seed", "-1")
-    out, error = capsys.readouterr()
-    assert out == "" and error.startswith("make_scenes: seed is -1") and error.count("\n") == 1
+    status, error = tool("make_scenes", *sizes, "--seed", "-1")
+    assert status == 2 and error.startswith("make_scenes: seed is -1") and error.count("\n") == 1

@@ -1,19 +1,14 @@
 """benchmarks/separation.py: the distance of two classes in maps, and what it refuses."""
 
 import csv
-import importlib
 import sys
-from pathlib import Path
 
 import pytest
+import separation
 import torch
 
 from mmdualtoken.errors import InputError
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))  # as its scripts find each other
-
-separation = importlib.import_module("separation")
 BOX = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])  # centres in cells 1 and 3 of 4
 
 

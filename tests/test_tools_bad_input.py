@@ -51,11 +51,13 @@ def test_category_that_a_file_lacks(project, tool):
             ["there.pth", "--show-dir", "seen", "--launcher", "pytorch"],
             "of several processes only the first would draw",
         ),
+        (["there.pth", "--runtime", "openvino"], "are for .onnx and .xml files"),
+        (["there.onnx", "--tta"], "--tta is for checkpoints alone"),
     ],
 )
 def test_bad_arguments_of_test(args, message, project, tool):
-    touch("there.pth")
-    touch("taken.pkl")
+    for name in ("there.pth", "there.onnx", "taken.pkl"):
+        touch(name)
     status, printed = tool("test", DETECTOR, *args)
     assert status == 2 and message in printed
 
@@ -80,11 +82,6 @@ def test_settings_of_the_model(option, said, project, tool):
 
 TOO_FEW = "train_dataloader.batch_size=9 train_dataloader.drop_last=True"
 NOTHING_LEFT = [
-    (
-        "detection",
-        "train_dataloader.dataset.filter_cfg.min_size=1000",
-        "train2017.json has no image left: filter_cfg={'filter_empty_gt': True, 'min_size': 1000}",
-    ),
     (
         "segmentation",
         "val_dataloader.dataset.img_suffix=.bmp",

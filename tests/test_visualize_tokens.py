@@ -165,7 +165,7 @@ def test_image_goes_through_the_config(task, here):
 
 
 def test_tool(here, tool):
-    """All figures, or one head's of a block; a full folder and wrong numbers are refused."""
+    """All figures, or one head's of a block; wrong numbers are refused."""
     write_checkpoint("classification")
     write_images("photos")
     arguments = [TASKS["classification"][0], "model.pth", "photos/0.png", "--out", "out"]
