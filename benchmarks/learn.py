@@ -64,9 +64,6 @@ class Bench:
         self.task, self.budget, self.threads = task, args.budget, args.threads
         self.seeds, self.work = args.seeds, args.work_dir.resolve()
         self.kept = records.Kept(args.results.resolve())
-        device = torch.device("cuda" if args.budget == "gpu" else "cpu")
-        machine = describe(device)
-        self.machine = {key: machine[key] for key in ("hardware", "versions")}
 
     def train(self, one: training.Training, keep: bool = False) -> dict:
         """The record of a training, from earlier or made now."""
@@ -87,7 +84,8 @@ class Bench:
             print(f"{one.name} ...", flush=True)
             with training.alone(self.work / one.name):
                 record = training.run(one, self.work / "data", self.work, self.threads, keep)
-            record |= self.machine
+            machine = describe(torch.device("cuda" if self.budget == "gpu" else "cpu"))
+            record |= {key: machine[key] for key in ("hardware", "versions")}
             self.kept.put(one.name, record)
             value = "NaN" if record.get(records.DIVERGED) else f"{record['value']:.2f}"
             print(f"{one.name}: {value} after {record['wall_s']:.0f} s", flush=True)

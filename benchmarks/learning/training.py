@@ -251,6 +251,7 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
         raise TrainingFailed(f"{training.name}: its log has no {key}; see {work_dir}.")
     seconds = [t for _, _, t, _ in train[1:] if t is not None]
     gpu = [m for *_, m in train if m]
+    workers = training.task.budgets[training.budget].workers
     record = {
         "task": training.task.name,
         "row": training.row.name,
@@ -269,7 +270,7 @@ def run(training: Training, prepared: Path, work: Path, threads: int, keep: bool
         "ms_per_image": 1000 * median(seconds) / training.batch if seconds else None,
         "wall_s": time.time() - begun,
         "memory_mb": max(gpu) if gpu else usage.ru_maxrss / 1024,
-        "noisy": max(load, os.getloadavg()[1]) > threads + 0.5,
+        "noisy": max(load, os.getloadavg()[1]) > threads + workers + 0.5,
         "start": training.row.weights or (training.start and Path(training.start).name),
         "command": f"python benchmarks/learn.py {training.task.name} --budget {training.budget} "
         f"--rows {training.row.name} --threads {threads}",
