@@ -103,8 +103,8 @@ def _lost_hooks(cfg: Config, files: list[_Variables]) -> list[str]:
 def unused_changes(cfg: Config, options: Iterable[str] = ()) -> Iterator[str]:
     """Yield a warning for each setting that has no effect, or takes away another.
 
-    These are variables that are changed after they were put to use, keys that a file sets twice,
-    and hooks that a list replaces.
+    These are variables that are changed after they were put to use, misspelt keys, keys that a file
+    sets twice, and hooks that a list replaces.
 
     MMEngine reads a base config as a whole: its train_dataloader holds a copy of its
     train_pipeline, its test_dataloader one of its val_dataloader. A file that inherits it, or
@@ -137,6 +137,11 @@ def unused_changes(cfg: Config, options: Iterable[str] = ()) -> Iterator[str]:
                 elif name.endswith("pipeline") and keys[0].endswith("_dataloader"):
                     remedy += f": {keys[0]} = dict(dataset=dict(pipeline={name}))"
                 yield f"{name} of {file.file} has no effect on {', '.join(keys)}: {OLD}. {remedy}"
+    used = {name for file in files for name in file.readers} | KEYS
+    inherited = {name for file in files[:-1] for name in file.changed}
+    for name in sorted({*files[-1].changed} - used - inherited) if files else ():
+        if near := difflib.get_close_matches(name, KEYS, n=1, cutoff=0.85):
+            yield f"{name} of {files[-1].file}: nothing reads it; did you mean {near[0]}?"
     if files and (hooks := _lost_hooks(cfg, files)):
         yield (
             f"custom_hooks of {files[-1].file} replaces its base config's, and is without "

@@ -4,6 +4,7 @@ import re
 import sys
 import traceback
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 LOADING = (
@@ -27,6 +28,17 @@ KNOWN = {
     "data_preprocessor, to the size of the crops, to make batches of images of several sizes.",
     r"(The image size in a batch should be the same)": "mmseg evaluates images of several sizes "
     "one at a time: set val_dataloader.batch_size=1, and that of test_dataloader.",
+    r"(\w+\.__init__\(\) got an unexpected keyword argument '\w+')": "A part of the model or of "
+    "the training has no such argument. It is misspelt, or left by the base config, whose part has "
+    "another type: put _delete_=True into the dict that replaces it.",
+    r"build_norm_layer (Cannot find .* in registry.*)": "A norm_cfg names a type that mmcv does "
+    "not know; it has BN, SyncBN, GN, LN and others.",
+    r"(expected input\[.*\] to have \d+ channels, but got \d+ channels instead"
+    r"|mat1 and mat2 shapes cannot be multiplied.*)": "Two parts of the model differ in their "
+    "channels. Let in_channels of neck and heads fit the maps: DualTokenViT has [48, 96, 192] "
+    "(tiny) or [64, 128, 256] (small), at out_indices; an image has backbone.in_channels.",
+    r"_transform_inputs\b.*(tuple index out of range)": "A decode head reads more maps than the "
+    "backbone has: DualTokenViT has three, so that in_index is at most 2.",
     r".*(failed to load image: .*)": f"An image is cut off or damaged. {LOADING}",
     # Read by a toolbox's loader, in this process or in a worker, whose traceback is the text.
     r"(?:\btransform (?:_load_\w+ )?get\b|loading\.py\", line \d+, in \w+ .* in get\b)"
@@ -100,7 +112,15 @@ def _missing_package(error: Exception, text: str, objects: list) -> str | None:
     if not (absent or "pip install" in text or module) or (module or "").startswith("mmdualtoken"):
         return None
     command = f" (pip install {absent[1]})" if absent and "pip install" not in text else ""
-    owner = type(objects[-1]).__name__ if objects else "something"
+    if absent and absent[1] == "mmsegmentation" and find_spec("mmseg"):
+        return (
+            "The config inherits one by `mmseg::`, which MMEngine takes from the official mmseg "
+            "alone; this environment has the fork, so do not install the other. Write _base_ = "
+            "__import__('mmseg').__path__[0] + '/.mim/configs/...' instead."
+        )
+    if not objects:
+        return f"The config needs a package that is not installed: {text}{command}."
+    owner = type(objects[-1]).__name__
     return (
         f"The config names {owner}, which needs a package that is not installed: {text}{command}. "
         f"Install the package, or take {owner} out of the config."

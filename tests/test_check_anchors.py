@@ -165,6 +165,8 @@ def test_strides_of_levels_and_head(tmp_path):
     retina.model.neck.start_level = 1
     (breach,) = anchors.stride_rules(retina.model)
     assert "begin at stride 16, those of the head at 8" in breach[1]
+    retina.model.neck = dict(type="PAFPN", in_channels=[48, 96, 192], start_level=1)
+    assert [breach] == list(anchors.stride_rules(retina.model))
     retina.model.neck.start_level = 0
     retina.model.bbox_head.anchor_generator.strides = [550 / 69, 550 / 35]
     assert not list(anchors.stride_rules(retina.model))

@@ -1,5 +1,6 @@
 """torch.compile of the backbone: one graph for all sizes, the same values."""
 
+import warnings
 from shutil import which
 
 import pytest
@@ -55,6 +56,17 @@ def check(settings, deploy, dtype, tolerance, graphs=1, **options):
 def test_one_graph_serves_all_sizes(name, deploy):
     graphs = len(SIZES) if name in SOME_GRAPHS else 1
     check(VARIANTS[name], deploy, torch.float64, 1e-10, graphs, backend="eager")
+
+
+@pytest.mark.parametrize("name", ["mix", "none", "msa", "window"])
+def test_a_trace_serves_all_sizes(name):
+    """`torch.jit.trace` keeps the branches that its example takes."""
+    model = randomise(build(**{"arch": SHALLOW, **VARIANTS[name]}).double().eval())
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(model, rand(1, 3, 224, 224, dtype=torch.float64))
+    sizes = [(1, 64, 96), (2, 37, 91), (1, 224, 224)]
+    assert max(deviation(model, traced, size, torch.float64) for size in sizes) < 1e-10
 
 
 @pytest.mark.slow

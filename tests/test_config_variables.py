@@ -149,3 +149,13 @@ def test_tools_warn(name, project, tool):
     status, printed = tool(name, DETECTOR, *args, "--cfg-options", "train_pipeline.2.scale=(48,48)")
     assert status == 0
     assert "WARNING - --cfg-options train_pipeline.2.scale has no effect" in printed
+
+
+def test_misspelt_key(tmp_path):
+    """A variable that the file uses, and one like no key, are the user's own."""
+    text = "optim_wraper = dict(lr=1)\nmodels = 3\nload_form = 'a.pth'\nepochs = models"
+    warnings = warnings_of(tmp_path, text)
+    assert [w.partition(": ")[2] for w in warnings] == [
+        "nothing reads it; did you mean load_from?",
+        "nothing reads it; did you mean optim_wrapper?",
+    ]

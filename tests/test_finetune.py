@@ -364,6 +364,10 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 BGR = dict(mean=MEAN[::-1], std=STD[::-1])
 READERS = {
     "by default": dict(model=dict(data_preprocessor=BGR)),
+    "with another std": dict(model=dict(data_preprocessor=dict(mean=MEAN[::-1], std=[1.0] * 3))),
+    "as RGB of another range": dict(
+        model=dict(data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True))
+    ),
     "beside the model": dict(data_preprocessor=dict(BGR, to_rgb=False)),
     "of branches": dict(
         model=dict(data_preprocessor=dict(type="MultiBranch", data_preprocessor=BGR))

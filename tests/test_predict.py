@@ -16,6 +16,7 @@ from narrow import build
 from pycocotools import mask as coco_mask
 from tasks import ROOT, TASKS
 
+from mmdualtoken.errors import InputError
 from mmdualtoken.inference import Predictor, find_sources, load_model
 from mmdualtoken.inference.inputs import Source
 
@@ -358,3 +359,11 @@ def test_sources(here):
     assert names == ["0.jpg", "0.png", "1/0", "1/1", "1/2", "1.mp4", "2", "3"]
     Path("clip.MP4").touch()
     assert [s.is_video for s in find_sources(["clip.MP4", "photos/3.png"], "out")] == [True, False]
+
+
+def test_a_retriever_names_no_classes():
+    cfg = Config(dict(model=dict(type="ImageToImageRetriever"), default_scope="mmpretrain"))
+    step = dict(type="LoadImageFromFile")
+    cfg.test_dataloader = dict(dataset=dict(pipeline=[step]))
+    with pytest.raises(InputError, match="ImageRetrievalInferencer"):
+        Predictor(SimpleNamespace(cfg=cfg, dataset_meta=dict(classes=["a"])))

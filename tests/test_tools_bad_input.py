@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcv.cnn import build_norm_layer
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import default_collate
 from mmengine.registry import MODELS, init_default_scope
@@ -20,6 +21,7 @@ from tasks import DETECTOR, TASKS
 from torch.utils.data import DataLoader
 from toy_training import ToyModel
 
+from mmdualtoken import errors
 from mmdualtoken.errors import explain
 
 
@@ -175,6 +177,11 @@ def load_photo(path, workers, content=None):
     next(iter(DataLoader(Photo([str(path)]), num_workers=workers)))
 
 
+def _transform_inputs(maps, in_index):
+    """As mmseg's heads take their maps."""
+    return [maps[i] for i in in_index]
+
+
 UNUSABLE = {
     "gone": (lambda folder: load_photo(folder / "a.jpg", 0), "is gone. `python tools/check_data"),
     "gone, in a worker": (lambda folder: load_photo(folder / "a.jpg", 1), "/a.jpg')"),
@@ -190,6 +197,14 @@ UNUSABLE = {
     "one pixel": (lambda _: torch.nn.BatchNorm2d(2)(torch.zeros(1, 2, 1, 1)), "batch_size to 2"),
     "no size": (lambda _: seg_preprocessor(True, 4, 5), "Set size of the model's"),
     "evaluated together": (lambda _: seg_preprocessor(False, 4, 5), "val_dataloader.batch_size=1"),
+    "no argument": (lambda _: MODELS.build(dict(type="DualTokenViT", archh="tiny")), "is misspelt"),
+    "no norm": (lambda _: build_norm_layer(dict(type="BatchNorm"), 4), "BN, SyncBN, GN, LN"),
+    "channels": (
+        lambda _: torch.nn.Conv2d(64, 4, 1)(torch.zeros(1, 48, 4, 4)),
+        "[48, 96, 192] (tiny)",
+    ),
+    "inputs": (lambda _: torch.nn.Linear(64, 4)(torch.zeros(1, 48)), "[48, 96, 192] (tiny)"),
+    "fourth map": (lambda _: _transform_inputs((1, 2, 3), [0, 3]), "in_index is at most 2"),
     "no evaluator": (lambda folder: runner(folder, val_cfg={}), "val_evaluator should be either"),
     "no training": (lambda folder: runner(folder).train(), "Please provide `train_dataloader`"),
 }
@@ -198,7 +213,9 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_errors_of_the_toolboxes_in_a_paragraph(name, tmp_path):
     action, words = UNUSABLE[name]
-    with pytest.raises((RuntimeError, ValueError, AssertionError, OSError)) as caught:
+    with pytest.raises(
+        (RuntimeError, ValueError, AssertionError, OSError, LookupError, TypeError)
+    ) as caught:
         action(tmp_path)
     assert words in explain(caught.value)
 
@@ -236,3 +253,14 @@ def test_errors_that_are_no_users_mistake():
     for error in (KeyError("x"), RuntimeError("x"), ImportError("cannot import name 'x'")):
         assert explain(error) is None
     assert explain(ModuleNotFoundError("No module named", name="mmdualtoken.x")) is None
+
+
+def test_mmseg_of_the_forks_by_its_scope(monkeypatch):
+    """MMEngine knows the official package's name alone; to install that one would do harm."""
+    monkeypatch.setattr(errors, "find_spec", lambda name: name == "mmseg")
+    text = "mmsegmentation is not installed, please install mmsegmentation manually"
+    assert "/.mim/configs/" in explain(RuntimeError(text))
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
+    assert explain(RuntimeError(text)).startswith(
+        "The config needs a package that is not installed"
+    )

@@ -64,7 +64,10 @@ def parse_args() -> argparse.Namespace:
         args.inputs.insert(0, args.checkpoint)
         args.checkpoint = args.config
     if not args.inputs:
-        parser.error("no image is given: name images, folders of images or videos")
+        parser.error(
+            f"no image is given after the checkpoint {args.checkpoint}: name images, folders of "
+            "images or videos"
+        )
     return args
 
 

@@ -72,7 +72,9 @@ class Browser:
         self.dataset = dataset
         inner = next(innermost_datasets(cfg[f"{split}_dataloader"]["dataset"]))
         steps = [type_name(step) for step in inner.get("pipeline") or ()]
-        loaded = [i for i, name in enumerate(steps) if name.startswith("LoadAnnotations")]
+        loaded = [
+            i for i, name in enumerate(steps) if name.startswith("Load") and "Annotations" in name
+        ]
         self.labels_of_file = any("Resize" in name for name in steps[: max(loaded, default=0)])
         self.canvas = Canvas(cfg, complete_meta(dict(dataset.metainfo)))
 

@@ -67,7 +67,7 @@ def split_pipeline(cfg: Config) -> tuple[ConfigDict, Compose]:
             "whose place the given images are read."
         )
     transforms = registry(cfg, "TRANSFORMS")
-    rest = [step for step in steps[1:] if not type_name(step).startswith("LoadAnnotations")]
+    rest = [step for step in steps[1:] if "Annotations" not in type_name(step)]
     return steps[0], Compose([transforms.build(step) for step in rest])
 
 
@@ -133,7 +133,9 @@ def load_model(cfg: Config, checkpoint: str, device: str | torch.device = "cpu")
     model.cfg = cfg
     model.dataset_meta = _dataset_meta(cfg, content, num_classes)
     try:
-        return model.to(device).eval()
+        model.to(device)
+        model.eval()  # mmdet's distilled detectors return nothing here
+        return model
     except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"Device {device} cannot be used ({str(error).splitlines()[0]}). Use cpu, or "

@@ -12,8 +12,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmdualtoken.config_files import TASKS
+from mmdualtoken.config_files import TASKS, type_name
 from mmdualtoken.data.loading import decode, read_file
+from mmdualtoken.errors import InputError
 from mmdualtoken.inference.canvas import Canvas, as_rgb
 from mmdualtoken.inference.model import split_pipeline
 
@@ -59,7 +60,7 @@ class Predictor(Preparer):
     """Predict, draw and describe, for detectors, segmentors and classifiers.
 
     Args:
-        model: as `load_model` gives it.
+        model: as `load_model` gives it; no retriever, whose results are images.
         score_thr: detection: objects with a score up to it are left out of picture and record.
         topk: classification: number of classes in picture and record.
     """
@@ -68,6 +69,11 @@ class Predictor(Preparer):
         super().__init__(model.cfg)
         self.model = model
         self.task = TASKS[model.cfg.default_scope]
+        if type_name(model.cfg.model) == "ImageToImageRetriever":
+            raise InputError(
+                "The config's model is a retriever: it finds images and names no classes. Use "
+                "mmpretrain's ImageRetrievalInferencer."
+            )
         self.score_thr = score_thr
         self.classes = model.dataset_meta["classes"]
         self.topk = min(topk, len(self.classes))

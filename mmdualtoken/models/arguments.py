@@ -87,6 +87,13 @@ class Checks:
         self.require(fine, argument, value, f"one of {sorted(table)} or a class of nn.Module")
         return kind
 
+    def norm_cfg(self, argument: str, value: dict | None) -> dict | None:
+        """Return the config of a norm without MMEngine's key, or None for no norm."""
+        cfg = without_delete(value) if isinstance(value, dict) else value
+        fine = cfg is None or (isinstance(cfg, dict) and "type" in cfg)
+        self.require(fine, argument, value, "None for no norm, or a dict such as dict(type='BN')")
+        return cfg
+
     def init_cfg(self, value: dict | list | None) -> dict | list | None:
         """Build each initialiser once: MMEngine does so only after it has loaded the data."""
         entries = [] if value is None else value if isinstance(value, (list, tuple)) else [value]

@@ -24,12 +24,12 @@ def runs_unchunked(x: torch.Tensor) -> bool:
     A GPU's allocator keeps its memory, and the backward pass needs the buffers anyway. A recorded
     graph must not depend on the input's size.
     """
-    return (
-        x.device.type != "cpu"
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-    )
+    return x.device.type != "cpu" or torch.is_grad_enabled() or records_graph()
+
+
+def records_graph() -> bool:
+    """Return whether a graph is recorded (`torch.compile`, export, `torch.jit.trace`)."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def chunk_over_tokens(function: Callable, x: torch.Tensor, width: int) -> torch.Tensor:
@@ -299,7 +299,7 @@ class WindowAttention(nn.Module):
         rows, columns = ((side - 1) // self.window_size + 1 for side in (h, w))
         pad = (0, 0, 0, columns * self.window_size - w, 0, rows * self.window_size - h)
         bias = self.relative_position_bias()
-        if torch.compiler.is_compiling() or any(pad):  # a graph for all sizes pads always
+        if records_graph() or any(pad):  # a graph for all sizes pads always
             # Bias of minus infinity for padded keys; every window has at least one real cell.
             real = self.partition(F.pad(qkv.new_ones(1, h, w, 1), pad), rows, columns)
             padded = real[0, :, None, None, :, 0] == 0  # (windows, 1, 1, w*w)

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdualtoken.models.arguments import Checks, without_delete
+from mmdualtoken.models.arguments import Checks
 from mmdualtoken.models.blocks import ConvEncoder, DualTokenBlock, Stage, WindowAttention, map_norm
 from mmdualtoken.models.deploy import Deployable
 from mmdualtoken.models.stem import (
@@ -133,14 +133,14 @@ class DualTokenViT(Deployable, BaseModule):
         self.token_size = CHECK.token_size(token_size, self.token_module.grid)
         self.out_indices = CHECK.out_indices(out_indices)
         self.alpha = CHECK.rate("alpha", alpha)
-        self.out_norm_cfg = without_delete(out_norm_cfg)
+        self.out_norm_cfg = CHECK.norm_cfg("out_norm_cfg", out_norm_cfg)
         self.norm_eval = norm_eval
         self.frozen_stages = CHECK.integer("frozen_stages", frozen_stages, -1, 3)
         self.with_cp = with_cp
         drop_path_rate = CHECK.rate("drop_path_rate", drop_path_rate, below_one=True)
 
         dims, depths = self.arch["embed_dims"], self.arch["depths"]
-        self.stem = self.stem_class(in_channels, dims[0])
+        self.stem = self.stem_class(CHECK.integer("in_channels", in_channels, 1), dims[0])
         if self.token_module.uses_tokens:
             self.global_tokens = nn.Parameter(torch.empty(1, *self.token_size, dims[0]))
         else:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmdualtoken.models.blocks import chunk_over_images
+from mmdualtoken.models.blocks import chunk_over_images, records_graph
 
 # --- image to stride 8, and to stride 4
 
@@ -168,7 +168,7 @@ def space_to_depth(x: torch.Tensor) -> torch.Tensor:
     b, h, w, c = x.shape
     # Written as the max-pool computes its size: a graph for all sizes then has one expression.
     rows, columns = (h - 1) // 2 + 1, (w - 1) // 2 + 1
-    if torch.compiler.is_compiling() or h % 2 or w % 2:
+    if records_graph() or h % 2 or w % 2:
         x = F.pad(x, (0, 0, 0, 2 * columns - w, 0, 2 * rows - h))
     x = x.reshape(b, rows, 2, columns, 2, c)
     return x.permute(0, 1, 3, 2, 4, 5).flatten(3)
@@ -215,7 +215,7 @@ def resize_map(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     (B, H, W, C) -> (B, h, w, C); align_corners=False, no antialiasing.
     """
     # To the same size, interpolation keeps the values: a graph for all sizes may always resize.
-    if not torch.compiler.is_compiling() and x.shape[1:3] == size:
+    if not records_graph() and x.shape[1:3] == size:
         return x
     x = F.interpolate(x.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False)
     return x.permute(0, 2, 3, 1)
@@ -232,7 +232,7 @@ class MaxPool(nn.MaxPool2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
-        if not torch.compiler.is_compiling():
+        if not records_graph():
             return super().forward(x)
         return F.max_pool2d(pad_to_even(x, float("-inf")), 2, 2)
 
@@ -245,7 +245,7 @@ class AvgPool(nn.AvgPool2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
-        if not torch.compiler.is_compiling():
+        if not records_graph():
             return super().forward(x)
         inside = F.avg_pool2d(pad_to_even(x.new_ones(1, 1, *x.shape[2:]), 0.0), 2, 2)
         return F.avg_pool2d(pad_to_even(x, 0.0), 2, 2) / inside

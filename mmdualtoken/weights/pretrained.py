@@ -20,9 +20,11 @@ from mmdualtoken.weights.fitting import (
     match_tensors,
     tensors_of,
 )
-from mmdualtoken.weights.shipped import SCHEME
+from mmdualtoken.weights.shipped import SCHEME, list_weights
 
 PREFIX = "backbone."
+#: Of the RGB images that the shipped weights were trained on: ImageNet's, as the toolboxes have it.
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 #: Backbones that start from a classifier's checkpoint.
 BACKBONES = ("DualTokenViT", "DualTokenViTStride4")
 #: Parts of them that a file may lack or have otherwise, as they belong to what reads the maps.
@@ -188,7 +190,8 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
             f"{backbone.get('type')!r}; only {' and '.join(BACKBONES)} can be started this way. "
             "For another backbone, set model.backbone.init_cfg with --cfg-options."
         )
-    check_file(filename, "--pretrained", url=True)
+    hint = f"Shipped weights are {', '.join(list_weights())}."
+    check_file(filename, "--pretrained", hint, url=True)
     backbone.update(
         init_cfg=ConfigDict(type="Pretrained", checkpoint=str(filename), prefix=PREFIX),
         out_norm_cfg=ConfigDict(type="LN", eps=1e-6),
@@ -198,7 +201,7 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
 
 
 def _read_rgb(cfg: Config, filename: str) -> None:
-    """Make a config that reads BGR read RGB for shipped weights; warn of it for other files."""
+    """Give shipped weights RGB with the mean and std of theirs; for other files, warn of BGR."""
     reader = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or ConfigDict()
     while isinstance(reader.get("data_preprocessor"), dict):  # of several branches
         reader = reader.data_preprocessor
@@ -208,16 +211,19 @@ def _read_rgb(cfg: Config, filename: str) -> None:
         if shipped:
             print_log(
                 f"{filename} was trained on normalised RGB, and this config's data_preprocessor "
-                f"does not normalise. Unless its pipeline does, set {key}=True, mean=[123.675, "
-                "116.28, 103.53] and std=[58.395, 57.12, 57.375] there.",
+                f"does not normalise. Unless its pipeline does, set {key}=True, "
+                f"mean={MEAN} and std={STD} there.",
                 level=logging.WARNING,
             )
-    elif reader.get(key):
-        return
     elif shipped and not reader.get("rgb_to_bgr"):
-        reader.update({key: True, "mean": reader.mean[::-1], "std": reader.std[::-1]})
-        print_log(f"{filename} reads RGB: data_preprocessor turns BGR into it now.")
-    else:
+        wanted = {key: True, "mean": MEAN, "std": STD}
+        if [bool(reader.get(key)), list(reader.mean), list(reader.std)] != [True, MEAN, STD]:
+            reader.update(wanted)
+            print_log(
+                f"{filename} reads RGB with mean={MEAN} and std={STD}: data_preprocessor gives it "
+                "that now."
+            )
+    elif not reader.get(key):
         print_log(
             f"This config reads BGR. If {filename} was trained on RGB, as our classifiers are, set "
             f"data_preprocessor: {key}=True, mean and std reversed.",

@@ -33,6 +33,10 @@ def scales_of(pipeline: Iterable[dict]) -> list[tuple[int, int]] | None:
     return [(max(scale), min(scale)) for scale in scales] if pairs else None
 
 
+#: mmdet's necks whose levels begin at the map of `start_level`.
+STARTING_NECKS = ("FPN", "PAFPN", "NASFPN", "FPN_CARAFE")
+
+
 def stride_rules(model: ConfigDict) -> Iterator[tuple[str, str, str, str]]:
     """Compare the stride of the first level of an FPN on our backbone with that of the head.
 
@@ -46,15 +50,18 @@ def stride_rules(model: ConfigDict) -> Iterator[tuple[str, str, str, str]]:
         neck = neck[0] if neck else {}
     head = model.get("rpn_head") or model.get("bbox_head") or {}
     strides = (head.get("anchor_generator") or head).get("strides")
+    extractor = (model.get("roi_head") or {}).get("bbox_roi_extractor")
+    if not strides and isinstance(extractor, dict):  # Sparse R-CNN: proposals without anchors
+        strides = extractor.get("featmap_strides")
     name = type_name(neck)
-    if not strides or name not in ("FPN", "DualTokenFPN"):
+    if not strides or name not in ("DualTokenFPN", *STARTING_NECKS):
         return
     if name == "DualTokenFPN":
         first = 4
     elif first == 8:
         indices = backbone.get("out_indices", (0, 1, 2))
         first <<= min([indices] if isinstance(indices, int) else indices)
-    if name == "FPN":
+    if name != "DualTokenFPN":
         first <<= neck.get("start_level", 0)
     wanted = strides[0][0] if isinstance(strides[0], (list, tuple)) else strides[0]
     if first != round(wanted):  # YOLACT has 550 / 69
