@@ -216,9 +216,9 @@ def _read_rgb(cfg: Config, filename: str) -> None:
                 level=logging.WARNING,
             )
     elif shipped and not reader.get("rgb_to_bgr"):
-        wanted = {key: True, "mean": MEAN, "std": STD}
-        if [bool(reader.get(key)), list(reader.mean), list(reader.std)] != [True, MEAN, STD]:
-            reader.update(wanted)
+        given = bool(reader.get(key)), list(reader.mean), list(reader.get("std") or ())
+        if given != (True, MEAN, STD):
+            reader.update({key: True, "mean": [*MEAN], "std": [*STD]})
             print_log(
                 f"{filename} reads RGB with mean={MEAN} and std={STD}: data_preprocessor gives it "
                 "that now."
