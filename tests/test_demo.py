@@ -50,7 +50,7 @@ def test_ctrl_c_waits_for_the_checkpoint(tmp_path):
 
 
 def test_finished_steps_are_skipped(tmp_path, monkeypatch):
-    """A training that was interrupted goes on, one that is done is not begun again."""
+    """An interrupted training continues; a finished one is skipped."""
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import demo
 
