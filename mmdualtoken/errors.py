@@ -38,7 +38,8 @@ KNOWN = {
     "channels. Let in_channels of neck and heads fit the maps: DualTokenViT has [48, 96, 192] "
     "(tiny) or [64, 128, 256] (small), at out_indices; an image has backbone.in_channels.",
     r"_transform_inputs\b.*(tuple index out of range)": "A decode head reads more maps than the "
-    "backbone has: DualTokenViT has three, so that in_index is at most 2.",
+    "backbone has: DualTokenViT has three, so that in_index is at most 2, DualTokenViTStride4 has "
+    "one more.",
     r".*(failed to load image: .*)": f"An image is cut off or damaged. {LOADING}",
     # Read by a toolbox's loader, in this process or in a worker, whose traceback is the text.
     r"(?:\btransform (?:_load_\w+ )?get\b|loading\.py\", line \d+, in \w+ .* in get\b)"
