@@ -39,7 +39,7 @@ BESIDE = dict(
     ablations=("dualtoken_s",),
     choices=("dualtoken_s", "dualtoken_t"),
     muon=("dualtoken_s", "dualtoken_t"),
-    weights=("dualtoken_t",),
+    weights=("dualtoken_s", "dualtoken_t"),
     transfer=("dualtoken_s", "resnet18"),
     checks=("dualtoken_s", "mobilevit_s"),
 )
@@ -129,7 +129,8 @@ def light(kept: records.Kept, system: str) -> str:
     found = {
         task: {line["row"]: line for line in records.table(kept, task, "cpu")} for task in tasks
     }
-    rows = list(dict.fromkeys(row for task in tasks for row in found[task]))
+    rows = dict.fromkeys(row for task in tasks for row in found[task])
+    rows = [row for row in rows if ROWS[row].lr_of is None]  # not the variants of a row
     lines = []
     for name in rows:
         short = name.split("-")[0]

@@ -98,11 +98,17 @@ def _stride4(name: str, neck: dict | None = None, **options) -> Row:
 PRETRAINED = dict(out_norm_cfg=LAYER_NORM, norm_eval=True)
 
 
-def _weights(name: str, size: str, muon: bool = False, **options) -> Row:
+def _weights(
+    name: str, size: str = "tiny", muon: bool = True, lr_of: str | None = None, **options
+) -> Row:
     """A start from the shipped weights."""
     backbone = dict(tiny=TINY, small=SMALL)[size]
     of = dict(group="weights", muon=muon, weights=f"mmdualtoken://{size}")
-    return Row(f"{size}-{name}", backbone, options, **of)
+    return Row(f"{size}-{name}", backbone, {**PRETRAINED, **options}, lr_of, **of)
+
+
+def _fine_tuning(name: str, **options) -> Row:
+    return _weights(f"weights-{name}-muon", lr_of="tiny-weights-muon", **options)
 
 
 def _transfer(name: str, backbone: dict, source: str, **options) -> Row:
@@ -130,10 +136,14 @@ ROWS = {
     for row in (
         *BACKBONES,
         *(replace(r, name=r.name + MUON, group="muon", muon=True) for r in BACKBONES),
-        _weights("weights", "tiny", **PRETRAINED),
-        _weights("weights-trained_norm", "tiny", out_norm_cfg=LAYER_NORM),
-        _weights("weights-out_bn", "tiny"),
-        _weights("weights-muon", "tiny", muon=True, **PRETRAINED),
+        _weights("weights", muon=False),
+        _weights("weights-muon"),
+        _weights("weights-muon", "small"),
+        # What `--pretrained` could set instead, at the rate of tiny-weights-muon.
+        _fine_tuning("out_bn", out_norm_cfg=dict(type="BN")),
+        _fine_tuning("trained_norm", norm_eval=False),
+        _fine_tuning("frozen_stem", frozen_stages=0),
+        _fine_tuning("frozen_stage1", frozen_stages=1),
         # Tables 6 and 7 are on small with the plain MLP.
         _ablation("mlp", **_mlp),
         _ablation("no_tokens", token_module="none", **_mlp),
