@@ -58,6 +58,7 @@ def test_auxiliary_head_counts_as_parameters_only():
     cfg.model.auxiliary_head = dict(cfg.model.decode_head, in_index=1)
     with_head = break_down(cfg, (64, 64))
     assert with_head.macs == plain.macs and with_head.params > plain.params
+    assert with_head.remarks == ("parameters count, but not run: auxiliary_head",)
 
 
 def test_every_stage_of_a_cascade_is_counted():
@@ -70,6 +71,39 @@ def test_every_stage_of_a_cascade_is_counted():
     cfg.model.roi_head.update(type="CascadeRoIHead", **settings)
     heads = parts["roi_head.bbox_head"] + parts["roi_head.mask_head"]
     assert heads > 0 and break_down(cfg, (64, 64)).macs == one + 2 * heads
+
+
+def test_transformers_run_whole_and_heads_that_do_not_run_are_named():
+    cfg = narrow("mmdet")
+    backbone, size, queries = cfg.model.backbone, 16, 5
+    layer = dict(
+        self_attn_cfg=dict(embed_dims=size, num_heads=2, batch_first=True),
+        ffn_cfg=dict(embed_dims=size, feedforward_channels=32),
+    )
+    cross = dict(layer, cross_attn_cfg=layer["self_attn_cfg"])
+    cfg.model = dict(
+        type="DETR",
+        num_queries=queries,
+        backbone=backbone,
+        neck=dict(type="ChannelMapper", in_channels=[16], kernel_size=1, out_channels=size),
+        encoder=dict(num_layers=1, layer_cfg=layer),
+        decoder=dict(num_layers=1, layer_cfg=cross, return_intermediate=True),
+        positional_encoding=dict(num_feats=size // 2, normalize=True),
+        bbox_head=dict(
+            type="DETRHead",
+            num_classes=3,
+            embed_dims=size,
+            # Upstream's default has a tensor for the weight, which its own check refuses.
+            loss_cls=dict(type="CrossEntropyLoss", class_weight=1.0),
+        ),
+    )
+    cfg.model.backbone.out_indices = (2,)
+    result = break_down(cfg, (64, 64))
+    macs = {part.name: part.macs for part in result.parts}
+    # Classes and background; two layers and four sides of the boxes.
+    assert macs["bbox_head"] == queries * (size * 4 + 2 * size * size + size * 4)
+    assert macs["encoder"] > 0 and macs["decoder"] > 0
+    assert not any("not run:" in remark for remark in result.remarks)
 
 
 def test_lists_operators_that_are_not_counted():

@@ -1,7 +1,7 @@
 """Where a model's parameters and multiply-accumulates are, and what the count leaves out."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,7 +189,7 @@ def _count(model: nn.Module, scope: str, size: tuple[int, int]) -> tuple[dict, f
     return macs, counter.get_total_flops() / 2, dict((operators.met + foreign).most_common())
 
 
-def _remarks(model: nn.Module) -> tuple[str, ...]:
+def _remarks(model: nn.Module, macs: Mapping) -> tuple[str, ...]:
     remarks = []
     if hasattr(model, "roi_head"):
         masks = f" and {MASK_ROIS} masks" if model.roi_head.with_mask else ""
@@ -198,8 +198,13 @@ def _remarks(model: nn.Module) -> tuple[str, ...]:
         )
     elif hasattr(model, "bbox_head"):
         remarks.append("decoding of boxes and NMS are not run")
-    if getattr(model, "with_auxiliary_head", False):
-        remarks.append("the auxiliary head is for training: its parameters count, it is not run")
+    idle = [
+        name
+        for name, part in _parts(model)
+        if not macs[name] and any(isinstance(m, (nn.Conv2d, nn.Linear)) for m in part.modules())
+    ]
+    if idle:
+        remarks.append(f"parameters count, but not run: {', '.join(idle)}")
     return tuple(remarks)
 
 
@@ -227,6 +232,8 @@ def break_down(cfg: Config, size: tuple[int, int] | None = None) -> Breakdown:
             model = build_model(cfg)
             try:
                 macs, total, uncounted = _count(model, scope, size)
+            except NotImplementedError as error:  # has no forward, as the RPN of Sparse R-CNN
+                raise InputError(f"The model cannot be counted: {error}.") from error
             except (RuntimeError, ValueError) as error:
                 raise InputError(
                     f"The model does not take images of {size[0]}x{size[1]} "
@@ -238,4 +245,4 @@ def break_down(cfg: Config, size: tuple[int, int] | None = None) -> Breakdown:
     parts = [part for part in parts if part.params or part.macs]
     if rest := total - sum(macs.values()):
         parts.append(Part("(between the parts)", 0, rest))
-    return Breakdown(size, tuple(parts), uncounted, _remarks(model))
+    return Breakdown(size, tuple(parts), uncounted, _remarks(model, macs))

@@ -54,7 +54,8 @@ def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
     """One image through all layers that a prediction uses.
 
     Args:
-        model: a classifier, a segmentor, or a detector with one or two stages.
+        model: a classifier, a segmentor, or a detector. Of heads on RoIs those of boxes and masks
+            run, of mmdet's one-stage segmentors with boxes the head of boxes.
         scope: 'mmpretrain', 'mmseg' or 'mmdet'.
         size: height and width of the image. RoI heads get 1000 boxes and 100 masks at any size,
             those of a cascade in each stage.
@@ -64,11 +65,20 @@ def forward_once(model: nn.Module, scope: str, size: tuple[int, int]) -> None:
     if scope != "mmdet":
         model(image, mode="tensor")  # of segmentors, without the auxiliary head
         return
+    if not hasattr(model, "roi_head") and not (model.with_bbox and model.with_mask):
+        from mmdet.structures import DetDataSample
+
+        shapes = {f"{kind}_shape": size for kind in ("img", "ori", "pad", "batch_input")}
+        # Transformers mask what is padded; the other heads do not read their samples.
+        model(image, [DetDataSample(metainfo=shapes)], mode="tensor")
+        return
     maps = model.extract_feat(image)
     if not hasattr(model, "roi_head"):
-        model.bbox_head(maps)
+        model.bbox_head(maps)  # the head of masks needs boxes
         return
     model.rpn_head(maps)
+    if getattr(model, "with_semantic_head", False):
+        model.semantic_head(maps)
     rois = dict(bbox=BOX_ROIS, mask=MASK_ROIS)
     for kind, stages in stages_of(model.roi_head).items():
         for extractor, head in zip(*stages, strict=True):
