@@ -283,6 +283,6 @@ def resize_state(state: dict, prefix: str, new: tuple[int, int]) -> None:
     suffix = "mlp.token_mix.weight"
     for key in [k for k in state if k.startswith(prefix) and k.endswith(suffix)]:
         bias = key.removesuffix("weight") + "bias"
-        if state[key].shape != (old[0] * old[1],) * 2:
-            continue  # it does not fit the file's own tokens: loading refuses the shape
+        if state[key].shape != (old[0] * old[1],) * 2 or bias not in state:
+            continue  # it does not fit the file's own tokens: loading refuses it
         state[key], state[bias] = resize_token_mix(state[key], state[bias], old, new)

@@ -125,10 +125,9 @@ def match_tensors(
     absent = [k for k in own if k not in state and not k.endswith(COUNTER)]
     missing = [k for k in absent if k not in optional]
     unknown = [k for k in state if k not in own]
-    if not missing and not unknown:
-        for name, module in model.named_modules():
-            if hasattr(module, "resize_loaded_tokens"):
-                module.resize_loaded_tokens(fitted, f"{name}." if name else "")
+    for name, module in model.named_modules():
+        if hasattr(module, "resize_loaded_tokens"):
+            module.resize_loaded_tokens(fitted, f"{name}." if name else "")
     other = [k for k in own if k in fitted and fitted[k].shape != own[k].shape]
     return fitted, missing, unknown, other
 
