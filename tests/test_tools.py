@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Runs
+from helpers import Runs, log_lines
 from mmengine.config import Config
 from safetensors.torch import save_file
 from tasks import DETECTOR, ROOT, RTMDET, TASKS
@@ -283,6 +283,17 @@ def test_resume_in_a_config(merged, here):
     assert merged(cfg, "--cfg-options", "resume=True").load_from == "old.pth"
     Path("mine.pth").touch()
     assert merged(cfg, "--resume", "mine.pth").load_from == "mine.pth"
+
+
+def test_warns_of_bfloat16_before_roi_heads(merged, here):
+    cfg = Config.fromfile(DETECTOR)
+    cfg.work_dir = "new"
+    warning = "dtype=bfloat16: mmdet rounds the corners of proposals"
+    for dtype, expected in (("bfloat16", True), ("torch.bfloat16", True), ("float16", False)):
+        cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype)
+        with log_lines() as lines:
+            merged(cfg)
+        assert any(warning in line for line in lines) == expected
 
 
 def test_pretrained_replaces_load_from(merged, here):
