@@ -40,6 +40,9 @@ KNOWN = {
     r"_transform_inputs\b.*(tuple index out of range)": "A decode head reads more maps than the "
     "backbone has: DualTokenViT has three, so that in_index is at most 2, DualTokenViTStride4 has "
     "one more.",
+    r"(unable to \w+ shared memory(?!.*Too many open files).*)": "Workers hand over batches in "
+    "shared memory, and /dev/shm has too little. Give a container more by docker run "
+    "--shm-size=8g, or set num_workers=0 of each dataloader.",
     r".*(failed to load image: .*)": f"An image is cut off or damaged. {LOADING}",
     # Read by a toolbox's loader, in this process or in a worker, whose traceback is the text.
     r"(?:\btransform (?:_load_\w+ )?get\b|loading\.py\", line \d+, in \w+ .* in get\b)"

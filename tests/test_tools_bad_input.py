@@ -220,6 +220,15 @@ def test_errors_of_the_toolboxes_in_a_paragraph(name, tmp_path):
     assert words in explain(caught.value)
 
 
+def test_shared_memory_is_full():
+    """As a container's 64 MiB soon are; many open files have another remedy."""
+    text = "Caught RuntimeError in DataLoader worker process 0.\\nunable to {} (2)"
+    full = text.format("allocate shared memory(shm) for file </torch_1>: Success")
+    assert "docker run --shm-size=8g, or set num_workers=0" in explain(RuntimeError(full))
+    files = text.format("open shared memory object </torch_1>: Too many open files")
+    assert explain(RuntimeError(files)) is None
+
+
 def test_config_of_mmdetection_2(project, tool):
     Path("old.py").write_text("data = dict(samples_per_gpu=2, train=dict(type='CocoDataset'))")
     status, printed = tool("train", "old.py")

@@ -86,12 +86,13 @@ def check_temporary() -> tuple:
 
 def check_shared_memory() -> tuple | None:
     """Workers of a DataLoader hand over batches in shared memory; containers often have 64 MiB."""
-    if not SHARED_MEMORY.is_dir():
+    if sys.platform != "linux":
         return None
-    total = shutil.disk_usage(SHARED_MEMORY).total / GIB
+    usable = os.access(SHARED_MEMORY, os.W_OK)  # not where it is missing
+    total = shutil.disk_usage(SHARED_MEMORY).total / GIB if usable else 0
     remedy = "docker run --shm-size=8g (or --ipc=host); else train_dataloader.num_workers=0 and "
     remedy = "" if total >= 1 else remedy + "persistent_workers=False"
-    return f"{total:.2g} GiB in {SHARED_MEMORY}", "1 GiB for DataLoader workers", remedy
+    return f"{total:.2g} GiB to write to in {SHARED_MEMORY}", "1 GiB for DataLoader workers", remedy
 
 
 def check_import(name: str) -> tuple | None:
