@@ -5,6 +5,8 @@ has none, registers models, hooks and transforms, lets torch load MMEngine's che
 safely, and makes the shipped weights loadable as mmdualtoken://NAME.
 """
 
+import getpass
+import os
 import sys
 
 from mmdualtoken.version import __version__
@@ -18,6 +20,17 @@ def _runs_doctor() -> bool:
     return any(pair == ("-m", "mmdualtoken.doctor") for pair in zip(argv, argv[1:], strict=False))
 
 
+def _name_the_user() -> None:
+    """Set USER where the system knows no name, as in `docker run --user 1000`.
+
+    torch asks for a name when torchvision is imported, and ends with a KeyError without one.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # KeyError up to Python 3.12
+        os.environ["USER"] = str(os.getuid())
+
+
 def __getattr__(name: str):
     # Drawing imports much that training does without.
     if name == "inspect_tokens":
@@ -26,6 +39,8 @@ def __getattr__(name: str):
         return inspect_tokens
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+
+_name_the_user()
 
 # ``python -m mmdualtoken.doctor`` imports this package before the doctor runs, and the doctor
 # must be able to say what is wrong where the stack is missing or does not fit.

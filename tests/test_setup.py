@@ -1,6 +1,7 @@
 """Version ranges, the check on import, and the doctor."""
 
 import errno
+import getpass
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 import torch
 from tasks import ROOT
 
+import mmdualtoken
 from mmdualtoken.environment import doctor, versions
 from mmdualtoken.environment.versions import FAIL, OK, WARN
 
@@ -151,6 +153,19 @@ def test_import_with_mmcv_out_of_range(module, tmp_path):
     assert "mmcv: found mmcv 2.2.0; required" in message
     assert "pip uninstall -y mmcv; pip install mmcv-lite==2.1.0" in message
     assert "torch:" not in message
+
+
+def test_a_user_without_a_name(monkeypatch):
+    """As in `docker run --user 1000`, where torchvision could not be imported."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    mmdualtoken._name_the_user()
+    assert getpass.getuser() == str(os.getuid())
 
 
 # --- doctor
