@@ -72,14 +72,15 @@ class DevelopWithMim(develop):
                 link.symlink_to(Path("..", "..", name))
 
 
-#: What the mm packages leave open. torch and torchvision: one that is there stays if it fits; the
-#: bound is the newest that was tried. The mm packages ask for opencv-python, which needs libGL, a
-#: library that servers lack. pip installs opencv-contrib-python-headless of the same version after
-#: it, over the same files: of packages that depend on the same, the later one by name comes first.
+#: What the mm packages leave open. torch and torchvision: one that is there stays if it fits. torch
+#: before 2.3 cannot use NumPy 2, which OpenCV asks for; the upper bound is the newest that was
+#: tried. The mm packages ask for opencv-python, which needs libGL, a library that servers lack. pip
+#: installs opencv-contrib-python-headless of the same version after it, over the same files: of
+#: packages that depend on the same, the later one by name comes first.
 OPENCV = pins("runtime", "opencv-python-headless")[0].partition("==")[2]
 AROUND_A_STACK = [
-    "torch>=2.1,<2.16",
-    "torchvision>=0.16,<0.31",
+    "torch>=2.3,<2.16",
+    "torchvision>=0.18,<0.31",
     *pins("runtime", "(numpy|setuptools|ftfy|regex|timm)=="),  # mmseg 1.2.2 forgets ftfy and regex
     f"opencv-python=={OPENCV}",
     f"opencv-contrib-python-headless=={OPENCV}",

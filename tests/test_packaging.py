@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from tasks import ROOT
 from test_inheritance import RECIPES
 
@@ -227,6 +228,9 @@ def test_wheel(wheel):
         assert pins <= {f"{dist}=={version}" for dist, version in versions.PINS.items()}
         # What the mm packages leave open, and OpenCV without a display over the one with it.
         others = {re.split("[<>=]", line)[0] for line in extra - pins}
+        # Older ones cannot use NumPy 2: without it, pip would keep them, and break them.
+        ranges = {r.name: r.specifier for r in map(Requirement, extra)}
+        assert [ranges["torch"].contains(v) for v in ("2.2.2", "2.3.0")] == [False, True]
         opencv = {"opencv-python", "opencv-contrib-python-headless"}
         left_open = {"torch", "torchvision", "numpy", "setuptools", "ftfy", "regex", "timm"}
         assert others == left_open | opencv
