@@ -77,7 +77,8 @@ def find_config(name: str) -> Path:
         return Path(config_path(weights_info(name)["config"]))
     folders = (*FOLDERS, RIVALS)
     inside = name.removeprefix("./").removeprefix("configs/")
-    for path in (Path(name).expanduser(), PROJECT_ROOT / name, *(f / inside for f in folders)):
+    own = Path(os.path.expanduser(name))
+    for path in (own, PROJECT_ROOT / name, *(f / inside for f in folders)):
         if path.is_file():
             return path
     known = {p.stem: p for folder in folders for p in sorted(folder.glob("mm*/*.py"))}

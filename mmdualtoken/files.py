@@ -70,7 +70,7 @@ def check_file(name: str | Path, label: str = "", hint: str = "", url: bool = Fa
     Raises:
         InputError: there is no such file.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # no error where "~x" is no user
     if not path.is_file() and not (url and "://" in str(name)):
         text = f"{label} {name} does not exist (working directory: {Path.cwd()}). {hint}"
         raise InputError(text.strip())

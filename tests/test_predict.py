@@ -16,6 +16,7 @@ from narrow import build
 from pycocotools import mask as coco_mask
 from tasks import ROOT, TASKS
 
+from mmdualtoken.cli import find_config
 from mmdualtoken.errors import InputError
 from mmdualtoken.inference import Predictor, find_sources, load_model
 from mmdualtoken.inference.inputs import Source
@@ -359,6 +360,14 @@ def test_sources(here):
     assert names == ["0.jpg", "0.png", "1/0", "1/1", "1/2", "1.mp4", "2", "3"]
     Path("clip.MP4").touch()
     assert [s.is_video for s in find_sources(["clip.MP4", "photos/3.png"], "out")] == [True, False]
+
+
+def test_a_name_that_begins_like_a_home(here):
+    """`~photo` is no user's home, and was an error of Python's."""
+    for name in ("~photo.png", "~config.py"):
+        Path(name).touch()
+    assert [s.path for s in find_sources(["~photo.png"], "out")] == [Path("~photo.png")]
+    assert find_config("~config.py") == Path("~config.py")
 
 
 def test_a_retriever_names_no_classes():

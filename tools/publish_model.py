@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -63,7 +64,7 @@ def main() -> None:
     check_new_file(out, "FILE")
     content = content_of(tensors, meta, out.suffix)
     replace_file(out, content)
-    before = Path(args.checkpoint).expanduser().stat().st_size
+    before = os.path.getsize(os.path.expanduser(args.checkpoint))
     print(
         f"{out}: {len(tensors)} tensors, {len(content) / 1e6:.1f} MB of {before / 1e6:.1f}; "
         f"sha256 {hashlib.sha256(content).hexdigest()}"

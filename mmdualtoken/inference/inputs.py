@@ -86,7 +86,7 @@ def find_sources(inputs: Iterable[str], out: str | Path) -> list[Source]:
     Raises:
         InputError: a path does not exist, or there is nothing at all.
     """
-    paths = [Path(name).expanduser() for name in inputs]
+    paths = [Path(os.path.expanduser(name)) for name in inputs]
     found: list[Source] = []
     for path in paths:
         if path.is_dir():
