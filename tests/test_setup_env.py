@@ -1,5 +1,6 @@
 """The requirement files and the steps that set an environment up."""
 
+import errno
 import re
 import shutil
 import sys
@@ -176,3 +177,19 @@ def test_failed_setup_ends_with_advice(monkeypatch, capsys):
     assert "set-up of the openmmlab stack stopped: exit status 1 of: pip" in out
     assert "finished steps are skipped" in out
     assert out.endswith("The doctor's advice:\n$ -m mmdualtoken.doctor --problems\n")
+
+
+def test_the_set_up_locks_a_file_that_it_can_write(monkeypatch, capsys):
+    """NFS refuses others; and a file system may have no locks at all."""
+    modes = []
+
+    def lock(file, operation):
+        modes.append(file.mode)
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    before = Path(setup_env.__file__).read_bytes()
+    monkeypatch.setattr(setup_env.fcntl, "flock", lock)
+    monkeypatch.setattr(setup_env, "complete", lambda *args: False)
+    assert setup_env.main([]) == 0 and modes == ["ab"]
+    assert "is complete, nothing to do" in capsys.readouterr().out
+    assert Path(setup_env.__file__).read_bytes() == before

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,8 +147,9 @@ def main(argv: list | None = None) -> int:
     text = "replace an environment made with another version of Python"
     parser.add_argument("--match-python", action="store_true", help=text)
     args = parser.parse_args(argv)
-    with open(__file__) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # two set-ups in one clone would install over each other
+    with open(__file__, "ab") as file:  # to append nothing: NFS locks only what can be written
+        with suppress(OSError):  # of a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)  # two set-ups would install over each other
         try:
             changed = complete(args.stack, args.match_python)
         except SetupError as error:
