@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import NARROW, build, params, rand
+from mmdet.registry import MODELS as DET_MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
@@ -13,7 +14,10 @@ from torchvision.models.convnext import LayerNorm2d
 
 from mmdualtoken.errors import InputError, WrongValue
 from mmdualtoken.models import DualTokenClsNeck, DualTokenViT, DualTokenViTStride4, ResizeNeck
+from mmdualtoken.models.blocks import WindowAttention
 from mmdualtoken.models.dualtoken_vit import LOCAL_ENCODERS, TOKEN_MODULES
+from mmdualtoken.models.stem import StepwiseDownsample
+from mmdualtoken.models.tokens import NoTokens
 
 NAN = float("nan")
 
@@ -42,6 +46,8 @@ BACKBONE = [
     ("token_module", 3, "one of ['msa', 'none', 'normal', 'position_aware']"),
     ("local_encoder", nn.Identity(), "one of ['conv', 'window']"),
     ("downsample", "", "one of ['onestep', 'stepwise']"),
+    ("downsample", "torch.nn.Nope", "its import path 'package.module.Class'"),
+    ("downsample", "torch.nn", "its name in the registry MODELS"),
     ("arch", "large", "a str of ['small', 'tiny'] or a dict"),
     ("arch", {}, "['depths', 'embed_dims', 'ffn_ratios', 'num_heads']"),
     ("arch", {**NARROW, "depth": (1, 1, 1)}, "optionally ['down_convs', 'kernel"),
@@ -187,6 +193,28 @@ def test_a_config_file(tmp_path):
     backbone.init_weights()
     assert (backbone.stages[0].blocks[0].ffn.fc1.weight == 0.5).all()
     assert settings["arch"] == {k: list(v) for k, v in NARROW.items()}  # nothing was changed
+
+
+@pytest.mark.parametrize("registry", [MODELS, DET_MODELS], ids=["root", "mmdet"])
+def test_a_class_by_its_names_in_a_config(registry, tmp_path):
+    """A config's dump, which the work dir keeps, cannot hold the class itself."""
+
+    class OwnDownsample(StepwiseDownsample):
+        """A class of the user's."""
+
+    paths = [f"{kind.__module__}.{kind.__name__}" for kind in (WindowAttention, NoTokens)]
+    model = dict(arch=NARROW, local_encoder=paths[0], token_module=paths[1], downsample="Own")
+    Config(dict(model=model)).dump(tmp_path / "dump.py")
+    registry.register_module("Own", module=OwnDownsample)
+    try:
+        with registry.switch_scope_and_registry("mmdet"):
+            given = DualTokenViT(**Config.fromfile(tmp_path / "dump.py").model)
+    finally:
+        del registry.module_dict["Own"]
+    first = given.stages[0].blocks[0]
+    kinds = [type(m) for m in (first.local_encoder, first.token_module)]
+    assert kinds == [WindowAttention, NoTokens]
+    assert type(first.token_module.downsample) is OwnDownsample
 
 
 @pytest.mark.parametrize(

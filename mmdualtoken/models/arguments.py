@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import nn
 
 from mmdualtoken.errors import WrongValue
@@ -32,6 +32,15 @@ ARCH_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "kernel_sizes": (lambda v: v is None or (v > 0 and v % 2 == 1), "odd ints or None"),
     "down_convs": (lambda v: is_integer(v) and v >= 0, "ints from 0"),
 }
+
+
+def find_class(name: str) -> Any:
+    """Return what a name stands for in the toolbox's registry or as an import path, or None."""
+    with MODELS.switch_scope_and_registry(None) as registry:
+        try:
+            return registry.get(name)
+        except RuntimeError:  # no such module, or one that cannot be imported
+            return None
 
 
 def without_delete(cfg: dict | None) -> dict | None:
@@ -81,10 +90,14 @@ class Checks:
         return float(value)
 
     def layer(self, argument: str, value: str | type, table: dict[str, type]) -> type[nn.Module]:
-        """Return the class that `value` names in `table`, or `value` if it is a class of layers."""
-        kind = table.get(value) if isinstance(value, str) else value
+        """Return the class that `value` names, in `table` first, or `value` if it is a class."""
+        kind = (table.get(value) or find_class(value)) if isinstance(value, str) else value
         fine = isinstance(kind, type) and issubclass(kind, nn.Module)
-        self.require(fine, argument, value, f"one of {sorted(table)} or a class of nn.Module")
+        allowed = (
+            f"one of {sorted(table)} or a class of nn.Module: itself, its name in the registry "
+            "MODELS (custom_imports imports its module), or its import path 'package.module.Class'"
+        )
+        self.require(fine, argument, value, allowed)
         return kind
 
     def norm_cfg(self, argument: str, value: dict | None) -> dict | None:

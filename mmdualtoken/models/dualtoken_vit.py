@@ -61,7 +61,8 @@ class DualTokenViT(Deployable, BaseModule):
     Any input size works; the maps are ceil(H / stride) x ceil(W / stride). The local features of
     any size are interpolated to the grid of global tokens (Sec. 2.2).
 
-    A class may stand for the name of a part. It, or its classmethod `for_block` if it has one, is
+    A class of the user's may stand for the name of a part, as itself, by its name in the registry
+    MODELS or by its import path. It, or its classmethod `for_block` if it has one, is
     called with (embed_dims, num_heads, kernel_size) as `local_encoder`, (embed_dims, num_convs) as
     `downsample`, (embed_dims, num_tokens) as `token_mlp`, and as `token_module` with the arguments
     of `PositionAwareTokens`, of which it also has the attributes `uses_tokens` and `grid`.
