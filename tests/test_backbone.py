@@ -167,6 +167,25 @@ def test_every_parameter_gets_a_gradient(variant):
 # ---------------------------------------------------------------- outputs and their norms
 
 
+@pytest.mark.parametrize("variant", ["mix", "msa", "window"])
+def test_gradients_of_each_image_by_vmap(variant):
+    model, p = exact(build(**VARIANTS[variant]))
+    images = rand(3, 3, 40, 33)
+    buffers = dict(model.named_buffers())
+
+    def loss(weights, image):
+        return torch.func.functional_call(model, (weights, buffers), (image[None],))[-1].sum()
+
+    weights = {name: p[name] for name in dict(model.named_parameters())}
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, images)
+    for i, image in enumerate(images):
+        model.zero_grad()
+        model(image[None])[-1].sum().backward()
+        for name, value in model.named_parameters():
+            if value.grad is not None:  # norm0 and norm1 have none
+                torch.testing.assert_close(found[name][i], value.grad, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("indices", [(0,), (1, 2), [0, 2]])
 def test_a_part_has_the_parts_and_maps_of_the_whole(indices):
     full, p = exact(build(token_mlp="mix"))

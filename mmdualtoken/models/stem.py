@@ -49,7 +49,7 @@ class Stem(nn.Module):
         if x.device.type == "cpu":
             # The CPU's depthwise convolutions take a fraction of the time in this layout, and
             # BatchNorm a third. On GPUs the fastest layout was not measured.
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = channels_last(x)
         return convs(x) if self.training else chunk_over_images(convs, x, self.width)
 
 
@@ -60,6 +60,14 @@ class StemWithStride4(Stem):
         """(B, 3, H, W) -> (B, C / 2, ceil(H/4), ceil(W/4)), (B, ceil(H/8), ceil(W/8), C)."""
         stride4 = self.run(self.convs[:-1], x)
         return stride4, self.norm(self.convs[-1](stride4).permute(0, 2, 3, 1))
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return the same map (B, C, H, W) with its channels last in memory."""
+    if records_graph():
+        return x.contiguous(memory_format=torch.channels_last)
+    # The same by two permutations: torch.func.vmap has no other layout than the default one.
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def conv_bn_gelu(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> list:
