@@ -368,6 +368,23 @@ def test_initial_weights():
     assert all((g == 1e-6).all() for g in gammas)
 
 
+def test_only_linears_of_a_users_class_start_anew():
+    class Gated(nn.Identity):
+        """Its gates begin as constants."""
+
+        def __init__(self, embed_dims, num_heads, kernel_size):
+            super().__init__()
+            self.linear = nn.Linear(embed_dims, 40)
+            self.conv = nn.Conv2d(embed_dims, embed_dims, 1)
+            self.scale = nn.Parameter(torch.ones(embed_dims))
+            for value in (*self.linear.parameters(), *self.conv.parameters()):
+                nn.init.constant_(value, 3)
+
+    encoder = build(local_encoder=Gated).stages[1].blocks[0].local_encoder
+    assert abs(encoder.linear.weight.std() - 0.02) < 0.004 and (encoder.linear.bias == 0).all()
+    assert (encoder.conv.weight == 3).all() and (encoder.scale == 1).all()
+
+
 def test_convolutions_start_as_torch_has_them():
     torch.manual_seed(0)
     model = build(arch="tiny")
