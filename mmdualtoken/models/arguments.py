@@ -4,6 +4,7 @@ What PyTorch and the registries refuse at once, with a clear message, is left to
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any
 
@@ -41,6 +42,11 @@ def find_class(name: str) -> Any:
             return registry.get(name)
         except RuntimeError:  # no such module, or one that cannot be imported
             return None
+
+
+def factory(kind: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Return the callable that builds a class from the settings of a block."""
+    return getattr(kind, "for_block", kind)
 
 
 def without_delete(cfg: dict | None) -> dict | None:
@@ -89,8 +95,13 @@ class Checks:
         self.require(fine, argument, value, allowed)
         return float(value)
 
-    def layer(self, argument: str, value: str | type, table: dict[str, type]) -> type[nn.Module]:
-        """Return the class that `value` names, in `table` first, or `value` if it is a class."""
+    def layer(
+        self, argument: str, value: str | type, table: dict[str, type], called_with: Sequence[str]
+    ) -> type[nn.Module]:
+        """Return the class that `value` names, in `table` first, or `value` if it is a class.
+
+        Its `factory` has to take the arguments `called_with`, by position.
+        """
         kind = (table.get(value) or find_class(value)) if isinstance(value, str) else value
         fine = isinstance(kind, type) and issubclass(kind, nn.Module)
         allowed = (
@@ -98,7 +109,18 @@ class Checks:
             "MODELS (custom_imports imports its module), or its import path 'package.module.Class'"
         )
         self.require(fine, argument, value, allowed)
+        try:
+            signature(factory(kind)).bind(*called_with)
+        except TypeError as error:
+            allowed = f"a class that is called with ({', '.join(called_with)}) ({error})"
+            self.require(False, argument, value, allowed)
         return kind
+
+    def attributes(self, argument: str, kind: type, names: Sequence[str]) -> None:
+        """Check that a class has these attributes."""
+        missing = [name for name in names if not hasattr(kind, name)]
+        allowed = f"a class with the attributes {', '.join(names)}; missing: {', '.join(missing)}"
+        self.require(not missing, argument, kind, allowed)
 
     def norm_cfg(self, argument: str, value: dict | None) -> dict | None:
         """Return the config of a norm without MMEngine's key, or None for no norm."""

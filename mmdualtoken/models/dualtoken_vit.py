@@ -1,7 +1,7 @@
 """The backbone of DualToken-ViT (arXiv 2309.12424): stem, three stages, output norms."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdualtoken.models.arguments import Checks
+from mmdualtoken.models.arguments import Checks, factory
 from mmdualtoken.models.blocks import ConvEncoder, DualTokenBlock, Stage, WindowAttention, map_norm
 from mmdualtoken.models.deploy import Deployable
 from mmdualtoken.models.stem import (
@@ -42,16 +42,16 @@ TOKEN_MODULES = {
 TOKEN_MLPS = {"mlp": TokenMLP, "mix": TokenMixMLP}
 LOCAL_ENCODERS = {"conv": ConvEncoder, "window": WindowAttention}
 DOWNSAMPLES = {"stepwise": StepwiseDownsample, "onestep": OneStepDownsample}
+# What each of them, or its `for_block`, is called with.
+MODULE_CALL = ("embed_dims", "num_heads", "token_size", "downsample", "mlp", "alpha")
+MLP_CALL = ("embed_dims", "num_tokens")
+ENCODER_CALL = ("embed_dims", "num_heads", "kernel_size")
+DOWNSAMPLE_CALL = ("embed_dims", "num_convs")
 
 SCRATCH = (
     "starts from scratch: random weights, unless --resume or load_from replaces them; "
     "tools/train.py --pretrained tiny or FILE starts from the shipped weights or a classifier's"
 )
-
-
-def factory(kind: type[nn.Module]) -> Callable[..., nn.Module]:
-    """Return the callable that builds a class from the settings of a block."""
-    return getattr(kind, "for_block", kind)
 
 
 @MODELS.register_module()
@@ -127,10 +127,13 @@ class DualTokenViT(Deployable, BaseModule):
     ):
         super().__init__(CHECK.init_cfg(init_cfg))
         self.arch = CHECK.arch(arch, self.arch_settings, self.arch_defaults)
-        self.token_module = CHECK.layer("token_module", token_module, TOKEN_MODULES)
-        self.token_mlp = CHECK.layer("token_mlp", token_mlp, TOKEN_MLPS)
-        self.local_encoder = CHECK.layer("local_encoder", local_encoder, LOCAL_ENCODERS)
-        self.downsample = CHECK.layer("downsample", downsample, DOWNSAMPLES)
+        self.token_module = CHECK.layer("token_module", token_module, TOKEN_MODULES, MODULE_CALL)
+        CHECK.attributes("token_module", self.token_module, ("uses_tokens", "grid"))
+        self.token_mlp = CHECK.layer("token_mlp", token_mlp, TOKEN_MLPS, MLP_CALL)
+        self.local_encoder = CHECK.layer(
+            "local_encoder", local_encoder, LOCAL_ENCODERS, ENCODER_CALL
+        )
+        self.downsample = CHECK.layer("downsample", downsample, DOWNSAMPLES, DOWNSAMPLE_CALL)
         self.token_size = CHECK.token_size(token_size, self.token_module.grid)
         self.out_indices = CHECK.out_indices(out_indices)
         self.alpha = CHECK.rate("alpha", alpha)
