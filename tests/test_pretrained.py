@@ -14,6 +14,7 @@ from torch import nn
 
 from mmdualtoken.errors import InputError
 from mmdualtoken.weights.fitting import list_names
+from mmdualtoken.weights.pretrained import load_backbone
 
 
 def classifier(seed=1, **settings):
@@ -211,6 +212,11 @@ MISFITS = {
         dict(token_module="msa", token_size=8),
         ["of another shape (1): global_tokens", "(1, 1, 4, 16)", "(1, 1, 8, 16)"],
     ),
+    "colour into grey": (
+        {},
+        dict(in_channels=1),
+        ["the same arch, in_channels,", "(8, 3, 3, 3) in the file, (8, 1, 3, 3) by the config"],
+    ),
 }
 
 
@@ -226,6 +232,14 @@ def test_wrong_variant(case, tmp_path):
     for text in texts:
         assert text in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in params(model).items())
+
+
+def test_prefix_is_named_only_where_one_was_given(tmp_path):
+    file = save(whole(classifier()), tmp_path)
+    for prefix, text in (("", "backbone. Use"), ("net.", "(no tensor is named 'net....', but")):
+        model = build(in_channels=1)
+        with pytest.raises(InputError, match=re.escape(text)):
+            load_backbone(model, file, prefix)
 
 
 MIX = "stages.0.blocks.0.token_module.mlp.token_mix.weight"

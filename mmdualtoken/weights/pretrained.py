@@ -112,10 +112,11 @@ def load_backbone(
     absent = {k for k in own if k.split(".")[0] in OUTPUTS and k not in state}
     state, missing, unknown, other = match_tensors(backbone, state, absent)
     if missing or unknown or other:
-        bare = "" if found == prefix else f" (no tensor is named '{prefix}...', but '{found}...')"
+        bare = f" (no tensor is named '{prefix}...', but '{found}...')" if prefix else ""
         raise InputError(
-            f"{filename} does not fit the config's backbone{bare}. Use the same arch, token_mlp, "
-            "token_module, local_encoder and downsample as the checkpoint. "
+            f"{filename} does not fit the config's backbone{bare if found != prefix else ''}. Use "
+            "the same arch, in_channels, token_mlp, token_module, local_encoder and downsample as "
+            "the checkpoint. "
             f"{describe_misfit(own, state, missing, unknown, other)}."
         )
     if any(k.endswith(COUNTER) and k not in state and k not in absent for k in own):
