@@ -73,7 +73,7 @@ class DualTokenViT(Deployable, BaseModule):
             downsampling) and `down_convs` (M of the stepwise downsampling).
         in_channels: channels of the image.
         token_size: grid (h, w) of the global tokens, or n for (n, n); for `token_module` 'normal'
-            and 'msa', whose tokens form no grid, their number.
+            and 'msa', whose tokens form no grid, their number; the paper has 8, the default is 49.
         token_mlp: MLP on the tokens, 'mlp' (default) or 'mix' (Sec. 2.2), or a class.
         token_module: 'position_aware' (default), or the ablations 'none', 'normal', 'msa'
             (Tables 6 and 7), or a class.
