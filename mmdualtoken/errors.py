@@ -36,7 +36,8 @@ KNOWN = {
     r"(expected input\[.*\] to have \d+ channels, but got \d+ channels instead"
     r"|mat1 and mat2 shapes cannot be multiplied.*)": "Two parts of the model differ in their "
     "channels. Let in_channels of neck and heads fit the maps: DualTokenViT has [48, 96, 192] "
-    "(tiny) or [64, 128, 256] (small), at out_indices; an image has backbone.in_channels.",
+    "(tiny) or [64, 128, 256] (small), at out_indices; an image has backbone.in_channels. A class "
+    "of your own within the backbone gets maps with the channels last, (B, H, W, C).",
     r"_transform_inputs\b.*(tuple index out of range)": "A decode head reads more maps than the "
     "backbone has: DualTokenViT has three, so that in_index is at most 2, DualTokenViTStride4 has "
     "one more.",
