@@ -27,6 +27,8 @@ KEYS = {
     "tta_model",
     "tta_pipeline",
 }
+#: Near to a key, and left in a dump of a config, such as the work dir's, where nothing reads it.
+NO_KEY = {"test_pipeline"}
 #: Keys that base configs put into others: test_dataloader = val_dataloader.
 COPIED = {"val_dataloader", "val_evaluator"}
 OLD = "a config has put the old value there before"
@@ -139,7 +141,7 @@ def unused_changes(cfg: Config, options: Iterable[str] = ()) -> Iterator[str]:
                 yield f"{name} of {file.file} has no effect on {', '.join(keys)}: {OLD}. {remedy}"
     used = {name for file in files for name in file.readers} | KEYS
     inherited = {name for file in files[:-1] for name in file.changed}
-    for name in sorted({*files[-1].changed} - used - inherited) if files else ():
+    for name in sorted({*files[-1].changed} - used - inherited - NO_KEY) if files else ():
         if near := difflib.get_close_matches(name, KEYS, n=1, cutoff=0.85):
             yield f"{name} of {files[-1].file}: nothing reads it; did you mean {near[0]}?"
     if files and (hooks := _lost_hooks(cfg, files)):

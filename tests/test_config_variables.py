@@ -151,6 +151,15 @@ def test_tools_warn(name, project, tool):
     assert "WARNING - --cfg-options train_pipeline.2.scale has no effect" in printed
 
 
+@pytest.mark.parametrize("toolbox", ["mmdet", "mmseg", "mmpretrain"])
+def test_a_dump_has_no_misspelt_keys(toolbox, tmp_path):
+    """The work dir's copy is for test.py and other tools."""
+    (path, *_) = (p for p in narrow.OWN if p.parent.name == toolbox and "finetune" in p.name)
+    Config.fromfile(path).dump(tmp_path / "dump.py")
+    cfg = Config.fromfile(tmp_path / "dump.py")
+    assert "test_pipeline" in cfg and list(unused_changes(cfg)) == []
+
+
 def test_misspelt_key(tmp_path):
     """A variable that the file uses, and one like no key, are the user's own."""
     text = "optim_wraper = dict(lr=1)\nmodels = 3\nload_form = 'a.pth'\nepochs = models"
