@@ -186,6 +186,25 @@ def test_gradients_of_each_image_by_vmap(variant):
                 torch.testing.assert_close(found[name][i], value.grad, rtol=1e-8, atol=1e-8)
 
 
+def test_second_and_forward_derivatives_by_plain_attention():
+    """As docs/troubleshooting.md says."""
+    model, _ = exact(build(token_mlp="mix"))
+    image, change, step = rand(1, 3, 40, 33), rand(1, 3, 40, 33, seed=1), 1e-5
+
+    def slope(image):
+        (gradient,) = torch.autograd.grad(model(image)[2].sin().sum(), image, create_graph=True)
+        return gradient
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        _, forward = torch.func.jvp(lambda x: model(x)[2], (image,), (change,))
+        places = [(image + side * step * change).requires_grad_() for side in (1, -1, 0)]
+        above, below, here = map(slope, places)
+        (second,) = torch.autograd.grad((here * change).sum(), places[2])
+    difference = model(places[0])[2] - model(places[1])[2]
+    torch.testing.assert_close(forward, difference / (2 * step), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(second, (above - below) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("indices", [(0,), (1, 2), [0, 2]])
 def test_a_part_has_the_parts_and_maps_of_the_whole(indices):
     full, p = exact(build(token_mlp="mix"))
