@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -10,11 +9,10 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.logging import print_log
 
 from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path, suggest
 from mmdualtoken.config_variables import unused_changes
-from mmdualtoken.errors import InputError, MissingPackage, explain, print_stderr
+from mmdualtoken.errors import InputError, MissingPackage, explain, log_warning, print_stderr
 from mmdualtoken.training.distributed import print_error, start_processes
 from mmdualtoken.weights.checkpoints import (
     UNSAFE_FLAG,
@@ -128,7 +126,7 @@ def load_config(args: argparse.Namespace) -> Config:
             "migration guides."
         )
     for text in unused_changes(cfg, args.cfg_options or ()):
-        print_log(text, logger="current", level=logging.WARNING)
+        log_warning(text)
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     start_processes(cfg)

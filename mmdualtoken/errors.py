@@ -1,11 +1,14 @@
-"""Errors caused by user input, and how they reach the user."""
+"""Errors caused by user input, and how errors and warnings reach the user."""
 
+import logging
 import re
 import sys
 import traceback
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
+
+from mmengine.logging import print_log
 
 LOADING = (
     "`python tools/check_data.py CONFIG` names all such files. Replace them; in training, "
@@ -163,6 +166,11 @@ def _nothing_left(dataset: Any) -> str:
         f"{named or 'nothing that is listed there'}. Change these settings of the data set, or "
         "correct the data; `python tools/check_data.py CONFIG` reads all of it."
     )
+
+
+def log_warning(text: str) -> None:
+    """Log a warning by the run's logger, or by MMEngine's where there is no run."""
+    print_log(text, logger="current", level=logging.WARNING)
 
 
 def print_stderr(text: str) -> None:

@@ -1,7 +1,6 @@
 """Train a detector, segmentor or classifier from a config, with mmdet's arguments."""
 
 import argparse
-import logging
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +14,7 @@ from mmengine.runner import Runner
 from mmdualtoken.cli import add_common_arguments, load_config, run_tool
 from mmdualtoken.config_files import MUON, config_path
 from mmdualtoken.data.check import check_data
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, log_warning
 from mmdualtoken.files import check_file, lock_work_dir
 from mmdualtoken.training.allocator import keep_freed_pages
 from mmdualtoken.training.distributed import is_first
@@ -130,10 +129,8 @@ def set_resume(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from, cfg.resume = moved, True
         return
     start = f", from the weights of {cfg.load_from}" if cfg.get("load_from") else ""
-    print_log(
-        f"--resume: {cfg.work_dir} has no checkpoint to resume from; a new run starts{start}.",
-        logger="current",
-        level=logging.WARNING,
+    log_warning(
+        f"--resume: {cfg.work_dir} has no checkpoint to resume from; a new run starts{start}."
     )
 
 
@@ -152,12 +149,10 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         options = (cfg.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
         for name, option in options.items():
             if (times := option.get("lr_mult", 1.0)) > 1:
-                print_log(
+                log_warning(
                     f"--muon: {name} learns at {times:g} times the rate, which was meant for "
                     "another optimizer. To change it: --cfg-options "
-                    f"optim_wrapper.paramwise_cfg.custom_keys.{name}.lr_mult=1",
-                    logger="current",
-                    level=logging.WARNING,
+                    f"optim_wrapper.paramwise_cfg.custom_keys.{name}.lr_mult=1"
                 )
     if args.amp:
         if not torch.cuda.is_available():
@@ -165,11 +160,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if str(cfg.optim_wrapper.get("dtype")).endswith("bfloat16") and cfg.model.get("roi_head"):
-        print_log(
+        log_warning(
             "dtype=bfloat16: mmdet rounds the corners of proposals to its 8 bits, large ones by "
-            "pixels, before RoI heads pool them. float16, the default of --amp, has 11.",
-            logger="current",
-            level=logging.WARNING,
+            "pixels, before RoI heads pool them. float16, the default of --amp, has 11."
         )
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import io
-import logging
 import os
 import warnings
 from contextlib import suppress
@@ -13,12 +12,11 @@ import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
-from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 
 from mmdualtoken.data.layout import missing_hint
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, log_warning
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
@@ -187,10 +185,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
                 "raise max_skipped of CheckedLoadImageFromFile."
             )
         self._skipped[free[0]] = key
-        print_log(
-            f"Skipped: {problem}. {self.num_skipped} broken so far; random others replace them.",
-            logger="current",
-            level=logging.WARNING,
+        log_warning(
+            f"Skipped: {problem}. {self.num_skipped} broken so far; random others replace them."
         )
 
     def __repr__(self) -> str:

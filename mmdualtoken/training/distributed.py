@@ -1,6 +1,5 @@
 """Runs of several processes: checks of the launcher, gloo without a GPU, and error messages."""
 
-import logging
 import os
 import time
 from copy import deepcopy
@@ -10,13 +9,12 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import all_reduce, is_distributed
-from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
 from mmdualtoken.config_files import type_name
-from mmdualtoken.errors import InputError, print_stderr
+from mmdualtoken.errors import InputError, log_warning, print_stderr
 
 #: FSDP's whole state dict without moving it to the CPU: from there, PyTorch 2.11 does not copy
 #: tensors whose memory it frees afterwards, and crashes.
@@ -155,11 +153,9 @@ def without_sync_bn(model: nn.Module) -> nn.Module:
     """Let each process normalise by its own batch, as MMEngine does in a single process."""
     if not any(type(module).__name__ == "SyncBatchNorm" for module in model.modules()):
         return model
-    print_log(
+    log_warning(
         "SyncBatchNorm computes on GPUs only: without one, each process normalises by its own "
-        "batch (BatchNorm). Names in checkpoints stay the same.",
-        logger="current",
-        level=logging.WARNING,
+        "batch (BatchNorm). Names in checkpoints stay the same."
     )
     return revert_sync_batchnorm(model)
 

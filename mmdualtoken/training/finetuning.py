@@ -1,6 +1,5 @@
 """Fine-tuning a trained model to other classes."""
 
-import logging
 from collections.abc import Mapping
 
 from mmengine.config import Config
@@ -15,7 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from mmdualtoken.config_files import type_name
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, log_warning
 from mmdualtoken.weights.fitting import dataset_meta, fit_classes, moved_class, without_wrapper
 from mmdualtoken.weights.pretrained import describe_misfit, tensors_of
 
@@ -145,7 +144,7 @@ class DropClassLayersHook(Hook):
                     "the averages alone, use tools/train.py --load-from."
                 )
             if other := _same_number_of_other_classes(runner, checkpoint):
-                print_log(f"Resuming from {filename}{other}.", "current", logging.WARNING)
+                log_warning(f"Resuming from {filename}{other}.")
             optimizer = getattr(getattr(runner, "optim_wrapper", None), "optimizer", None)
             states = checkpoint.get("optimizer")
             if isinstance(optimizer, Optimizer) and isinstance(states, Mapping):

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import logging
 import math
 import os
 import re
@@ -23,6 +22,7 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.visualization import TensorboardVisBackend
 
+from mmdualtoken.errors import log_warning
 from mmdualtoken.files import replace_file
 from mmdualtoken.training.atomic_checkpoint import read_last_checkpoint
 
@@ -48,7 +48,9 @@ def load_history(file: Path, last_step: int) -> History:
         entries = json.loads(file.read_text()) if file.is_file() else []
         return [entry for entry in entries if entry["step"] <= last_step]
     except (ValueError, KeyError, TypeError) as error:
-        _warn(f"{file} cannot be read ({error}): earlier evaluations are missing in the curves")
+        log_warning(
+            f"{file} cannot be read ({error}): earlier evaluations are missing in the curves"
+        )
         return []
 
 
@@ -185,7 +187,7 @@ class MonitoringHook(Hook):
         try:
             append_evaluation(file, self.history, _step(runner), metrics or {})
         except OSError as error:
-            _warn(f"{EVALUATIONS} cannot be written: {error}")
+            log_warning(f"{EVALUATIONS} cannot be written: {error}")
         self._draw(runner)
 
     def after_train(self, runner: Runner) -> None:
@@ -203,7 +205,7 @@ class MonitoringHook(Hook):
             unit = "epoch" if _by_epoch(runner) else "iteration"
             draw_curves(scalars, self.history, unit).savefig(Path(runner.work_dir, CURVES), dpi=120)
         except Exception as error:  # training is worth more than its picture
-            _warn(f"{CURVES} is not drawn ({type(error).__name__}: {error})")
+            log_warning(f"{CURVES} is not drawn ({type(error).__name__}: {error})")
 
     def after_run(self, runner: Runner) -> None:
         """Print the summary."""
@@ -248,10 +250,6 @@ def _step(runner: Runner) -> int:
     return runner.epoch if _by_epoch(runner) else runner.iter
 
 
-def _warn(text: str) -> None:
-    print_log(text, "current", logging.WARNING)
-
-
 def _warn_once(draw: Callable) -> Callable:
     """Wrap a hook's method so that its first error is a warning, and later ones are silent."""
     warned = False
@@ -262,7 +260,7 @@ def _warn_once(draw: Callable) -> Callable:
             draw(*args, **kwargs)
         except Exception as error:  # such as a predicted class without a name
             if not warned:
-                _warn(f"A prediction is not drawn ({type(error).__name__}: {error})")
+                log_warning(f"A prediction is not drawn ({type(error).__name__}: {error})")
             warned = True
 
     return draw_if_possible

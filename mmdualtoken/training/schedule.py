@@ -1,7 +1,6 @@
 """The schedule of a training: checked before it, scaled to the batch, changed on resume."""
 
 import copy
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -16,7 +15,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch.optim import Optimizer
 
 from mmdualtoken.config_files import type_name
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, log_warning
 
 #: Schedulers that go by a result of the evaluation.
 PLATEAU = ("ReduceOnPlateauLR", "ReduceOnPlateauMomentum", "ReduceOnPlateauParamScheduler")
@@ -65,11 +64,9 @@ def check_schedule(cfg: Config) -> None:
     stock = dict(interval=1)  # MMEngine's own, where the config has none
     checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint", stock) or {}
     if _by_iterations(loop) and checkpoint.get("by_epoch", True) and checkpoint.get("interval"):
-        print_log(
+        log_warning(
             "default_hooks.checkpoint counts epochs, but train_cfg counts iterations: the only "
-            "checkpoint comes at the end. Set by_epoch=False, with interval in iterations.",
-            logger="current",
-            level=logging.WARNING,
+            "checkpoint comes at the end. Set by_epoch=False, with interval in iterations."
         )
 
 
@@ -164,11 +161,9 @@ def _check_switch(cfg: Config, hook: dict) -> None:
             "take the hook out of custom_hooks."
         )
     if last > 0 and last >= length:
-        print_log(
+        log_warning(
             f"{name} is set to epoch {last}, but training ends at max_epochs={length}: its "
-            "change never comes. Set its epoch below max_epochs to have it.",
-            logger="current",
-            level=logging.WARNING,
+            "change never comes. Set its epoch below max_epochs to have it."
         )
 
 
@@ -240,12 +235,10 @@ def apply_changed_settings(runner: Runner, own: Settings, old: Sequence[dict]) -
     if changed and fixed:
         text = "ReduceOnPlateau depends on the run's evaluations: the checkpoint's schedule stays"
     after = optimizer.param_groups[0].get("lr")
-    print_log(
+    log_warning(
         "Resume: the config's schedule and optimizer are not the checkpoint's: "
         f"{'; '.join(changed + others)}. {text}: the learning rate was {before:g}, now it is "
-        f"{after:g}. To keep the old ones, resume with the config and options the run began with.",
-        logger="current",
-        level=logging.WARNING,
+        f"{after:g}. To keep the old ones, resume with the config and options the run began with."
     )
 
 

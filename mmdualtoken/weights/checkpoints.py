@@ -1,6 +1,5 @@
 """Reading checkpoints without unpickling objects that could run code."""
 
-import logging
 import os
 import pickle
 import sys
@@ -13,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
-from mmdualtoken.errors import InputError, MissingPackage
+from mmdualtoken.errors import InputError, MissingPackage, log_warning
 from mmdualtoken.files import check_file
 
 # Names for allowed objects, which the histories need, came with torch 2.6. Before it torch.load
@@ -122,7 +121,7 @@ def _read(name: object, load: Callable[[bool], Any]) -> Any:
                 f"export or publish_model run its code with {UNSAFE_FLAG}."
             ) from error
         text = f"UNSAFE: {name} is loaded without restriction, and may run code now ({reason})."
-        print_log(text, logger="current", level=logging.WARNING)
+        log_warning(text)
     return load(False)
 
 

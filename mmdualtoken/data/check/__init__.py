@@ -5,13 +5,11 @@ same look and then reads every file and every annotation, for tools/check_data.p
 """
 
 import copy
-import logging
 import os
 from collections.abc import Callable, Iterable
 from itertools import chain, product
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdualtoken.data.check import official, pool
@@ -28,7 +26,7 @@ from mmdualtoken.data.layout import (
     layout_problems,
     locate_data,
 )
-from mmdualtoken.errors import InputError
+from mmdualtoken.errors import InputError, log_warning
 from mmdualtoken.weights.fitting import moved_class
 
 __all__ = ["ERROR", "SPLITS", "WARNING", "Finding", "Report", "check_config", "check_data"]
@@ -153,7 +151,7 @@ def check_data(cfg: Config, *dataloaders: str) -> None:
         if finding.severity == ERROR:
             raise InputError(finding.sentence())
     for line in (line for report in reports for line in report.lines(WARNING, LOGGED)):
-        print_log(line, logger="current", level=logging.WARNING)
+        log_warning(line)
 
 
 def check_config(
