@@ -142,8 +142,8 @@ def use_exported(cfg: Config, args: argparse.Namespace) -> None:
     """
     from mmdualtoken.export.deployed import load_deployed
 
-    runtime = load_deployed(cfg, args.checkpoint, args.runtime).runtime
-    cfg.model = ConfigDict(type="DeployedModel", file=args.checkpoint, runtime=runtime)
+    load_deployed(cfg, args.checkpoint, args.runtime)
+    cfg.model = ConfigDict(type="DeployedModel", file=args.checkpoint, runtime=args.runtime)
     cfg.pop("data_preprocessor", None)
     cfg.custom_hooks = []  # averages of weights and the like, which a file has not
     cfg.load_from = None

@@ -24,7 +24,7 @@ class DeployedModel(BaseModel):
 
     Args:
         file: NAME.onnx, or NAME.xml of OpenVINO.
-        runtime: 'onnxruntime' or 'openvino'.
+        runtime: 'onnxruntime' or 'openvino'; by default OpenVINO runs .xml, ONNX Runtime .onnx.
         threads: of the runtime; torch's number by default.
         margin: above 0, mark in `pred_instances.near` the pixels of masks whose probability is so
             close to the threshold.
@@ -36,12 +36,12 @@ class DeployedModel(BaseModel):
     def __init__(
         self,
         file: str | Path,
-        runtime: str = "onnxruntime",
+        runtime: str | None = None,
         threads: int = 0,
         margin: float = 0.0,
     ):
         super().__init__()
-        self.margin, self.runtime = margin, runtime
+        self.margin = margin
         try:
             self.file = Model(file, runtime, threads or torch.get_num_threads())
         except ValueError as error:
@@ -104,12 +104,11 @@ class DeployedModel(BaseModel):
 
 
 def load_deployed(cfg: Config, file: str | Path, runtime: str | None = None) -> DeployedModel:
-    """Load an exported file for a config; by default .xml runs in OpenVINO, .onnx in ONNX Runtime.
+    """Load an exported file for a config, as `DeployedModel` does.
 
     Raises:
         InputError: it cannot be read, or is of another task than the config.
     """
-    runtime = runtime or ("openvino" if str(file).endswith(".xml") else "onnxruntime")
     model = DeployedModel(file, runtime)
     if model.file.task != TASKS.get(cfg.get("default_scope")):
         raise InputError(
