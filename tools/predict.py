@@ -105,20 +105,6 @@ def prepare(predictor: Predictor, source: Source, problems: Problems) -> tuple |
     return None
 
 
-def predict_images(
-    predictor: Predictor,
-    sources: list[Source],
-    args: argparse.Namespace,
-    advance,
-    problems: Problems,
-) -> None:
-    """Predict on all images; notes the problems of those that failed."""
-    for batch in batches(sources, args.batch_size):
-        ready = [prepare(predictor, source, problems) for source in batch]
-        predict_batch(predictor, [entry for entry in ready if entry], Path(args.out), problems)
-        advance(len(batch))
-
-
 def predict_batch(predictor: Predictor, ready: list[tuple], out: Path, problems: Problems) -> None:
     """Predict and write; if that fails, image by image, so that one costs no other its results."""
     try:
@@ -202,8 +188,10 @@ def predict(predictor: Predictor, sources: list[Source], args: argparse.Namespac
         def advance(steps: int) -> None:
             progress.advance(task, steps)
 
-        images = [s for s in sources if not s.is_video]
-        predict_images(predictor, images, args, advance, problems)
+        for batch in batches((s for s in sources if not s.is_video), args.batch_size):
+            ready = [prepare(predictor, source, problems) for source in batch]
+            predict_batch(predictor, [entry for entry in ready if entry], Path(args.out), problems)
+            advance(len(batch))
         for source in (s for s in sources if s.is_video):
             predict_video(predictor, source, args, advance, problems)
     if problems.error and len(problems) == len(sources) > 1:

@@ -21,13 +21,6 @@ print(json.dumps({"python": platform.python_version(), **found}))
 """
 
 
-def set_up(stack: str) -> bool:
-    """Complete the environment of a stack; False if that fails."""
-    command = ["make", f"STACK={stack}", "setup"]
-    print("$", *command, flush=True)
-    return subprocess.run(command, cwd=ROOT).returncode == 0
-
-
 def add_report(result: dict, report: Path) -> None:
     """Add a file's JUnit report; without one, its process crashed, which counts as one failure."""
     if not report.is_file():
@@ -93,7 +86,9 @@ def describe(results: list[dict]) -> str:
 
 def main() -> int:
     for stack in VENVS:
-        if not set_up(stack):
+        command = ["make", f"STACK={stack}", "setup"]
+        print("$", *command, flush=True)
+        if subprocess.run(command, cwd=ROOT).returncode:
             return 1
     folder = Path(tempfile.mkdtemp(prefix="mmdualtoken-test-all-"))  # kept: it holds the logs
     print("logs and reports:", folder, flush=True)
