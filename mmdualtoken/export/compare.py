@@ -117,6 +117,7 @@ def packed(images: list[np.ndarray], scope: str) -> dict:
 
 def compare(model: nn.Module, deployed: nn.Module, cfg: Config, images: list) -> Agreement:
     """Compare predictions on photos at `SIZES`."""
+    head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
     total = None
     for batch, height, width in SIZES:
         chosen = [cv2.resize(images[i % len(images)], (width, height)) for i in range(batch)]
@@ -125,7 +126,7 @@ def compare(model: nn.Module, deployed: nn.Module, cfg: Config, images: list) ->
                 m.test_step(packed(chosen, cfg.default_scope)) for m in (model, deployed)
             )
         for pair in zip(expected, actual, strict=True):
-            found = compare_samples(*pair, test_cfg_of(model))
+            found = compare_samples(*pair, getattr(head, "test_cfg", None) or {})
             total = found if total is None else merge(total, found)
     return total
 
@@ -143,14 +144,8 @@ def merge(a: Agreement, b: Agreement) -> Agreement:
     )
 
 
-def test_cfg_of(model: nn.Module) -> dict:
-    """Where a detector cuts: `nms`, `score_thr`, `max_per_img`."""
-    head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
-    return getattr(head, "test_cfg", None) or {}
-
-
 def compare_samples(expected: BaseDataElement, actual: BaseDataElement, cfg: dict) -> Agreement:
-    """Compare two predictions on one image."""
+    """Compare two predictions on one image; `cfg` is where a detector cuts, its head's test_cfg."""
     if "pred_score" in expected:
         worst = float((expected.pred_score - actual.pred_score).abs().max())
         count = len(expected.pred_score)

@@ -45,22 +45,18 @@ class StemContrastInit(BaseInit):
             )
         self.noise, self.bias_std = noise, bias_std
 
+    @torch.no_grad()
     def __call__(self, module: nn.Module) -> None:
         """Change the stems within `module` in place."""
         for stem in (m for m in module.modules() if isinstance(m, Stem)):
-            self._start(stem)
+            convs = [m for m in stem.convs if isinstance(m, nn.Conv2d)]
+            for conv in convs:
+                if conv.groups > 1:
+                    averaging = conv.weight[::2]
+                    averaging.mul_(self.noise).add_(1 / averaging[0].numel())
+            nn.init.normal_(convs[-1].bias, std=self.bias_std)
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())
-
-    @torch.no_grad()
-    def _start(self, stem: Stem) -> None:
-        """Change one stem."""
-        convs = [m for m in stem.convs if isinstance(m, nn.Conv2d)]
-        for conv in convs:
-            if conv.groups > 1:
-                averaging = conv.weight[::2]
-                averaging.mul_(self.noise).add_(1 / averaging[0].numel())
-        nn.init.normal_(convs[-1].bias, std=self.bias_std)
 
     def _get_init_info(self) -> str:
         return f"{type(self).__name__}: noise={self.noise}, bias_std={self.bias_std}"
