@@ -66,33 +66,21 @@ def carafe_naive_backward(
 
 
 def carafe_forward(
-    features: Tensor,
-    masks: Tensor,
-    rfeatures: Tensor,
-    routput: Tensor,
-    rmasks: Tensor,
-    output: Tensor,
-    **sizes,
+    features: Tensor, masks: Tensor, rfeatures: Tensor, *buffers: Tensor, **sizes
 ) -> None:
-    """As ``carafe_naive_forward``. ``rfeatures`` receives the features, for the backward pass."""
+    """As ``carafe_naive_forward``, into the last of mmcv's buffers; the others are not used.
+
+    ``rfeatures`` receives the features, for the backward pass.
+    """
     rfeatures.copy_(features)
-    carafe_naive_forward(features, masks, output, **sizes)
+    carafe_naive_forward(features, masks, buffers[-1], **sizes)
 
 
 def carafe_backward(
-    grad_output: Tensor,
-    rfeatures: Tensor,
-    masks: Tensor,
-    rgrad_output: Tensor,
-    rgrad_input_hs: Tensor,
-    rgrad_input: Tensor,
-    rgrad_masks: Tensor,
-    grad_input: Tensor,
-    grad_masks: Tensor,
-    **sizes,
+    grad_output: Tensor, rfeatures: Tensor, masks: Tensor, *buffers: Tensor, **sizes
 ) -> None:
-    """As ``carafe_naive_backward``; the buffers whose names begin with r are not used."""
-    carafe_naive_backward(grad_output, rfeatures, masks, grad_input, grad_masks, **sizes)
+    """As ``carafe_naive_backward``, into the last two of mmcv's buffers."""
+    carafe_naive_backward(grad_output, rfeatures, masks, *buffers[-2:], **sizes)
 
 
 def psa_attention(psa_type: int, h_mask: int, w_mask: int, half_h_mask: int, half_w_mask: int, **_):
