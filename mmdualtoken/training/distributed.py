@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from datetime import timedelta
 from typing import Any
@@ -74,13 +75,17 @@ def max_over_processes(number: int) -> int:
     return int(value)
 
 
-def _check_torchrun() -> None:
-    missing = [n for n in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if n not in os.environ]
-    if missing:
+def _require_variables(launcher: str, names: Sequence[str], how: str) -> None:
+    """Refuse a process that its launcher did not start; `how` says the right way."""
+    if missing := [name for name in names if name not in os.environ]:
         raise InputError(
-            f"--launcher pytorch: {', '.join(missing)} not set in the environment; start the "
-            f"processes with {TORCHRUN}. For a single process leave --launcher out."
+            f"--launcher {launcher}: {', '.join(missing)} not set in the environment; start the "
+            f"processes {how}. For a single process leave --launcher out."
         )
+
+
+def _check_torchrun() -> None:
+    _require_variables("pytorch", ("RANK", "WORLD_SIZE", "MASTER_ADDR"), f"with {TORCHRUN}")
     local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if torch.cuda.is_available() and local_rank >= gpus:
         raise InputError(
@@ -90,25 +95,17 @@ def _check_torchrun() -> None:
 
 
 def _check_srun() -> None:
-    missing = [n for n in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if n not in os.environ]
-    if missing:
-        raise InputError(
-            f"--launcher slurm: {', '.join(missing)} not set in the environment; start the "
-            "processes with tools/slurm_train.sh PARTITION JOB_NAME CONFIG, or by srun. For a "
-            "single process leave --launcher out."
-        )
+    names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST")
+    how = "with tools/slurm_train.sh PARTITION JOB_NAME CONFIG, or by srun"
+    _require_variables("slurm", names, how)
 
 
 def _check_mpirun() -> None:
     """Check mpirun's environment, and set LOCAL_RANK, the GPU of the model wrappers."""
     number = "OMPI_COMM_WORLD_LOCAL_RANK"
     names = (number, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "MASTER_ADDR")
-    if missing := [name for name in names if name not in os.environ]:
-        raise InputError(
-            f"--launcher mpi: {', '.join(missing)} not set in the environment; start the processes "
-            "by Open MPI: mpirun -n PROCESSES -x MASTER_ADDR=HOST python ... --launcher mpi, with "
-            "the first machine as HOST. For a single process leave --launcher out."
-        )
+    how = "by Open MPI: mpirun -n PROCESSES -x MASTER_ADDR=HOST python ... --launcher mpi, with "
+    _require_variables("mpi", names, how + "the first machine as HOST")
     os.environ["LOCAL_RANK"] = os.environ[number]
 
 
