@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, DictAction
 
 from mmdualtoken.config_files import FOLDERS, PROJECT_ROOT, RIVALS, config_path, suggest
 from mmdualtoken.config_variables import unused_changes
@@ -134,7 +134,6 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / path.stem)
-    _set_dataloader_defaults(cfg)
     _complete_loops(cfg)
     return cfg
 
@@ -143,28 +142,19 @@ def _complete_loops(cfg: Config) -> None:
     """Let settings agree that PyTorch and MMEngine refuse apart.
 
     Without worker processes none can persist or prefetch. Without a val_dataloader or
-    test_dataloader there is nothing to evaluate.
+    test_dataloader there is nothing to evaluate. mmpretrain's configs leave loader settings out,
+    which its own train.py adds.
     """
     for split in ("train", "val", "test"):
         loader = cfg.get(f"{split}_dataloader")
+        if loader and cfg.get("default_scope") == "mmpretrain":
+            loader.setdefault("pin_memory", torch.cuda.is_available())
+            loader.setdefault("persistent_workers", True)
+            loader.setdefault("collate_fn", dict(type="default_collate"))
         if loader and not loader.get("num_workers"):
             loader.update(persistent_workers=False, prefetch_factor=None)
         elif not loader and split != "train":
             cfg.update({f"{split}_cfg": None, f"{split}_evaluator": None})
-
-
-def _set_dataloader_defaults(cfg: Config) -> None:
-    """Add the loader settings of mmpretrain's own train.py, which its configs leave out."""
-    if cfg.get("default_scope") != "mmpretrain":
-        return
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        if cfg.get(name):
-            defaults = dict(
-                pin_memory=torch.cuda.is_available(),
-                persistent_workers=cfg[name].get("num_workers", 0) > 0,
-                collate_fn=dict(type="default_collate"),
-            )
-            cfg[name] = ConfigDict(**{**defaults, **cfg[name]})
 
 
 def run_tool(main: Callable[[], None]) -> None:
