@@ -14,9 +14,8 @@ from tasks import ROOT
 from mmdualtoken.data.check import pool
 
 
-def test_interrupt(tmp_path, monkeypatch):
+def test_interrupt(here):
     """Ctrl-C ends it at once, with a line and no traceback, and leaves no process."""
-    monkeypatch.chdir(tmp_path)
     write_data("classification")
     for number in range(3000):
         os.link(CLASSIFICATION_IMAGE, f"data/imagenet/train/disc/{number}.jpg")

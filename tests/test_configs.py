@@ -238,17 +238,15 @@ def test_every_rival_is_compared():
 
 
 @pytest.mark.parametrize("path", RIVALS, ids=map(name_of, RIVALS))
-def test_rivals_are_found_by_the_names_of_ours(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_rivals_are_found_by_the_names_of_ours(path, here):
     name = f"{path.parent.name}/{path.name}"
     assert not (ROOT / "configs" / name).exists()
     for spelling in (name, f"configs/{name}", f"./configs/{name}", f"lab/configs/{name}"):
         assert find_config(spelling) == path
 
 
-def test_the_working_directory_comes_first(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    own = tmp_path / "configs" / "mmdet" / "maskrcnn_r50_1x.py"
+def test_the_working_directory_comes_first(here):
+    own = here / "configs" / "mmdet" / "maskrcnn_r50_1x.py"
     own.parent.mkdir(parents=True)
     own.touch()
     assert find_config("configs/mmdet/maskrcnn_r50_1x.py").resolve() == own

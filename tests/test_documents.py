@@ -273,9 +273,8 @@ ARRIVED = {
 
 
 @pytest.mark.parametrize("block", CONFIGS, ids=lambda b: b.id)
-def test_config_block(block, tmp_path, monkeypatch):
+def test_config_block(block, here):
     """It loads, lines alone on top of a detector's config, and what it says arrives."""
-    monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(ROOT / "configs")
     for other in CONFIGS:  # of this page, which the block may have as its base
         if other.page == block.page and other.name:

@@ -150,14 +150,13 @@ RUNS_A_FILE = [b for b in BLOCKS if b.language == "python" and '"model.onnx", ' 
 
 
 @pytest.mark.parametrize("block", RUNS_A_FILE, ids=lambda block: block.id)
-def test_documented_code_runs_a_file(block, onnx, tmp_path, monkeypatch):
+def test_documented_code_runs_a_file(block, onnx, here):
     assert len(RUNS_A_FILE) == len(RUNTIMES)
     if "openvino" in block.text:
         pytest.importorskip("openvino", reason="openvino is not installed: the extra [openvino]")
     metadata = dict(mean="[1, 1, 1]", std="[2, 2, 2]")
-    file = tmp_path / "model.onnx"
+    file = here / "model.onnx"
     Onnx.save(export.record(holder(nn.GELU())), ["logits"], metadata, file)
-    monkeypatch.chdir(tmp_path)
     ran = {}
     exec(compile(block.text, block.id, "exec"), ran)
     assert ran["images"].dtype == np.float32

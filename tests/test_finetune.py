@@ -327,10 +327,9 @@ BLOCKS = dict(re.findall(r"```python\n# ([\w ]+)\n(.*?)```", PAGE, re.S))
 
 
 @pytest.fixture
-def written(tmp_path, monkeypatch):
+def written(here):
     """Write a block of the page where it finds our configs; gives its Config."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.chdir(tmp_path)
+    (here / "configs").symlink_to(ROOT / "configs")
 
     def write(name):
         Path("my_config.py").write_text(BLOCKS[name])

@@ -107,9 +107,7 @@ def test_recipe_of_a_toolbox_with_the_base_file(task, tmp_path):
     assert wrapper.clip_grad_kwargs == dict(max_norm=1.0) and wrapper._accumulative_counts == 2
 
 
-def test_resume_is_exact(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
+def test_resume_is_exact(here):
     def config():
         cfg = toy_config()
         cfg.optim_wrapper = dict(optimizer=dict(MUON), clip_grad=dict(max_norm=5.0))

@@ -63,9 +63,8 @@ def test_every_block_is_run():
     ]
 
 
-def test_one_file_is_divided(tmp_path, monkeypatch):
+def test_one_file_is_divided(here):
     """Each image with its objects in one of the two files; everything else in both."""
-    monkeypatch.chdir(tmp_path)
     (block,) = (b for b in BLOCKS if b.page == PAGE and "all.json" in b.text)
     images = [dict(id=i) for i in range(10)]
     boxes = [dict(id=i, image_id=i % 10) for i in range(30)]
@@ -82,9 +81,8 @@ def test_one_file_is_divided(tmp_path, monkeypatch):
         assert {b["image_id"] for b in part["annotations"]} == {i["id"] for i in part["images"]}
 
 
-def test_from_voc(real_data, tmp_path, monkeypatch):
+def test_from_voc(real_data, here):
     """XML made from three photos' JSON of each part becomes that JSON again."""
-    monkeypatch.chdir(tmp_path)
     (block,) = (b for b in BLOCKS if b.page == PAGE and "BCCD_Dataset/BCCD" in b.text)
     source = Path("BCCD_Dataset/BCCD")
     for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
@@ -119,9 +117,8 @@ def test_from_voc(real_data, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", METRIC)
-def test_example(config, real_data, tmp_path, monkeypatch, tool):
+def test_example(config, real_data, here, tool):
     """The config word for word; the commands too, after the check with a narrow model."""
-    monkeypatch.chdir(tmp_path)
     place(real_data, config)
     Path(config).write_text(CONFIGS[config])
     for words in COMMANDS:
@@ -132,7 +129,7 @@ def test_example(config, real_data, tmp_path, monkeypatch, tool):
         if name == "browse_dataset":
             make_narrow(config)
         if name == "predict":
-            few = tmp_path / "few"
+            few = here / "few"
             few.mkdir()
             for image in sorted(Path(arguments[2]).iterdir())[:2]:
                 (few / image.name).symlink_to(image.resolve())

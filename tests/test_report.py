@@ -25,9 +25,8 @@ from mmdualtoken.export.breakdown import break_down
 
 
 @pytest.fixture
-def tool(tool, tmp_path, monkeypatch):
+def tool(tool, here):
     """Run tools/reproduce.py in an empty folder: tool(...) -> (exit status, output)."""
-    monkeypatch.chdir(tmp_path)
     return partial(tool, "reproduce")
 
 

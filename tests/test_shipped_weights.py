@@ -94,7 +94,7 @@ def test_cats_at_full_size(name, real_data, tmp_path, tool):
     assert len(found) == 42 and sum(found) >= 42 / 3
 
 
-def test_names(tmp_path, monkeypatch):
+def test_names(here):
     """A file of that name comes first."""
     assert "tiny" in NAMES
     assert complete_name("tiny") == "mmdualtoken://tiny"
@@ -102,7 +102,6 @@ def test_names(tmp_path, monkeypatch):
     assert find_config("mmdualtoken://tiny").name.startswith("dualtoken_t_")
     with pytest.raises(InputError, match=r"mmdualtoken://huge .*mmdualtoken://tiny"):
         CheckpointLoader.load_checkpoint("mmdualtoken://huge")
-    monkeypatch.chdir(tmp_path)
     Path("tiny").touch()
     assert complete_name("tiny") == "tiny"
 
