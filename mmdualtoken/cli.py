@@ -162,21 +162,20 @@ def run_tool(main: Callable[[], None]) -> None:
     refuse_unsafe_checkpoints()
     try:
         main()
+        return
     except InputError as error:
         known = None if isinstance(error, MissingPackage) else explain(error.__cause__)
-        print_error(known or str(error))
-        sys.exit(2)
+        text = known or str(error)
     except KeyboardInterrupt:
         print_stderr("\nStopped by Ctrl-C.")
         sys.exit(130)
     except json.JSONDecodeError as error:
-        print_error(
+        text = (
             f"an annotation file is not valid JSON ({error}). If it is cut off, copy or download "
             "it again; if it begins with a byte order mark (BOM), save it as UTF-8 without."
         )
-        sys.exit(2)
     except Exception as error:
         if (text := explain(error)) is None:
             raise
-        print_error(text)
-        sys.exit(2)
+    print_error(text)
+    sys.exit(2)
