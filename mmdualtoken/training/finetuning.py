@@ -23,12 +23,6 @@ OF_NORMS = ("running_mean", "running_var")
 KINDS_OF_STATE = {"betas", "momentum", "alpha", "rho"}
 
 
-def _describe_layers(fitted: Mapping, dropped: dict[str, int]) -> str:
-    """The layers of the dropped tensors, with their numbers of outputs."""
-    layers = {k.rpartition(".")[0]: (old, len(fitted[k])) for k, old in dropped.items()}
-    return ", ".join(f"{layer} ({old} outputs, now {new})" for layer, (old, new) in layers.items())
-
-
 def check_resumed(model: nn.Module, state: Mapping, filename: str) -> None:
     """Check that a resumed run has the model that it began with.
 
@@ -153,7 +147,9 @@ class DropClassLayersHook(Hook):
         fitted, dropped = fit_classes(model, state, filename)
         text = f"kept {len(fitted) - len(dropped)} of {len(fitted)} tensors of {filename}"
         if dropped:
-            text += f"; newly initialized class layers: {_describe_layers(fitted, dropped)}"
+            layers = {k.rpartition(".")[0]: (old, len(fitted[k])) for k, old in dropped.items()}
+            names = (f"{layer} ({old} outputs, now {new})" for layer, (old, new) in layers.items())
+            text += f"; newly initialized class layers: {', '.join(names)}"
         print_log(text + _same_number_of_other_classes(runner, checkpoint), logger="current")
         checkpoint["state_dict"] = fitted
 
