@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """What `measure` counts, by parts.
+    """What `break_down` counts, by parts.
 
     Attributes:
         size: height and width of the image.

@@ -83,7 +83,6 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: dict, count: int) -> tuple[Tens
     Args:
         boxes: (B, G, N, 4), or (B, 1, N, 4) for the same boxes in all groups.
         scores: (B, G, N); 0 is no candidate.
-        cfg: config of the NMS.
         count: how many to keep per image.
 
     Returns:
@@ -116,7 +115,6 @@ def from_dense_head(
     """Boxes of a head that decodes as mmdet's BaseDenseHead or GFLHead.
 
     Args:
-        head: the head.
         outputs: of its forward: scores, boxes and, of some heads, a factor of the scores; each a
             list by level of (B, priors x D, H, W).
         cfg: its test_cfg.
@@ -208,7 +206,6 @@ def from_roi_head(
     """Detections of mmdet's StandardRoIHead or CascadeRoIHead.
 
     Args:
-        roi_head: the head, with or without masks.
         maps: of the neck, by level.
         proposals: (B, N, 4).
         there: (B, N), whether a row is a proposal.

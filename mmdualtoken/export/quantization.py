@@ -198,7 +198,6 @@ class Nncf(OpenVino):
         """Write an 8-bit file.
 
         Args:
-            source: the exact file.
             target: NAME.xml; NAME.bin gets the weights.
             inputs: images (1, C, H, W), of which the scales are taken.
             validate: the metric of a function of images on images by index; layers that cost most

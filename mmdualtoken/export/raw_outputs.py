@@ -197,7 +197,6 @@ def record(
     """Record the graph of a copy of the model, for every batch, height and width.
 
     Args:
-        outputs: the model.
         deploy: switch the copy to deployment first.
         sizes: Dim.DYNAMIC for no condition on sizes; Dim.AUTO keeps those that the model's own
             code asks about, such as a map of more than one pixel.

@@ -49,16 +49,14 @@ class Canvas:
     def draw(
         self, image: np.ndarray, sample: BaseDataElement, labels: bool = False, thr: float = 0.0
     ) -> np.ndarray:
-        """Draw a prediction, or labels, into an image.
+        """Draw a prediction, or labels, into an image: (H, W, 3) -> (H', W', 3), RGB uint8.
+
+        Pictures have the size of the image, but for small ones of a classifier.
 
         Args:
-            image: (H, W, 3) RGB uint8.
             sample: the toolbox's data sample, on the CPU.
             labels: draw the ground truth instead of the prediction.
             thr: detection: draw predicted objects with a score above it.
-
-        Returns:
-            (H', W', 3) RGB uint8; of the size of the image, but for small ones of a classifier.
         """
         drawn = dict(draw_gt=labels, draw_pred=not labels)
         with warnings.catch_warnings():

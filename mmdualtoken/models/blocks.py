@@ -399,7 +399,6 @@ class Stage(nn.Module):
     Args:
         merging: halves the resolution; nn.Identity in stage 1.
         token_proj: brings the global tokens to this stage's width; nn.Identity in stage 1.
-        blocks: the Dual Token blocks.
         with_cp: recompute each block in the backward pass to save memory.
     """
 

@@ -32,7 +32,6 @@ def write_checkpoint(
 
     Args:
         hook: a CheckpointHook whose `before_train` has been called.
-        runner: of the training.
         filename: name in the hook's `out_dir`.
         meta: its 'epoch' and 'iter' are those at which a resumed run begins.
         by_epoch: whether an epoch has just ended, from which FlexibleRunner concludes the same.

@@ -16,12 +16,8 @@ def dualtoken_wrap_policy(module: nn.Module, recurse: bool, nonwrapped_numel: in
     """Make each Dual Token block a unit of its own; all else is the root's.
 
     For configs: strategy = dict(type='ResumingFSDPStrategy',
-    model_wrapper=dict(auto_wrap_policy='dualtoken_wrap_policy')).
-
-    Args:
-        module: candidate for a unit.
-        recurse: whether the question is to look inside the module.
-        nonwrapped_numel: parameters in it that are in no unit yet; not used.
+    model_wrapper=dict(auto_wrap_policy='dualtoken_wrap_policy')). The arguments are those of every
+    auto_wrap_policy of PyTorch.
     """
     return transformer_auto_wrap_policy(
         module, recurse, nonwrapped_numel, transformer_layer_cls={DualTokenBlock}

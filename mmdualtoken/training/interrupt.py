@@ -191,9 +191,6 @@ def exit_cleanly(work_dir: str | Path) -> Iterator[None]:
     operating system pass through: reading, or writing outside of `work_dir`. At the end, signal
     handlers are as before.
 
-    Args:
-        work_dir: folder of the run.
-
     Raises:
         InputError: writing failed; the message says why, and which checkpoint is the last.
     """

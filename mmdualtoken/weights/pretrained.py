@@ -95,7 +95,7 @@ def load_backbone(
     backbone's `out_indices` are not used. Another token grid is resized.
 
     Args:
-        backbone: the DualTokenViT; changed in place.
+        backbone: changed in place.
         filename: a local file (.pth, .safetensors) or a URL.
         prefix: prefix of the names, 'backbone.' in a classifier's checkpoint. Bare names, and those
             of a wrapped model (`module.`), are found, too; the log names their prefix.
@@ -177,12 +177,8 @@ def start_from_checkpoint(cfg: Config, filename: str) -> None:
     tensors when the model is initialised. Shipped weights read RGB: a config that reads BGR, as
     RTMDet's, is changed to it.
 
-    Args:
-        cfg: config with `model.backbone` of one of the types `BACKBONES`; changed in place.
-        filename: checkpoint written by training one of the classification configs.
-
     Raises:
-        InputError: the file is missing, or the config has another backbone.
+        InputError: the file is missing, or the config's backbone is none of `BACKBONES`.
     """
     backbone = cfg.model.get("backbone", {})
     if type_name(backbone) not in BACKBONES:

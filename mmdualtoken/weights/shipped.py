@@ -18,10 +18,7 @@ def list_weights() -> list[str]:
 
 
 def weights_path(name: str) -> Path:
-    """Return the file of shipped weights.
-
-    Args:
-        name: a name of `list_weights`, with or without 'mmdualtoken://'.
+    """Return the file of shipped weights, named with or without 'mmdualtoken://'.
 
     Raises:
         InputError: there are no such weights; the message lists the names.

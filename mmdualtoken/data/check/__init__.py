@@ -135,11 +135,8 @@ def preprocessor_problem(cfg: Config) -> str:
 def check_data(cfg: Config, *dataloaders: str) -> None:
     """Check that the data of dataloaders is there and fits the config, without reading it all.
 
-    A relative data_root that the working directory lacks is looked for in the project, too.
-
-    Args:
-        cfg: a complete config of mmdet, mmseg or mmpretrain; data paths may be changed in place.
-        dataloaders: names such as 'train_dataloader'.
+    A relative data_root that the working directory lacks is looked for in the project, too; then
+    the paths in `cfg` are changed. Dataloaders have names such as 'train_dataloader'.
 
     Raises:
         InputError: something is missing or broken; the message names the path and the remedy.
@@ -164,7 +161,7 @@ def check_config(
     """Check every file and annotation of the data sets of a config.
 
     Args:
-        cfg: a complete config of mmdet, mmseg or mmpretrain; not changed.
+        cfg: not changed.
         splits: those to check; a split that the config lacks is passed over.
         workers: number of processes that read images; 0 reads here, without a limit of time.
         timeout: seconds that one sample may take.

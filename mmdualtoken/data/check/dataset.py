@@ -59,11 +59,8 @@ def build(dataset: ConfigDict, quick: bool) -> Any:
 class DatasetCheck:
     """Check of one data set; kinds of data sets add rules.
 
-    Args:
-        cfg: the complete config.
-        config: the part of it that describes the data set.
-        dataset: the data set, built; None if that is not possible.
-        split: 'train', 'val' or 'test'.
+    `config` is the part of `cfg` that describes the data set; `dataset` is it, built, or None if
+    that is not possible.
     """
 
     unit = ""

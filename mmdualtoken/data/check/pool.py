@@ -67,7 +67,6 @@ def run(
 
     Args:
         function: called in forked processes; its results are pickled.
-        count: number of items.
         workers: number of processes; 0 calls the function here, without a limit of time.
         timeout: seconds that one item may take.
         lost: lost(item, reason) returns the result of an item that took too long or whose process

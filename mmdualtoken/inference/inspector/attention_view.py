@@ -158,12 +158,8 @@ class AttentionView:
     def draw(self, part: str, limits: tuple[float, float]) -> np.ndarray:
         """Draw the weights of a part over the photo in grey, above a colour bar.
 
-        Args:
-            part: 'photo', with a cross at the chosen place, or 'tokens', with a frame.
-            limits: smallest and largest weight of the colours.
-
-        Returns:
-            (H + STRIP, W, 3) RGB uint8, (W, H) the `area`.
+        'photo' has a cross at the chosen place, 'tokens' a frame; `limits` are the smallest and the
+        largest weight of the colours. Returns (H + STRIP, W, 3) RGB uint8, (W, H) the `area`.
         """
         width, height = self.area(part)
         size = (width + 0.1) / DPI, (height + STRIP + 0.1) / DPI  # it rounds down

@@ -94,9 +94,8 @@ def drop(items: np.ndarray, dropped: np.ndarray) -> np.ndarray:
 def nms_match(dets: Tensor, iou_threshold: float) -> list:
     """Groups of indices: a kept box, then those it suppresses, each by falling score.
 
-    Args:
-        dets: (N, 5), boxes and scores.
-        iou_threshold: a box with this IoU or a higher one belongs to the group.
+    ``dets`` (N, 5) are boxes and scores. A box with the threshold's IoU or a higher one belongs to
+    the group.
     """
     boxes, scores = dets[:, :4].float(), dets[:, 4]
     remaining = scores.sort(descending=True, stable=True)[1]
