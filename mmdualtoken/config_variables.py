@@ -110,11 +110,7 @@ def unused_changes(cfg: Config, options: Iterable[str] = ()) -> Iterator[str]:
 
     MMEngine reads a base config as a whole: its train_dataloader holds a copy of its
     train_pipeline, its test_dataloader one of its val_dataloader. A file that inherits it, or
-    --cfg-options, then changes the variable alone.
-
-    Args:
-        cfg: as read from a file.
-        options: names of --cfg-options, such as 'train_pipeline.2.scale'.
+    --cfg-options (`options`, such as 'train_pipeline.2.scale'), then changes the variable alone.
     """
     # The text has the files of all bases before those that inherit them, each below its path.
     paths = dict.fromkeys(line for line in cfg.text.splitlines() if line.endswith(".py"))

@@ -22,11 +22,7 @@ def check_new_folder(folder: str | Path, overwrite: bool | None = None) -> Path:
     """Check, before the work, the folder that a tool's --out names, without creating it.
 
     Args:
-        folder: as the user named it.
         overwrite: whether --overwrite was given; None: the tool has no such argument.
-
-    Returns:
-        the folder: one that does not exist, is empty, or may be written into.
 
     Raises:
         InputError: it is a file, or has something in it and `overwrite` is not True.
@@ -44,10 +40,6 @@ def check_new_folder(folder: str | Path, overwrite: bool | None = None) -> Path:
 
 def check_new_file(file: str | Path, flag: str) -> Path:
     """Check, before the work, a file that a tool will write, and create its folder.
-
-    Args:
-        file: as the user named it.
-        flag: the argument that named it.
 
     Raises:
         InputError: it exists already, or its folder cannot be created.

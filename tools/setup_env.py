@@ -82,10 +82,8 @@ def inspect(python: Path, stack: str) -> dict:
 def create(venv: Path, found: tuple | None, match_python: bool) -> bool:
     """Create the environment, unless it is usable; returns whether it had to be created.
 
-    Args:
-        venv: its folder. An unusable one is moved aside, not deleted.
-        found: the version of its Python, None if it does not run.
-        match_python: whether only an environment of this Python's version is usable.
+    An unusable one is moved aside, not deleted. `found` is the version of its Python, None if it
+    does not run; with `match_python` only one of this Python's version is usable.
     """
     mine = sys.version_info[:2]
     if found and LOWEST <= found < END and (found == mine or not match_python):

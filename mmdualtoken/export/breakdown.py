@@ -212,12 +212,8 @@ def break_down(cfg: Config, size: tuple[int, int] | None = None) -> Breakdown:
     """Count parameters, frozen and auxiliary ones included, and multiply-accumulates, by parts.
 
     Shapes are all that counting needs, hence the meta device; models with operators that it lacks
-    run on the CPU instead.
-
-    Args:
-        cfg: a config of mmpretrain, mmdet or mmseg; no data set is needed.
-        size: height and width of the image, by default 224x224 (mmpretrain), 800x1280 (mmdet) or
-            512x512 (mmseg).
+    run on the CPU instead. Height and width of the image are by default 224x224 (mmpretrain),
+    800x1280 (mmdet) or 512x512 (mmseg).
 
     Raises:
         InputError: the config is of another toolbox, or the model cannot take images of that size.

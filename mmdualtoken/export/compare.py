@@ -193,12 +193,9 @@ def compare_objects(expected: BaseDataElement, actual: BaseDataElement, cfg: dic
 
 
 def is_tie(one: BaseDataElement, index: int, among: BaseDataElement, cfg: dict) -> bool:
-    """Whether rounding decides that an object is kept.
+    """Whether rounding decides that the object `index` of `one` is kept.
 
-    Args:
-        one: the objects, of which `index` is looked at.
-        among: those that may suppress it.
-        cfg: `nms`, `score_thr` and `max_per_img`.
+    Those of `among` may suppress it; `cfg` has `nms`, `score_thr` and `max_per_img`.
     """
     score, box = one.scores[index], one.bboxes[index]
     full = len(among.scores) >= cfg["max_per_img"]

@@ -32,9 +32,6 @@ ON_THE_WAY = ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract", "Tra
 class ValidationData:
     """The validation set of a config, image by image, and its metric.
 
-    Args:
-        cfg: a complete config with val_dataloader and val_evaluator.
-
     Raises:
         InputError: there is no validation set, nothing in it, or something is wrong with it.
     """

@@ -31,11 +31,7 @@ CHECKED = ((1, 75, 125), (3, 160, 96), (1, 131, 218))
 
 
 class IntervalPool(nn.Module):
-    """nn.AdaptiveAvgPool2d as two matrix products, for sizes that are not known in advance.
-
-    Args:
-        output_size: height and width of the output.
-    """
+    """nn.AdaptiveAvgPool2d as two matrix products, for sizes that are not known in advance."""
 
     def __init__(self, output_size: int | Sequence[int]):
         super().__init__()
@@ -73,11 +69,6 @@ def replace_adaptive_pooling(model: nn.Module) -> None:
 
 class RawOutputs(nn.Module):
     """A model of a toolbox from normalised images (B, C, H, W) to its network's own outputs.
-
-    Args:
-        model: classifier, segmentor, or detector with one or two stages.
-        scope: 'mmpretrain', 'mmseg' or 'mmdet'.
-        backbone_only: stop at the backbone's maps.
 
     Attributes:
         channels: C.
@@ -240,10 +231,8 @@ def module_of(error: BaseException, model: nn.Module) -> str:
 def deviation(eager: RawOutputs, run: Callable, size: tuple[int, int, int]) -> float:
     """Largest difference of the file's outputs from PyTorch's, relative to each output's largest.
 
-    Args:
-        eager: the model as it is trained, not switched to deployment.
-        run: the exported one.
-        size: batch, height and width of random images.
+    `eager` is the model as it is trained, not switched to deployment; random images have the
+    `size` (batch, height, width).
     """
     generator = torch.Generator().manual_seed(sum(size))
     images = torch.randn(size[0], eager.channels, *size[1:], generator=generator)

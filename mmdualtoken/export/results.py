@@ -93,8 +93,6 @@ class Results(nn.Module):
     """A model of a toolbox from images (B, C, H, W) of any size to results.
 
     Args:
-        model: classifier, segmentor or detector.
-        cfg: its config, complete.
         pixels: take pixels as the config reads them (uint8, or float32 of images with more than 8
             bits; OpenCV's order of channels) and normalise them here; else normalised images.
             Padding to `pad_size_divisor`, or to 32 where the network needs it, is done here in any

@@ -61,11 +61,6 @@ class Browser:
 
     Where the pipeline loads the labels after it has resized the image, as in most pipelines of
     testing, they are of the file's size, and the image is brought back to it.
-
-    Args:
-        cfg: a complete config of mmdet, mmseg or mmpretrain.
-        dataset: as `build_dataset` gives it.
-        split: 'train', 'val' or 'test', the one of the data set.
     """
 
     def __init__(self, cfg: Config, dataset: Any, split: str = "train"):

@@ -26,9 +26,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 class Canvas:
     """The visualizer of a config, whose pictures come back as arrays instead of being saved.
 
-    Args:
-        cfg: a complete config of mmdet, mmseg or mmpretrain.
-        dataset_meta: `classes` and `palette`, one entry for each class.
+    `dataset_meta` has `classes` and `palette`, one entry for each class.
     """
 
     def __init__(self, cfg: Config, dataset_meta: dict):

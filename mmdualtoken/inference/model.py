@@ -86,9 +86,7 @@ def _dataset_meta(cfg: Config, checkpoint: Any, num_classes: int) -> dict:
 def complete_meta(meta: dict, num_classes: int = 0) -> dict:
     """Complete `classes` and `palette` of a data set by numbers and random colours.
 
-    Args:
-        meta: may have `classes` and `palette`.
-        num_classes: how many classes are needed at least.
+    At least `num_classes` are needed; `meta` may have neither.
     """
     classes = meta.get("classes") or ()
     classes = [classes] if isinstance(classes, str) else list(classes)

@@ -66,17 +66,9 @@ def write_video(
     fps: float,
     out: Path,
 ) -> int:
-    """Write the annotated video, and the records of its frames, one a line.
+    """Write the annotated video, and the records of its frames, one a line; return their number.
 
-    Args:
-        predictor: its task and class names shape the records.
-        source: the video.
-        predicted: frames, (H, W, 3) BGR, each with its prediction.
-        fps: frames per second of the annotated video.
-        out: folder of the results.
-
-    Returns:
-        the number of frames.
+    `predicted` are frames, (H, W, 3) BGR, each with its prediction.
     """
     video, preds = source.results(out)
     for file in (video, preds):

@@ -20,11 +20,7 @@ from mmdualtoken.inference.model import split_pipeline
 
 
 class Preparer:
-    """Read images, and prepare them as in testing.
-
-    Args:
-        cfg: a complete config of mmdet, mmseg or mmpretrain.
-    """
+    """Read images, and prepare them as in testing."""
 
     def __init__(self, cfg: Config):
         self.load, self.pipeline = split_pipeline(cfg)

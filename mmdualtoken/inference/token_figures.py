@@ -70,11 +70,8 @@ def key_tokens(broadcast: np.ndarray) -> list[tuple[int, int]]:
     """Image tokens to look at: the two that read most from few global tokens, and the one that
     reads most evenly.
 
-    Args:
-        broadcast: attention (H, W, n) of the image tokens.
-
-    Returns:
-        (row, column) of each. The second is at least a quarter of the map away from the first.
+    Attention (H, W, n) of the image tokens -> (row, column) of each. The second is at least a
+    quarter of the map away from the first.
     """
     peak = broadcast.max(-1)
     height, width = peak.shape
@@ -92,11 +89,7 @@ def attention_figure(
 ) -> Figure:
     """Draw Figure 4: the image, the attention of three of its tokens, and the largest of all.
 
-    Args:
-        maps: of an image.
-        block: the one of `maps.blocks` to look into.
-        picture: the image, (H, W, 3) RGB uint8.
-        rows: attention (H, W, n) of each row of the figure, by the row's name.
+    `rows` are the attention (H, W, n) of each row of the figure, by the row's name.
     """
     figure, axes = _panels(len(rows), 5, maps, extra=0.9)
     figure.suptitle(f"Global broadcast of {block.name}", fontsize=9)
@@ -226,11 +219,8 @@ def all_figures(
 ) -> dict[str, Callable[[], Figure]]:
     """Return the figures by name, each drawn when it is called.
 
-    Args:
-        maps: of all blocks.
-        block: the one of `maps.blocks` to look into.
-        picture: (H, W, 3) RGB uint8, as the backbone saw it.
-        head: one head, from 0; all by default.
+    `block` is the one of `maps.blocks` to look into; `picture`, (H, W, 3) RGB uint8, is as the
+    backbone saw it; `head` is one head, from 0, all by default.
     """
     attention = block.broadcast[0]
     heads = list(range(len(attention))) if head is None else [head]

@@ -155,11 +155,7 @@ class DropClassLayersHook(Hook):
 
 
 def add_class_layer_hook(cfg: Config) -> None:
-    """Add `DropClassLayersHook` to a config that loads a checkpoint, or resumes.
-
-    Args:
-        cfg: changed in place where it has `load_from` or `resume`.
-    """
+    """Add `DropClassLayersHook` to a config that has `load_from` or `resume`, in place."""
     hooks = cfg.get("custom_hooks") or []
     added = "DropClassLayersHook" in map(type_name, hooks)
     if (cfg.get("load_from") or cfg.get("resume")) and not added:

@@ -86,8 +86,7 @@ def draw_curves(scalars: Mapping[str, np.ndarray], history: History, unit: str) 
 
     Args:
         scalars: name -> value in each iteration; losses have 'loss' in their names.
-        history: the evaluations.
-        unit: of their steps, 'epoch' or 'iteration'.
+        unit: of the evaluations' steps, 'epoch' or 'iteration'.
     """
     from matplotlib.figure import Figure  # slow to import
 

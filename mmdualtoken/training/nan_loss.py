@@ -46,10 +46,6 @@ class GradientNorms:
 
     They are those that the optimizer sees: unscaled, clipped. A step that loss scaling skips is
     none.
-
-    Args:
-        optimizer: watched from now on.
-        names: of its parameters.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]):

@@ -24,10 +24,8 @@ def seed_all(*key: int) -> None:
     """Seed Python, numpy and torch (CPU and all GPUs in use) with the numbers of `key`.
 
     Equal keys give equal random numbers in every process; keys that differ in any number, or in
-    length, give streams that have nothing to do with each other.
-
-    Args:
-        key: numbers >= 0, e.g. a run's seed, a rank and an iteration.
+    length, give streams that have nothing to do with each other. The numbers, such as a run's
+    seed, a rank and an iteration, are 0 or more.
     """
     words = np.random.SeedSequence([*key, len(key)]).generate_state(3)
     random.seed(int(words[0]))

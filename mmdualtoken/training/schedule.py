@@ -172,9 +172,6 @@ def count_accumulation(runner: Runner) -> None:
 
     MMEngine counts processes × batch size alone. The config stays as it is, so that its copy in
     the work dir can be used again.
-
-    Args:
-        runner: before its `train`.
     """
     holder, name = runner, "auto_scale_lr"
     if not isinstance(runner, Runner):  # FlexibleRunner leaves it to its strategy
@@ -217,7 +214,6 @@ def apply_changed_settings(runner: Runner, own: Settings, old: Sequence[dict]) -
     one that depends on evaluations stays the checkpoint's.
 
     Args:
-        runner: resumed; its loop has its position.
         own: `current_settings` before the checkpoint was loaded.
         old: states of the schedulers in the checkpoint.
     """

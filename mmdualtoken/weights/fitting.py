@@ -110,7 +110,6 @@ def match_tensors(
     """Compare a checkpoint's tensors with a model's, after resizing token grids to the model's.
 
     Args:
-        model: detector, segmentor or classifier.
         state: tensors of the checkpoint by name; the names may begin with 'module.'.
         optional: names that the checkpoint may lack.
 
@@ -136,11 +135,6 @@ def fit_classes(
     model: nn.Module, state: Mapping, filename: str
 ) -> tuple[OrderedDict, dict[str, int]]:
     """Return a checkpoint's tensors for `model`, with the model's own for class layers that differ.
-
-    Args:
-        model: detector, segmentor or classifier.
-        state: tensors of the checkpoint by name; the names may begin with 'module.'.
-        filename: the checkpoint, for messages.
 
     Returns:
         a tensor for each key of the model; and the keys that keep the model's own tensors, with

@@ -105,13 +105,8 @@ def unmatched(
     """Return detail and remedy of a warning if many objects have no anchor; None otherwise.
 
     Two boxes overlap most around one centre, so an object counted here has no anchor wherever it
-    lies. Where an image is resized in several ways, the best of them counts.
-
-    Args:
-        cfg: the complete config.
-        pipeline: of the data set.
-        images: (m, 2) width and height of each object's image.
-        boxes: (m, 2) width and height of each object.
+    lies. Where an image is resized in several ways, the best of them counts. `images` and `boxes`,
+    (m, 2), are width and height of each object's image and of the object.
     """
     scales = scales_of(pipeline)
     found = anchors_of(cfg.get("model") or {}) if scales and len(boxes) else None

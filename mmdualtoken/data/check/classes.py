@@ -39,11 +39,9 @@ def list_rules(path: str) -> Iterator[Breach]:
 
 
 def name_rules(names: Any, scope: str) -> Iterator[Breach]:
-    """Check the class names of a config, or those in the file that it names.
+    """Check the class names as a config gives them, or those in the file that it names.
 
-    Args:
-        names: as in the config; None passes.
-        scope: of the config; mmdet looks categories up by their names.
+    None passes. The scope counts, as mmdet looks categories up by their names.
     """
     if isinstance(names, str) and os.path.isfile(names):
         if breaches := list(list_rules(names)):
@@ -99,9 +97,7 @@ def num_labels(head: ConfigDict, key: str = "num_classes") -> int:
 def loss_rules(model: ConfigDict, scope: str) -> Iterator[Breach]:
     """Check what the losses of the heads ask of the number of classes.
 
-    Args:
-        model: of the config.
-        scope: of the config; mmdet's heads with a softmax count the background, too.
+    mmdet's heads with a softmax count the background, too.
     """
     for path, key, head in heads_of(model):
         for name, losses in head.items():
@@ -131,12 +127,9 @@ def _loss_rules(path: str, head: ConfigDict, loss: ConfigDict, detection: bool) 
 
 
 def head_rules(cfg: Config, names: Sequence[str], own: bool) -> Iterator[Breach]:
-    """Compare the heads of a config's model with the classes of a data set.
+    """Compare the heads of a config's model with the names of a data set's classes.
 
-    Args:
-        cfg: the complete config.
-        names: of the classes.
-        own: whether the config names them; else they are those of the data set's class.
+    `own`: whether the config names them; else they are those of the data set's class.
     """
     model, count = cfg.get("model") or {}, len(names)
     found = [(path, head[key], num_labels(head, key)) for path, key, head in heads_of(model)]

@@ -49,11 +49,7 @@ def image_rules(entry: dict) -> Iterator[Breach]:
 
 
 def flag_rules(annotations: list[dict], evaluated: bool) -> Iterator[Breach]:
-    """Check what mmdet and pycocotools read of annotations without their content.
-
-    Args:
-        evaluated: whether COCO's evaluation reads the file.
-    """
+    """Check the flags and ids that mmdet and, if `evaluated`, pycocotools read of annotations."""
     for key in ("iscrowd", "ignore"):
         given = [a for a in annotations if a.get(key) is not None]
         if wrong := [a for a in given if a[key] not in (0, 1)]:
@@ -113,11 +109,7 @@ def reason_left_out(annotation: dict, width: float, height: float) -> str:
 
 
 def mask_rules(annotation: dict, width: float, height: float, evaluated: bool) -> Iterator[Breach]:
-    """Check the mask of an annotation.
-
-    Args:
-        evaluated: whether COCO's evaluation reads it, in addition to mmdet's loading.
-    """
+    """Check a mask, which mmdet loads and, if `evaluated`, COCO's evaluation reads."""
     value = annotation.get("segmentation")
     if not value:
         remedy = "add it, or train without masks; mmdet's loading stops at such an object"

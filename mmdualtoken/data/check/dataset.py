@@ -120,8 +120,7 @@ class DatasetCheck:
     def look(self, quick: bool) -> None:
         """Check that files and folders are there, and what needs no reading of all annotations.
 
-        Args:
-            quick: whether this is all, so that a part of the annotations is to be read.
+        If `quick`, this is all, so that a part of the annotations is to be read.
         """
         for path, problem in layout_problems(self.config):
             self.add_missing(path, problem)

@@ -50,16 +50,11 @@ def bits_per_channel(content: bytes, image: Image.Image) -> int:
 def check_image(
     path: str, loader: LoadImageFromFile, channels: int, add: Add
 ) -> tuple[np.ndarray | None, str]:
-    """Check the image at `path`.
-
-    Args:
-        loader: the transform of the pipeline that loads images.
-        channels: number of channels that the model takes.
-        add: receives the findings.
+    """Check an image, of which the model takes a number of channels; `add` receives the findings.
 
     Returns:
-        The image as the pipeline loads it, None if that fails; and a description of its EXIF
-        orientation, '' if upright.
+        The image as the pipeline's `loader` loads it, None if that fails; and a description of its
+        EXIF orientation, '' if upright.
     """
     found = read_and_decode(path, loader, loader.color_type, add)
     if found is None:

@@ -93,11 +93,6 @@ class AttentionView:
 
     Its parts: 'photo', where the chosen token is broadcast, and 'tokens', which tokens the chosen
     place reads from.
-
-    Args:
-        model: the model; it has the block.
-        seen: its results for the photo.
-        selection: the choice on the page.
     """
 
     def __init__(self, model: InspectedModel, seen: Inspection, selection: Selection):

@@ -60,9 +60,7 @@ class InspectedModel:
 
     Args:
         letter: 'A' or 'B', its name on the page.
-        cfg: a complete config of mmdet, mmseg or mmpretrain.
         checkpoint: its file, read without running code from it.
-        device: the device to compute on.
         score_thr: detection: objects with a higher score are shown.
 
     Raises:
@@ -147,11 +145,8 @@ class InspectedModel:
 def find_placement(model: nn.Module, height: int, width: int) -> Placement:
     """Send a picture of coordinates through the test pipeline, and fit where they arrive.
 
-    Toolboxes do not record every crop and padding; this holds for all of them.
-
-    Args:
-        model: one that knows its config.
-        height, width: of the photo, px.
+    Toolboxes do not record every crop and padding; this holds for all of them. Height and width are
+    the photo's, in px.
 
     Raises:
         InputError: the pipeline does more than resize, crop, flip and pad.

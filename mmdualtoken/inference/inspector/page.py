@@ -69,11 +69,7 @@ def _report_errors(handler: Callable, needs_photo: bool) -> Callable:
 
 
 class Page:
-    """The page for one model, or for two side by side.
-
-    Args:
-        models: the models, 'A' and perhaps 'B'.
-    """
+    """The page for one model, 'A', or for two side by side, 'A' and 'B'."""
 
     def __init__(self, models: list[InspectedModel]):
         self.models = models

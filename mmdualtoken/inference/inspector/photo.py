@@ -32,11 +32,7 @@ class Photo:
 
 
 def check_photo(name: str, content: bytes) -> Photo:
-    """Check an upload.
-
-    Args:
-        name: the file's name, for the messages.
-        content: the whole file, or more than MAX_BYTES of it.
+    """Check an upload: the whole file, or more than MAX_BYTES of it.
 
     Raises:
         InputError: it is beyond the limits, animated, damaged or no image; the message says which.

@@ -50,10 +50,8 @@ def serve_page(
     """Serve the page inside the `with`; yields its address.
 
     Args:
-        models: one model, or two to compare.
         host: address to listen on; the loopback ones are reached from this machine alone.
         port: TCP port; 0 takes a free one.
-        open_browser: open the page in a browser.
 
     Raises:
         InputError: the address cannot be used.

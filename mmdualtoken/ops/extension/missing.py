@@ -23,11 +23,7 @@ def install_command() -> str:
 
 
 def caller(frame) -> str:
-    """The class of mmcv that called an operator, or the function of ``mmcv.ops``.
-
-    Args:
-        frame: the frame of the caller of the operator, in ``mmcv.ops``.
-    """
+    """The class of mmcv that called an operator from a frame, or the function of ``mmcv.ops``."""
     name = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"
     while frame is not None:
         owner = type(frame.f_locals.get("self"))

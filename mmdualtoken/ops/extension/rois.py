@@ -92,12 +92,10 @@ def roi_align_backward(
 
 
 def add_to_cells(grad_input: Tensor, rois: Tensor, cells: Tensor, values: Tensor) -> None:
-    """Add values of the RoIs' bins to the cells of a map (B, C, H, W) that they came from.
+    """Add values (R, C, bins) of the RoIs' bins to the cells that they came from, in place.
 
-    Args:
-        grad_input: contiguous, as mmcv allocates it; changed in place.
-        cells: (R, C, bins), indices in the flattened map.
-        values: of the same shape.
+    `grad_input` (B, C, H, W) is contiguous, as mmcv allocates it; `cells`, of the shape of the
+    values, are indices in the flattened map.
     """
     images = rois[:, 0].long().view(-1, 1, 1, 1)
     channels = torch.arange(grad_input.shape[1], device=rois.device).view(1, -1, 1, 1)
@@ -107,13 +105,8 @@ def add_to_cells(grad_input: Tensor, rois: Tensor, cells: Tensor, values: Tensor
 def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list:
     """The four cells around each place and their weights, as RoIAlign samples a map.
 
-    Args:
-        y: rows, in cells; ``x`` the columns, of the same shape.
-        height: of the map; ``width`` its width.
-
-    Returns:
-        Four pairs (index of the cell in the flattened map, weight). All weights of a place more
-        than one cell outside the map are 0.
+    ``y`` are rows, ``x`` columns, in cells. Returns four pairs (index of the cell in the flattened
+    map, weight). All weights of a place more than one cell outside the map are 0.
     """
     inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
@@ -139,11 +132,7 @@ def roi_align_maxima(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple:
-    """RoIAlign by maximum, and where the maxima lie.
-
-    Returns:
-        Maxima, rows and columns, each (R, C, *size).
-    """
+    """RoIAlign by maximum: maxima, and the rows and columns where they lie, each (R, C, *size)."""
     channels, (height, width) = input.shape[1], input.shape[2:]
     results = [(input.new_zeros(0, channels, *size),) * 3]
     flat = input.flatten(2)
