@@ -22,6 +22,10 @@ from mmdualtoken.weights.checkpoints import (
 )
 from mmdualtoken.weights.shipped import SCHEME, weights_info
 
+if sys.platform == "win32":
+    # Else the first import of fcntl or resource would fail, as if a package were missing.
+    raise ImportError("The tools of mmdualtoken need Linux. On Windows, run them in WSL 2.")
+
 
 def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], float]:
     """Make a `type` for argparse: an int or a float from `low` to `high`."""

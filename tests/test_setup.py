@@ -18,6 +18,7 @@ import torch
 from tasks import ROOT
 
 import mmdualtoken
+from mmdualtoken import cli
 from mmdualtoken.environment import doctor, versions
 from mmdualtoken.environment.versions import FAIL, OK, WARN
 
@@ -220,6 +221,16 @@ def test_doctor_isolates_checks(monkeypatch, capsys):
 def row_of(component):
     """The row of one check, None where it does not apply."""
     return next(iter(doctor.run_check(component)), None)
+
+
+def test_windows(monkeypatch):
+    """The tools say that they need Linux, and not that fcntl is missing."""
+    assert row_of("system").verdict == OK
+    monkeypatch.setattr(sys, "platform", "win32")
+    row = row_of("system")
+    assert (row.verdict, row.found) == (WARN, "win32") and "WSL 2" in row.remedy
+    with pytest.raises(ImportError, match="need Linux"):
+        importlib.reload(cli)
 
 
 def test_doctor_names_the_package_of_venv(monkeypatch):

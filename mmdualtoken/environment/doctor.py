@@ -41,6 +41,12 @@ def check_python() -> tuple:
     return found, required, "" if low <= sys.version_info[:2] < end else remedy
 
 
+def check_system() -> tuple:
+    """Linux, where the tools run; elsewhere parts of them do not."""
+    remedy = "" if sys.platform == "linux" else "use Linux (on Windows, WSL 2), or a container"
+    return sys.platform, "linux", remedy
+
+
 def check_make() -> tuple:
     """make, which the documented commands use."""
     found = shutil.which("make")
@@ -221,6 +227,7 @@ IN_VENV = sys.prefix != sys.base_prefix  # one that exists needs no modules to c
 #: Component -> check, verdict of a remedy, and the remedy if the check raises, which is a FAIL.
 CHECKS = {
     "Python": (check_python, FAIL, ""),
+    "system": (check_system, WARN, ""),
     "make": (check_make, WARN, ""),
     "venv module": (check_venv, WARN if IN_VENV else FAIL, ""),
     "disk space": (check_disk, FAIL, ""),
