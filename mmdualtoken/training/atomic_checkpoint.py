@@ -56,7 +56,7 @@ def write_checkpoint(
 def read_last_checkpoint(work_dir: str | Path) -> str | None:
     """The checkpoint that `last_checkpoint` of a work dir names; None if there is no such file."""
     try:
-        return (Path(work_dir) / "last_checkpoint").read_text().strip() or None
+        return (Path(work_dir) / "last_checkpoint").read_text("utf-8").strip() or None
     except OSError:
         return None
 
