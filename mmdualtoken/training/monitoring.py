@@ -233,7 +233,7 @@ class MonitoringHook(Hook):
             lines.append(f"best {name}: {value:.4g} at {unit} {step}, {text}")
             file = kept or file
         folder = os.path.relpath(work_dir)
-        lines.append(f"curves: {folder}/{CURVES}, or: tensorboard --logdir {folder}")
+        lines.append(f"curves: {folder}/{CURVES}, or: tensorboard --logdir {shlex.quote(folder)}")
         config = work_dir / Path(runner.cfg.filename or "").name
         if file.is_file() and config.is_file():
             paths = [os.path.relpath(path) for path in (self.test_tool, config, file)]
