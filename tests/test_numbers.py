@@ -8,6 +8,7 @@ import torch
 from helpers import VARIANTS, build, rand, randomise
 from mmengine.utils import digit_version
 
+from mmdualtoken.models.arguments import factory
 from mmdualtoken.models.blocks import (
     FFN,
     BiDimAttention,
@@ -16,7 +17,6 @@ from mmdualtoken.models.blocks import (
     WindowAttention,
     attend,
 )
-from mmdualtoken.models.dualtoken_vit import factory
 from mmdualtoken.models.stem import StepwiseDownsample
 from mmdualtoken.models.tokens import (
     MSATokens,

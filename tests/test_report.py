@@ -215,24 +215,24 @@ def test_mini_data_end_to_end(tool, tmp_path):
 
 
 IMAGENET = "--pretrained work_dirs/dualtoken_s_mix_in1k/epoch_300.pth"
-#: Options, training, and testing after its config; {s} is the config's name.
+#: Options, training, and testing after its tool; {c} is the config, {s} its name.
 COMMANDS = {
-    "recipe": (Options(), "dist_train.sh {c} 8", "work_dirs/{s}/epoch_12.pth 8"),
-    "one": (Options(gpus=1), "train.py {c} --auto-scale-lr", "work_dirs/{s}/epoch_12.pth"),
+    "recipe": (Options(), "dist_train.sh {c} 8", "{c} work_dirs/{s}/epoch_12.pth 8"),
+    "one": (Options(gpus=1), "train.py {c} --auto-scale-lr", "{c} work_dirs/{s}/epoch_12.pth"),
     "elsewhere": (
         Options(Path("other"), gpus=4),
         "dist_train.sh {c} 4 --auto-scale-lr --work-dir other/{s}",
-        "other/{s}/epoch_12.pth 4 --work-dir other/{s}/test",
+        "{c} other/{s}/epoch_12.pth 4 --work-dir other/{s}/test",
     ),
     "imagenet": (
         Options(from_imagenet=True),
         f"dist_train.sh {{c}} 8 {IMAGENET}",
-        "work_dirs/{s}/epoch_12.pth 8",
+        "work_dirs/{s}/{s}.py work_dirs/{s}/epoch_12.pth 8",  # with LayerNorm at the outputs
     ),
     "mini": (
         Options(mini=True),
         "train.py work_dirs/mini/{s}.py",
-        "work_dirs/mini/{s}/epoch_2.pth",
+        "work_dirs/mini/{s}.py work_dirs/mini/{s}/epoch_2.pth",
     ),
 }
 
@@ -243,8 +243,7 @@ def test_commands(name, monkeypatch):
     options, train, test = COMMANDS[name]
     row = TABLES[3].rows[0]
     job, names = make_job(row, options), dict(c=row.config, s="maskrcnn_dualtoken_s_1x")
-    script, config = train.split()[:2]
-    test = f"{script.replace('train', 'test')} {config} {test}"
+    test = f"{train.split()[0].replace('train', 'test')} {test}"
     for words, expected in ((job.train(), train), (job.test(), test)):
         start = "tools/" if expected.startswith("dist") else "python tools/"
         assert " ".join(words) == start + expected.format(**names)

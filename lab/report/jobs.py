@@ -91,7 +91,7 @@ class Job:
 
     def _command(self, tool: str, *files: Path) -> list[str]:
         script = f"tools/dist_{tool}.sh" if self.gpus > 1 else f"tools/{tool}.py"
-        words = [shown_path(path) for path in (CLONE / script, self.config, *files)]
+        words = [shown_path(path) for path in (CLONE / script, *files)]
         return [*words, str(self.gpus)] if self.gpus > 1 else ["python", *words]
 
     def _work_dir(self, folder: Path) -> list[str]:
@@ -106,7 +106,7 @@ class Job:
         By epochs, the learning rate is scaled to another batch size. By iterations, each GPU gets
         a larger share of the same batch: with a smaller one the model would see fewer images.
         """
-        words = self._command("train")
+        words = self._command("train", self.config)
         if self.gpus != recipe_gpus(self.cfg):
             base = self.cfg.get("auto_scale_lr", {}).get("base_batch_size")
             if base and base % self.gpus == 0 and Schedule.of(self.cfg).unit == "iter":
@@ -119,8 +119,13 @@ class Job:
         return words + ["--resume"] * resume
 
     def test(self) -> list[str]:
-        """Return the command that tests the last checkpoint."""
-        return self._command("test", self.checkpoint) + self._work_dir(self.work_dir / "test")
+        """Return the command that tests the last checkpoint.
+
+        --pretrained changes the model: the config is then the one that training writes.
+        """
+        config = self.work_dir / self.config.name if self.pretrained else self.config
+        words = self._command("test", config, self.checkpoint)
+        return words + self._work_dir(self.work_dir / "test")
 
     def run(self) -> Run | None:
         """Return the newest finished run in the work dir, else the newest."""

@@ -95,13 +95,8 @@ class Checks:
         self.require(fine, argument, value, allowed)
         return float(value)
 
-    def layer(
-        self, argument: str, value: str | type, table: dict[str, type], called_with: Sequence[str]
-    ) -> type[nn.Module]:
-        """Return the class that `value` names, in `table` first, or `value` if it is a class.
-
-        Its `factory` has to take the arguments `called_with`, by position.
-        """
+    def layer(self, argument: str, value: str | type, table: dict[str, type]) -> type[nn.Module]:
+        """Return the class that `value` names, in `table` first, or `value` if it is a class."""
         kind = (table.get(value) or find_class(value)) if isinstance(value, str) else value
         fine = isinstance(kind, type) and issubclass(kind, nn.Module)
         allowed = (
@@ -109,12 +104,18 @@ class Checks:
             "MODELS (custom_imports imports its module), or its import path 'package.module.Class'"
         )
         self.require(fine, argument, value, allowed)
+        return kind
+
+    def factory(
+        self, argument: str, kind: type[nn.Module], called_with: Sequence[str]
+    ) -> Callable[..., nn.Module]:
+        """Return the `factory` of a class, if it takes these arguments by position."""
         try:
             signature(factory(kind)).bind(*called_with)
         except TypeError as error:
             allowed = f"a class that is called with ({', '.join(called_with)}) ({error})"
-            self.require(False, argument, value, allowed)
-        return kind
+            self.require(False, argument, kind, allowed)
+        return factory(kind)
 
     def attributes(self, argument: str, kind: type, names: Sequence[str]) -> None:
         """Check that a class has these attributes."""

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdualtoken.models.arguments import Checks, factory
+from mmdualtoken.models.arguments import Checks
 from mmdualtoken.models.blocks import ConvEncoder, DualTokenBlock, Stage, WindowAttention, map_norm
 from mmdualtoken.models.deploy import Deployable
 from mmdualtoken.models.stem import (
@@ -42,11 +42,13 @@ TOKEN_MODULES = {
 TOKEN_MLPS = {"mlp": TokenMLP, "mix": TokenMixMLP}
 LOCAL_ENCODERS = {"conv": ConvEncoder, "window": WindowAttention}
 DOWNSAMPLES = {"stepwise": StepwiseDownsample, "onestep": OneStepDownsample}
-# What each of them, or its `for_block`, is called with.
-MODULE_CALL = ("embed_dims", "num_heads", "token_size", "downsample", "mlp", "alpha")
-MLP_CALL = ("embed_dims", "num_tokens")
-ENCODER_CALL = ("embed_dims", "num_heads", "kernel_size")
-DOWNSAMPLE_CALL = ("embed_dims", "num_convs")
+# What the class of an argument, or its `for_block`, is called with.
+CALLED_WITH = {
+    "local_encoder": ("embed_dims", "num_heads", "kernel_size"),
+    "downsample": ("embed_dims", "num_convs"),
+    "token_mlp": ("embed_dims", "num_tokens"),
+    "token_module": ("embed_dims", "num_heads", "token_size", "downsample", "mlp", "alpha"),
+}
 
 SCRATCH = (
     "starts from scratch: random weights, unless --resume or load_from replaces them; "
@@ -127,13 +129,11 @@ class DualTokenViT(Deployable, BaseModule):
     ):
         super().__init__(CHECK.init_cfg(init_cfg))
         self.arch = CHECK.arch(arch, self.arch_settings, self.arch_defaults)
-        self.token_module = CHECK.layer("token_module", token_module, TOKEN_MODULES, MODULE_CALL)
+        self.token_module = CHECK.layer("token_module", token_module, TOKEN_MODULES)
         CHECK.attributes("token_module", self.token_module, ("uses_tokens", "grid"))
-        self.token_mlp = CHECK.layer("token_mlp", token_mlp, TOKEN_MLPS, MLP_CALL)
-        self.local_encoder = CHECK.layer(
-            "local_encoder", local_encoder, LOCAL_ENCODERS, ENCODER_CALL
-        )
-        self.downsample = CHECK.layer("downsample", downsample, DOWNSAMPLES, DOWNSAMPLE_CALL)
+        self.token_mlp = CHECK.layer("token_mlp", token_mlp, TOKEN_MLPS)
+        self.local_encoder = CHECK.layer("local_encoder", local_encoder, LOCAL_ENCODERS)
+        self.downsample = CHECK.layer("downsample", downsample, DOWNSAMPLES)
         self.token_size = CHECK.token_size(token_size, self.token_module.grid)
         self.out_indices = CHECK.out_indices(out_indices)
         self.alpha = CHECK.rate("alpha", alpha)
@@ -177,12 +177,16 @@ class DualTokenViT(Deployable, BaseModule):
             self.arch[key][i]
             for key in ("embed_dims", "num_heads", "kernel_sizes", "down_convs", "ffn_ratios")
         )
+        build = {
+            name: CHECK.factory(name, getattr(self, name), arguments)
+            for name, arguments in CALLED_WITH.items()
+        }
         local_encoder = downsample = nn.Identity()
         if kernel_size is not None:
-            local_encoder = factory(self.local_encoder)(dim, heads, kernel_size)
-            downsample = factory(self.downsample)(dim, num_convs)
-        token_module = factory(self.token_module)(
-            dim, heads, self.token_size, downsample, factory(self.token_mlp), self.alpha
+            local_encoder = build["local_encoder"](dim, heads, kernel_size)
+            downsample = build["downsample"](dim, num_convs)
+        token_module = build["token_module"](
+            dim, heads, self.token_size, downsample, build["token_mlp"], self.alpha
         )
         return DualTokenBlock(dim, local_encoder, token_module, ffn_ratio, drop_path_rate)
 
