@@ -279,7 +279,11 @@ def plot(kept: Kept, task: str, budget: str, rows: Iterable[str], file: Path) ->
         )
     left.set(xlabel="iteration", ylabel=metric, title=f"{task}, validation")
     right.set(xlabel="iteration", ylabel="loss", title="training")
-    left.legend(fontsize=7)
+    if len(left.lines) <= 12:
+        left.legend(fontsize=7)
+    else:  # it would cover the curves
+        columns = 1 + len(left.lines) // 25
+        figure.legend(fontsize=7, loc="outside right upper", ncols=columns)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110)
